@@ -1,0 +1,45 @@
+# Every task of this project; CI calls these targets and nothing else. `make` alone lists them.
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+CHAOS := $(TARGET_DIR)/debug/ridethrough-chaos
+
+# PG_BIN=DIR names the folder with PostgreSQL's `postgres` and `initdb`; without it they are looked for.
+ifdef PG_BIN
+export RIDETHROUGH_PG_BIN := $(PG_BIN)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo up test fmt lint doc deny
+
+help: ## list the targets
+	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## find or install what is missing: PostgreSQL server binaries
+	@scripts/setup.sh
+
+build: setup ## build the three binaries
+	@scripts/build.sh
+
+demo: build ## kill the database under load and show what users got; report in target/demo
+	@$(CHAOS) demo
+
+up: build ## run the stack on http://127.0.0.1:8080 until Ctrl-C
+	@$(CHAOS) up
+
+test: setup ## everything CI checks
+	@scripts/test.sh
+
+fmt: ## format the code
+	@$(CARGO) fmt --all
+
+lint: ## clippy and the tidy test
+	@$(CARGO) clippy --quiet --workspace --all-targets --all-features -- -D warnings
+	@$(CARGO) test --quiet -p ridethrough-tests --test tidy
+
+doc: ## build the documentation; a broken link is an error
+	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --all-features
+
+deny: ## licences, sources, duplicates and advisories of the dependencies (needs cargo-deny)
+	@$(CARGO) deny check
