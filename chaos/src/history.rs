@@ -23,10 +23,6 @@ pub const FORMAT: u32 = 1;
 /// One line of the history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the header is written once; boxing it would burden every reader"
-)]
 pub enum Event {
     /// The first line: what was run, and by which limits it is judged.
     Run(Run),

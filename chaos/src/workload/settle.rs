@@ -1,0 +1,135 @@
+//! The questions after the run: are the journals empty, and what became of the writes whose end nobody told
+//! or that were only journaled? Bounded in time; what stays open is recorded as such.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::history::{Event, Got, Journal, Recorder, WriteStatus};
+use crate::workload::client::{Client, Request};
+use crate::workload::{Driven, Plan, Target};
+
+/// Pause between two looks at the journals.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Deadline of one question.
+const QUESTION_MAX: Duration = Duration::from_secs(3);
+/// Questions at one time.
+const CONCURRENCY: usize = 8;
+
+/// What was still open at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "an open end makes the run inconclusive"]
+pub struct Settled {
+    /// Whether every server that reports a journal reported an empty one.
+    pub journals_empty: bool,
+    /// Keys that no server called applied, superseded or rejected.
+    pub open: u64,
+}
+
+/// Waits until the journals are empty, then asks for each write that was unknown or journaled. Takes at
+/// most `within` for the journals, and as long again for the questions.
+///
+/// # Cancel safety
+/// Dropping it asks no more; nothing is changed on any server.
+pub async fn settle(plan: &Plan, recorder: &Recorder, driven: &Driven, within: Duration) -> Settled {
+    let journals_empty = wait_for_journals(&plan.servers, recorder, Instant::now() + within).await;
+    let deadline = Instant::now() + within;
+    let keys: HashSet<&String> = driven.unknown.iter().chain(&driven.journaled).collect();
+    let clients: Arc<Vec<(String, Client)>> = Arc::new(
+        plan.servers
+            .iter()
+            .map(|server| (server.name.clone(), Client::new(server.main, CONCURRENCY)))
+            .collect(),
+    );
+    let permits = Arc::new(Semaphore::new(CONCURRENCY));
+    let mut running = JoinSet::new();
+    for key in keys {
+        let (key, clients, recorder) = (key.clone(), Arc::clone(&clients), recorder.clone());
+        let permits = Arc::clone(&permits);
+        running.spawn(async move {
+            let Ok(_permit) = permits.acquire().await else { return false };
+            ask_until_decided(&key, &clients, &recorder, deadline).await
+        });
+    }
+    let mut open = 0;
+    while let Some(decided) = running.join_next().await {
+        open += u64::from(!matches!(decided, Ok(true)));
+    }
+    Settled { journals_empty, open }
+}
+
+async fn wait_for_journals(servers: &[Target], recorder: &Recorder, deadline: Instant) -> bool {
+    let mut waiting: Vec<(&Target, Client)> =
+        servers.iter().map(|server| (server, Client::new(server.admin, 1))).collect();
+    loop {
+        let mut still = Vec::new();
+        for (server, client) in waiting {
+            let entries = journal_entries(&client).await;
+            if let Some(entries) = entries {
+                let (process, at_us) = (server.name.clone(), recorder.now_us());
+                recorder.record(Event::Journal(Journal { process, at_us, entries }));
+            }
+            // A server that tells no number is waited for by the status of its writes instead.
+            if entries.is_some_and(|entries| entries > 0) {
+                still.push((server, client));
+            }
+        }
+        waiting = still;
+        if waiting.is_empty() || Instant::now() >= deadline {
+            return waiting.is_empty();
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn journal_entries(client: &Client) -> Option<u64> {
+    let exchange = client.send(&Request::get("/debug/state".into()), Instant::now() + QUESTION_MAX).await;
+    let state: Value = serde_json::from_slice(&exchange.body).ok()?;
+    state.pointer("/journal/entries")?.as_u64()
+}
+
+/// Asks every server in turn until one gives a final answer, again and again until the deadline while the
+/// write is pending. The last word of each round is recorded.
+async fn ask_until_decided(
+    key: &str,
+    clients: &[(String, Client)],
+    recorder: &Recorder,
+    deadline: Instant,
+) -> bool {
+    loop {
+        let mut pending = false;
+        for (process, client) in clients {
+            let Some(status) = ask(key, process, client, recorder).await else { continue };
+            let decided = matches!(status.status.as_str(), "applied" | "superseded" | "rejected");
+            pending |= status.status == "pending";
+            recorder.record(Event::WriteStatus(status));
+            if decided {
+                return true;
+            }
+        }
+        if !pending || Instant::now() >= deadline {
+            return false;
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn ask(key: &str, process: &str, client: &Client, recorder: &Recorder) -> Option<WriteStatus> {
+    let request = Request::get(format!("/api/writes/{key}"));
+    let exchange = client.send(&request, Instant::now() + QUESTION_MAX).await;
+    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    let (status, reason) = match (exchange.got, exchange.status) {
+        (Got::Answer, Some(404)) => ("absent".to_owned(), None),
+        (Got::Answer, Some(200)) => {
+            let body: Value = serde_json::from_slice(&exchange.body).ok()?;
+            (text(&body, "status")?, text(&body, "reason"))
+        }
+        _ => return None,
+    };
+    Some(WriteStatus { key: key.into(), at_us: recorder.now_us(), status, process: process.into(), reason })
+}
