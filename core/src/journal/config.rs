@@ -1,0 +1,108 @@
+//! The settings of a journal, their defaults and their limits. It opens nothing but the disk it names.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::journal::JournalError;
+use crate::journal::disk::{Disk, RealDisk};
+use crate::journal::record::PAYLOAD_BYTES_LIMIT;
+use crate::sabotage::{self, Bug};
+
+/// Ten minutes of 500 writes a second with 800 bytes each.
+const BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// The index holds about 200 bytes an entry, so this is about 200 MB at the most.
+const ENTRIES_MAX: u64 = 1_000_000;
+/// Small enough that space returns soon, large enough that making a file is rare.
+const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// A command is a few hundred bytes; what is larger belongs elsewhere.
+const PAYLOAD_BYTES: u64 = 1024 * 1024;
+/// A sync takes about a millisecond and covers a thousand appends: four batches deep.
+const QUEUE: usize = 4096;
+/// Appends that one sync covers; bounds how long the first of them waits for the others.
+const BATCH: usize = 1024;
+
+/// The least `segment_bytes`: a header and some records.
+const SEGMENT_BYTES_LEAST: u64 = 4 * 1024;
+/// The most: recovery reads a whole segment into memory.
+const SEGMENT_BYTES_MOST: u64 = 64 * 1024 * 1024;
+
+/// Settings of a [`Journal`](crate::journal::Journal).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalConfig {
+    /// A folder that holds nothing else and belongs to one process. No default.
+    pub dir: PathBuf,
+    /// Bytes of pending entries beyond which appends are refused; default 256 MiB. The folder may hold three
+    /// `segment_bytes` more, since space returns by whole segments.
+    pub bytes_max: u64,
+    /// Pending entries beyond which appends are refused; default 1,000,000 (each takes about 200 bytes of memory).
+    pub entries_max: u64,
+    /// Length at which a new segment file is begun, 4 KiB to 64 MiB; default 16 MiB.
+    pub segment_bytes: u64,
+    /// The longest payload, at most 16 MiB; default 1 MiB.
+    pub payload_bytes_max: u64,
+    /// Appends that may wait for the writer; default 4096. Beyond that they are refused as busy.
+    pub queue_max: usize,
+    /// Appends that one sync may cover; default 1024.
+    pub batch_max: usize,
+}
+
+impl JournalConfig {
+    /// The defaults, in this folder.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            bytes_max: BYTES_MAX,
+            entries_max: ENTRIES_MAX,
+            segment_bytes: SEGMENT_BYTES,
+            payload_bytes_max: PAYLOAD_BYTES,
+            queue_max: QUEUE,
+            batch_max: BATCH,
+        }
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`JournalError::Config`], which names the field.
+    pub fn validate(&self) -> Result<(), JournalError> {
+        let wrong = |field, what: String| Err(JournalError::Config { field, what });
+        if self.dir.as_os_str().is_empty() {
+            return wrong("dir", "must name a folder".to_owned());
+        }
+        if !(SEGMENT_BYTES_LEAST..=SEGMENT_BYTES_MOST).contains(&self.segment_bytes) {
+            return wrong("segment_bytes", format!("must be {SEGMENT_BYTES_LEAST} to {SEGMENT_BYTES_MOST}"));
+        }
+        if self.payload_bytes_max > PAYLOAD_BYTES_LIMIT {
+            return wrong("payload_bytes_max", format!("must be at most {PAYLOAD_BYTES_LIMIT}"));
+        }
+        let counts = [
+            ("bytes_max", self.bytes_max),
+            ("entries_max", self.entries_max),
+            ("queue_max", self.queue_max as u64),
+            ("batch_max", self.batch_max as u64),
+        ];
+        match counts.iter().find(|(_, value)| *value == 0) {
+            Some((field, _)) => wrong(field, "must be at least 1".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// The most that all segment files may take together, in bytes.
+    pub(crate) fn disk_bytes_max(&self) -> u64 {
+        self.bytes_max.saturating_add(3 * self.segment_bytes)
+    }
+
+    /// The disk that holds the folder.
+    pub(crate) fn disk(&self) -> io::Result<Arc<dyn Disk>> {
+        #[cfg(feature = "sabotage")]
+        if sabotage::planted(Bug::VolatileDisk) {
+            return Ok(Arc::new(crate::journal::disk::volatile::VolatileDisk::new(&self.dir)?));
+        }
+        #[cfg(not(feature = "sabotage"))]
+        const {
+            assert!(!sabotage::planted(Bug::VolatileDisk), "planted bugs need the feature")
+        };
+        Ok(Arc::new(RealDisk::new(&self.dir)?))
+    }
+}

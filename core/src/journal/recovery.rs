@@ -1,0 +1,270 @@
+//! Opening: read every segment, judge it, and only then repair what a crash may have left. It changes nothing when
+//! anything is damaged, and it does not append.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::journal::JournalError;
+use crate::journal::cursor::{CURSOR_NAME, Cursor};
+use crate::journal::disk::{Disk, DiskFile};
+use crate::journal::index::{Index, RecordFile, Slot};
+use crate::journal::scan::{Damage, Scan, Tail, scan};
+use crate::journal::segment::{self, HEADER_BYTES, Header, Segment};
+
+/// The longest segment file that is read, in bytes: the largest `segment_bytes` with one largest record on top. A file
+/// beyond it was not written by this program.
+pub(crate) const SEGMENT_FILE_BYTES_LIMIT: u64 = 96 * 1024 * 1024;
+
+/// A segment that takes no more appends.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) name: Arc<str>,
+    /// The sequence of the last record.
+    pub(crate) last: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Everything the writer starts from.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) index: Index,
+    pub(crate) sealed: VecDeque<Sealed>,
+    pub(crate) active: Segment,
+    /// The acknowledged position that is on disk.
+    pub(crate) stored_cursor: u64,
+    pub(crate) torn_bytes: u64,
+    pub(crate) cursor_lost: bool,
+}
+
+/// Names files in errors.
+#[derive(Debug, Clone)]
+pub(crate) struct Paths {
+    pub(crate) folder: PathBuf,
+}
+
+impl Paths {
+    pub(crate) fn io(&self, action: &'static str, name: &str, source: io::Error) -> JournalError {
+        JournalError::Io { action, path: self.folder.join(name), source }
+    }
+
+    pub(crate) fn damaged(&self, name: &str, offset: u64, what: impl Into<String>) -> JournalError {
+        // The server keeps the journal in the folder `journal` of its data folder, and its commands take the latter.
+        let data_dir = match (self.folder.file_name(), self.folder.parent()) {
+            (Some(own), Some(parent)) if own == "journal" && !parent.as_os_str().is_empty() => parent,
+            _ => &self.folder,
+        };
+        let data_dir = Path::to_path_buf(data_dir);
+        JournalError::Damaged { file: self.folder.join(name), offset, what: what.into(), data_dir }
+    }
+}
+
+/// Reads the folder and makes it ready for appends.
+///
+/// # Errors
+/// [`JournalError::Damaged`] before anything was changed; [`JournalError::Io`] at any step.
+pub(crate) fn recover(disk: &dyn Disk, paths: &Paths) -> Result<Recovered, JournalError> {
+    let survey = Survey::read(disk, paths)?;
+    survey.repair(disk, paths)
+}
+
+/// What the folder holds, before anything is changed.
+#[derive(Debug)]
+struct Survey {
+    index: Index,
+    segments: Vec<Surveyed>,
+    unfinished: Vec<String>,
+    /// The sequence of the next record, as far as the segments tell.
+    next: Option<u64>,
+    cursor: Option<Cursor>,
+    cursor_lost: bool,
+}
+
+#[derive(Debug)]
+struct Surveyed {
+    file: Arc<RecordFile>,
+    header: Header,
+    length: u64,
+    scan: Scan,
+}
+
+impl Survey {
+    fn read(disk: &dyn Disk, paths: &Paths) -> Result<Self, JournalError> {
+        let names = disk.list().map_err(|error| paths.io("list", "", error))?;
+        let mut firsts: Vec<u64> = names.iter().filter_map(|name| segment::first_in_name(name)).collect();
+        firsts.sort_unstable();
+        let unfinished = names.iter().filter(|name| segment::is_unfinished(name)).cloned().collect();
+        let had_cursor = names.iter().any(|name| name == CURSOR_NAME);
+        let cursor = match had_cursor {
+            true => Cursor::load(disk).map_err(|error| paths.io("read", CURSOR_NAME, error))?,
+            false => None,
+        };
+        let start = cursor
+            .map_or(firsts.first().map_or(1, |first| *first), |cursor| cursor.through.saturating_add(1));
+        let mut survey = Self {
+            index: Index::starting_at(start.max(1)),
+            segments: Vec::with_capacity(firsts.len()),
+            unfinished,
+            next: None,
+            cursor,
+            cursor_lost: had_cursor && cursor.is_none(),
+        };
+        for (position, first) in firsts.iter().enumerate() {
+            survey.take(disk, paths, *first, position + 1 == firsts.len())?;
+        }
+        Ok(survey)
+    }
+
+    fn take(&mut self, disk: &dyn Disk, paths: &Paths, first: u64, newest: bool) -> Result<(), JournalError> {
+        let name = segment::name(first);
+        let (file, bytes) = read_whole(disk, paths, &name)?;
+        let header = Header::decode(&bytes).map_err(|fault| paths.damaged(&name, 0, fault.to_string()))?;
+        self.check_place(&header, first).map_err(|what| paths.damaged(&name, 0, what))?;
+        let file = Arc::new(RecordFile { name: name.as_str().into(), file, salt: header.salt });
+        let index = &mut self.index;
+        let walked = scan(&bytes, header.salt, first, |offset, frame| {
+            // Everything before the index's start is acknowledged already.
+            if frame.sequence == index.next_sequence() {
+                index.push(Slot {
+                    key: frame.key.into(),
+                    fingerprint: frame.fingerprint,
+                    accepted_micros: frame.accepted_micros,
+                    file: Arc::clone(&file),
+                    offset,
+                    length: u32::try_from(frame.length).expect("a decoded frame's length came from a u32"),
+                });
+            }
+        });
+        let scan = walked.map_err(|Damage { offset, what }| paths.damaged(&name, offset, what))?;
+        if let Tail::Torn { why, .. } = scan.tail
+            && !newest
+        {
+            return Err(paths.damaged(&name, scan.end, format!("{why}, and a newer segment exists")));
+        }
+        self.next = Some(scan.next);
+        self.segments.push(Surveyed { file, header, length: bytes.len() as u64, scan });
+        Ok(())
+    }
+
+    /// Whether a segment belongs where its name puts it.
+    fn check_place(&self, header: &Header, first: u64) -> Result<(), String> {
+        if header.first != first || first == 0 {
+            return Err(format!(
+                "the file's name says record {first}, its header says record {}",
+                header.first
+            ));
+        }
+        let id =
+            self.segments.first().map(|one| one.header.journal_id).or(self.cursor.map(|one| one.journal_id));
+        if id.is_some_and(|id| id != header.journal_id) {
+            return Err("the file belongs to another journal".to_owned());
+        }
+        let acknowledged = self.index.acknowledged();
+        match self.next {
+            Some(next) if first < next => Err(format!("the segment repeats records from {first} on")),
+            // Segments are deleted one by one once all of their records are acknowledged, so a gap is legal there.
+            _ if first <= acknowledged.saturating_add(1) => Ok(()),
+            Some(next) if first == next => Ok(()),
+            other => {
+                let missing = other.unwrap_or(acknowledged + 1);
+                Err(format!("records {missing} to {} are missing before this file", first - 1))
+            }
+        }
+    }
+
+    fn repair(self, disk: &dyn Disk, paths: &Paths) -> Result<Recovered, JournalError> {
+        for name in &self.unfinished {
+            disk.remove(name).map_err(|error| paths.io("remove", name, error))?;
+        }
+        let torn_bytes = match self.segments.last() {
+            Some(newest) => newest.repair().map_err(|error| paths.io("repair", &newest.file.name, error))?,
+            None => 0,
+        };
+        // The folder's own state may be newer than what is durable of it.
+        disk.sync_folder().map_err(|error| paths.io("sync", "", error))?;
+        let next = self.index.next_sequence();
+        let id =
+            self.segments.first().map(|one| one.header.journal_id).or(self.cursor.map(|one| one.journal_id));
+        let continues = self.next == Some(next);
+        let mut sealed: VecDeque<Sealed> = self.segments.iter().map(Surveyed::seal).collect();
+        let active = match self.segments.into_iter().next_back() {
+            Some(newest) if continues => {
+                sealed.pop_back();
+                newest.reopen()
+            }
+            // There is no segment, or the cursor is ahead of all records: numbers must not be given twice.
+            _ => Segment::create(disk, next, id.unwrap_or_else(new_id))
+                .map_err(|error| paths.io("create", &segment::name(next), error))?,
+        };
+        let stored_cursor = self.cursor.map_or(0, |cursor| cursor.through);
+        Ok(Recovered {
+            index: self.index,
+            sealed,
+            active,
+            stored_cursor,
+            torn_bytes,
+            cursor_lost: self.cursor_lost,
+        })
+    }
+}
+
+impl Surveyed {
+    /// Cuts what follows the last good record, and makes the last batch durable for certain.
+    ///
+    /// A process may have ended between a write and its sync, or after a sync that failed: then the last batch can be
+    /// read now and yet be lost in a power cut, and after a failed sync the system counts its pages as clean, so that
+    /// another sync alone would do nothing. Writing the same bytes again makes the next sync honest. Earlier batches
+    /// need nothing: the writer stops for good at the first sync that fails.
+    fn repair(&self) -> io::Result<u64> {
+        let file = &self.file.file;
+        if self.length > self.scan.end {
+            file.set_length(self.scan.end)?;
+        }
+        let doubtful = self.scan.end.saturating_sub(self.scan.last_batch);
+        let mut bytes = vec![0; usize::try_from(doubtful).map_err(|_| io::ErrorKind::FileTooLarge)?];
+        file.read_exact_at(&mut bytes, self.scan.last_batch)?;
+        file.write_all_at(&bytes, self.scan.last_batch)?;
+        file.sync_all()?;
+        match self.scan.tail {
+            Tail::Torn { bytes, .. } => Ok(bytes),
+            Tail::Clean | Tail::Padding => Ok(0),
+        }
+    }
+
+    fn seal(&self) -> Sealed {
+        Sealed { name: Arc::clone(&self.file.name), last: self.scan.next - 1, bytes: self.scan.end }
+    }
+
+    fn reopen(self) -> Segment {
+        Segment {
+            name: Arc::clone(&self.file.name),
+            file: Arc::clone(&self.file.file),
+            header: self.header,
+            length: self.scan.end,
+        }
+    }
+}
+
+fn new_id() -> [u8; 16] {
+    fastrand::u128(..).to_le_bytes()
+}
+
+fn read_whole(
+    disk: &dyn Disk,
+    paths: &Paths,
+    name: &str,
+) -> Result<(Arc<dyn DiskFile>, Vec<u8>), JournalError> {
+    let file = disk.open(name).map_err(|error| paths.io("open", name, error))?;
+    let length = file.length().map_err(|error| paths.io("read", name, error))?;
+    if length > SEGMENT_FILE_BYTES_LIMIT {
+        let what = format!("the file has {length} bytes, more than any segment ({SEGMENT_FILE_BYTES_LIMIT})");
+        return Err(paths.damaged(name, SEGMENT_FILE_BYTES_LIMIT, what));
+    }
+    if length < HEADER_BYTES as u64 {
+        return Err(paths.damaged(name, length, "the file ends within its header"));
+    }
+    let mut bytes = vec![0; usize::try_from(length).expect("a segment's length is below 96 MiB")];
+    file.read_exact_at(&mut bytes, 0).map_err(|error| paths.io("read", name, error))?;
+    Ok((file, bytes))
+}

@@ -1,0 +1,304 @@
+//! What handles and the writer share: the queue of waiting appends, the keys in it, the index, and the flags. One
+//! mutex, held for bookkeeping only, never across I/O or an await.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use crate::journal::disk::FolderLock;
+use crate::journal::index::{Index, RecordFile, Slot};
+use crate::journal::record;
+use crate::journal::{AppendError, JournalConfig, NewEntry};
+
+/// Bytes of waiting appends beyond which the journal is busy: queue length times payload limit would be gigabytes.
+const QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of one batch: large enough that the sync dominates, small enough that nobody waits long for others' bytes.
+const BATCH_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// A backlog this close to `bytes_max` counts as full in health, since an ordinary entry would not fit.
+const FULL_MARGIN_BYTES: u64 = 4 * 1024;
+
+/// What the writer answers to one append.
+pub(crate) type Reply = Result<u64, AppendError>;
+
+/// An append that waits for the writer.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) entry: NewEntry,
+    key: Arc<str>,
+    reply: oneshot::Sender<Reply>,
+}
+
+/// A key whose append is in the queue or with the writer.
+#[derive(Debug)]
+struct Flight {
+    fingerprint: [u8; 32],
+    /// Later appends of the same key; they learn its fate when it is known.
+    followers: Vec<Follower>,
+}
+
+#[derive(Debug)]
+struct Follower {
+    fingerprint: [u8; 32],
+    reply: oneshot::Sender<Reply>,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: VecDeque<Request>,
+    flights: HashMap<Arc<str>, Flight>,
+    /// Appends and followers that have no answer yet.
+    waiting: usize,
+    in_flight: u64,
+    in_flight_bytes: u64,
+    index: Index,
+    /// Length of all segment files.
+    disk_bytes: u64,
+    disk_full: bool,
+    failed: bool,
+    closed: bool,
+}
+
+/// The shared part of one journal.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: JournalConfig,
+    state: Mutex<State>,
+    work: Condvar,
+    pub(crate) changed: watch::Sender<u64>,
+    /// Held as long as anyone can use the files.
+    _lock: FolderLock,
+}
+
+/// What the writer shall do next.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Write these, in this order.
+    Batch(Vec<Request>),
+    /// Nothing came for a while.
+    Idle,
+    /// Nothing waits and nothing will come.
+    Closed,
+}
+
+/// Where a batch was written.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) file: Arc<RecordFile>,
+    /// Offset and length of each frame, in the order of the batch.
+    pub(crate) places: Vec<(u64, u32)>,
+}
+
+/// Counts for health and metrics.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counts {
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+    pub(crate) oldest_micros: Option<i64>,
+    pub(crate) failed: bool,
+    pub(crate) full: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(config: JournalConfig, lock: FolderLock, index: Index, disk_bytes: u64) -> Self {
+        let changed = watch::Sender::new(index.next_sequence() - 1);
+        let state = State {
+            queue: VecDeque::new(),
+            flights: HashMap::new(),
+            waiting: 0,
+            in_flight: 0,
+            in_flight_bytes: 0,
+            index,
+            disk_bytes,
+            disk_full: false,
+            failed: false,
+            closed: false,
+        };
+        Self { config, state: Mutex::new(state), work: Condvar::new(), changed, _lock: lock }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each section below leaves the state whole before anything in it can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves the key and queues the append; the receiver gets the answer once it is durable or refused.
+    pub(crate) fn enqueue(&self, entry: NewEntry) -> Result<oneshot::Receiver<Reply>, AppendError> {
+        let frame_bytes = record::frame_bytes(&entry) as u64;
+        let (reply, answer) = oneshot::channel();
+        let mut state = self.state();
+        if state.closed {
+            return Err(AppendError::Closed);
+        }
+        // A durable entry is told of even where nothing more is taken: its promise stands.
+        if let Some(pending) = state.index.find(&entry.key) {
+            let same_fingerprint = pending.fingerprint == entry.fingerprint;
+            return Err(AppendError::KeyPending { sequence: pending.sequence, same_fingerprint });
+        }
+        if state.failed {
+            return Err(AppendError::Poisoned);
+        }
+        if state.waiting >= self.config.queue_max || state.in_flight_bytes + frame_bytes > QUEUE_BYTES_MAX {
+            return Err(AppendError::Busy);
+        }
+        if let Some(flight) = state.flights.get_mut(entry.key.as_str()) {
+            flight.followers.push(Follower { fingerprint: entry.fingerprint, reply });
+            state.waiting += 1;
+            return Ok(answer);
+        }
+        if state.is_full_for(&self.config, frame_bytes) {
+            return Err(AppendError::Full);
+        }
+        let key: Arc<str> = entry.key.as_str().into();
+        let flight = Flight { fingerprint: entry.fingerprint, followers: Vec::new() };
+        state.flights.insert(Arc::clone(&key), flight);
+        state.waiting += 1;
+        state.in_flight += 1;
+        state.in_flight_bytes += frame_bytes;
+        let writer_may_sleep = state.queue.is_empty();
+        state.queue.push_back(Request { entry, key, reply });
+        drop(state);
+        if writer_may_sleep {
+            self.work.notify_one();
+        }
+        Ok(answer)
+    }
+
+    /// Waits at most `patience` for appends; the queue is emptied before closing shows.
+    pub(crate) fn next_work(&self, patience: Duration) -> Work {
+        let mut state = self.state();
+        if state.queue.is_empty() && !state.closed {
+            let waited = self.work.wait_timeout(state, patience);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let mut bytes = 0;
+        let mut batch = Vec::new();
+        while batch.len() < self.config.batch_max {
+            let Some(next) = state.queue.front() else { break };
+            bytes += record::frame_bytes(&next.entry) as u64;
+            if bytes > BATCH_BYTES_MAX && !batch.is_empty() {
+                break;
+            }
+            batch.extend(state.queue.pop_front());
+        }
+        match (batch.is_empty(), state.closed) {
+            (false, _) => Work::Batch(batch),
+            (true, false) => Work::Idle,
+            (true, true) => Work::Closed,
+        }
+    }
+
+    /// Ends a batch: from here on its entries are pending, or it has been refused; then everybody is told.
+    pub(crate) fn settle(&self, batch: Vec<Request>, outcome: Result<Written, AppendError>) {
+        let mut answers = Vec::with_capacity(batch.len());
+        let mut state = self.state();
+        let mut places =
+            outcome.as_ref().map_or_else(|_| Vec::new(), |written| written.places.clone()).into_iter();
+        for request in batch {
+            let frame_bytes = record::frame_bytes(&request.entry) as u64;
+            let followers =
+                state.flights.remove(&request.key).map(|flight| flight.followers).unwrap_or_default();
+            state.waiting = state.waiting.saturating_sub(1 + followers.len());
+            state.in_flight -= 1;
+            state.in_flight_bytes -= frame_bytes;
+            let reply = match &outcome {
+                Ok(written) => {
+                    let (offset, length) = places.next().expect("the writer gives a place for each request");
+                    Ok(state.index.push(Slot {
+                        key: request.key,
+                        fingerprint: request.entry.fingerprint,
+                        accepted_micros: record::micros(request.entry.accepted_at),
+                        file: Arc::clone(&written.file),
+                        offset,
+                        length,
+                    }))
+                }
+                Err(error) => Err(error.clone()),
+            };
+            for follower in followers {
+                answers.push((
+                    follower.reply,
+                    follower_reply(&reply, request.entry.fingerprint, follower.fingerprint),
+                ));
+            }
+            answers.push((request.reply, reply));
+        }
+        let durable = state.index.next_sequence() - 1;
+        drop(state);
+        for (reply, answer) in answers {
+            // A caller that went away does not need the answer; the entry stays as it is.
+            let _ = reply.send(answer);
+        }
+        if outcome.is_ok() {
+            self.changed.send_replace(durable);
+        }
+    }
+
+    /// Runs `read` on the index.
+    pub(crate) fn with_index<T>(&self, read: impl FnOnce(&mut Index) -> T) -> T {
+        read(&mut self.state().index)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let state = self.state();
+        Counts {
+            entries: state.index.entries(),
+            bytes: state.index.bytes(),
+            oldest_micros: state.index.oldest_micros(),
+            failed: state.failed,
+            full: state.disk_full || state.is_full_for(&self.config, FULL_MARGIN_BYTES),
+        }
+    }
+
+    /// Takes no more appends; the writer ends once the queue is empty.
+    pub(crate) fn close(&self) {
+        self.state().closed = true;
+        self.work.notify_all();
+    }
+
+    /// The writer is gone: whoever still waits learns that nobody knows (their channels close).
+    pub(crate) fn abandon(&self) {
+        let flights = std::mem::take(&mut self.state().flights);
+        drop(flights);
+    }
+
+    /// Takes no more appends until a restart.
+    pub(crate) fn poison(&self) {
+        self.state().failed = true;
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        self.state().failed
+    }
+
+    pub(crate) fn set_disk_full(&self, full: bool) {
+        self.state().disk_full = full;
+    }
+
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.state().disk_full
+    }
+
+    pub(crate) fn set_disk_bytes(&self, bytes: u64) {
+        self.state().disk_bytes = bytes;
+    }
+}
+
+impl State {
+    fn is_full_for(&self, config: &JournalConfig, frame_bytes: u64) -> bool {
+        self.index.entries() + self.in_flight >= config.entries_max
+            || self.index.bytes() + self.in_flight_bytes + frame_bytes > config.bytes_max
+            || self.disk_bytes > config.disk_bytes_max()
+    }
+}
+
+/// What a later append of a key learns from the fate of the first one.
+fn follower_reply(first: &Reply, fingerprint: [u8; 32], own: [u8; 32]) -> Reply {
+    match first {
+        Ok(sequence) => {
+            Err(AppendError::KeyPending { sequence: *sequence, same_fingerprint: fingerprint == own })
+        }
+        Err(error) => Err(error.clone()),
+    }
+}

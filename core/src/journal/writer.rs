@@ -1,0 +1,283 @@
+//! The single writer: group commit, rotation, poison, and the lazy work of cursor and deletion. It reads no records
+//! and decides nothing about who may append.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::journal::AppendError;
+use crate::journal::cursor::Cursor;
+use crate::journal::disk::Disk;
+use crate::journal::index::RecordFile;
+use crate::journal::record::{self, Stamp};
+use crate::journal::recovery::Sealed;
+use crate::journal::segment::Segment;
+use crate::journal::state::{Request, Shared, Work, Written};
+use crate::sabotage::{self, Bug};
+
+/// How long an idle writer waits before it looks after the cursor; also the least time between two stored cursors,
+/// because each costs two syncs and losing one only means replaying a second's worth again.
+const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(1);
+/// An acknowledged active segment of at least this share of `segment_bytes` is replaced, so that its space returns.
+const ROTATE_WHEN_IDLE_SHARE: u64 = 4;
+/// What must fit on a disk that was full before the journal says that it is well again, in bytes.
+const ROOM_PROBE_BYTES: usize = 256 * 1024;
+
+/// The background half of a journal: owns the files, and is the only one that writes.
+///
+/// Dropping it without [`run`](Self::run) closes the journal.
+#[derive(Debug)]
+#[must_use = "appends wait for ever unless a thread runs the writer"]
+pub struct JournalWriter {
+    shared: Arc<Shared>,
+    disk: Arc<dyn Disk>,
+    active: Active,
+    sealed: VecDeque<Sealed>,
+    next_sequence: u64,
+    stored_cursor: u64,
+    housekept_at: Instant,
+    /// Reused for every batch.
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Active {
+    segment: Segment,
+    records: Arc<RecordFile>,
+    /// A rotation failed half-way: its file may be there, so nothing may be added to the old one.
+    must_rotate: bool,
+}
+
+impl Active {
+    fn new(segment: Segment) -> Self {
+        let records = Arc::new(RecordFile {
+            name: Arc::clone(&segment.name),
+            file: Arc::clone(&segment.file),
+            salt: segment.header.salt,
+        });
+        Self { segment, records, must_rotate: false }
+    }
+}
+
+impl JournalWriter {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        disk: Arc<dyn Disk>,
+        segment: Segment,
+        sealed: VecDeque<Sealed>,
+        stored_cursor: u64,
+    ) -> Self {
+        let next_sequence = shared.with_index(|index| index.next_sequence());
+        let active = Active::new(segment);
+        let housekept_at = Instant::now();
+        Self { shared, disk, active, sealed, next_sequence, stored_cursor, housekept_at, buffer: Vec::new() }
+    }
+
+    /// Serves appends until the journal is closed (by [`Journal::close`](crate::journal::Journal::close) or because
+    /// every handle is gone), then answers what still waits, stores the cursor, and returns.
+    ///
+    /// Blocks its thread; give it one of its own.
+    pub fn run(mut self) {
+        while self.turn(HOUSEKEEPING_PERIOD) {}
+    }
+
+    /// One round; false once the journal is closed and nothing waits.
+    pub(crate) fn turn(&mut self, patience: Duration) -> bool {
+        let open = match self.shared.next_work(patience) {
+            Work::Batch(batch) => {
+                let outcome = self.write(&batch);
+                self.shared.settle(batch, outcome);
+                true
+            }
+            Work::Idle => true,
+            Work::Closed => false,
+        };
+        let now = Instant::now();
+        if !open || now.duration_since(self.housekept_at) >= HOUSEKEEPING_PERIOD {
+            self.housekept_at = now;
+            self.housekeep();
+        }
+        open
+    }
+
+    /// Writes a batch and syncs it once. Anything but `Ok` says whether the entries may be durable.
+    fn write(&mut self, batch: &[Request]) -> Result<Written, AppendError> {
+        if self.shared.is_failed() {
+            return Err(AppendError::Poisoned);
+        }
+        let bytes: u64 = batch.iter().map(|request| record::frame_bytes(&request.entry) as u64).sum();
+        let crowded = self.active.segment.length + bytes > self.shared.config.segment_bytes;
+        if self.active.must_rotate || (crowded && self.active_records() > 0) {
+            self.rotate().map_err(|error| self.refuse(&error, "create a journal segment"))?;
+        }
+        let places = self.encode(batch);
+        let segment = &mut self.active.segment;
+        if let Err(error) = segment.file.write_all_at(&self.buffer, segment.length) {
+            return Err(self.undo(&error));
+        }
+        if !sabotage::planted(Bug::SkipFsync)
+            && let Err(error) = segment.file.sync_data()
+        {
+            // The system may have dropped the pages and cleared the error: a second sync would prove nothing.
+            self.poison(&error, "sync the journal");
+            return Err(AppendError::Unknown);
+        }
+        segment.length += self.buffer.len() as u64;
+        self.next_sequence += batch.len() as u64;
+        self.shared.set_disk_full(false);
+        self.report_disk_bytes();
+        Ok(Written { file: Arc::clone(&self.active.records), places })
+    }
+
+    fn encode(&mut self, batch: &[Request]) -> Vec<(u64, u32)> {
+        self.buffer.clear();
+        let segment = &self.active.segment;
+        let numbered = (self.next_sequence..).zip(batch);
+        let batch_first = self.next_sequence;
+        numbered
+            .map(|(sequence, request)| {
+                let start = self.buffer.len();
+                let stamp = Stamp { salt: segment.header.salt, sequence, batch_first };
+                record::encode(&mut self.buffer, stamp, &request.entry);
+                let length =
+                    u32::try_from(self.buffer.len() - start).expect("a frame within the limits fits u32");
+                (segment.length + start as u64, length)
+            })
+            .collect()
+    }
+
+    /// After a write that failed: a full disk is undone, so that the refusal is true even after a power cut.
+    fn undo(&self, error: &io::Error) -> AppendError {
+        let segment = &self.active.segment;
+        if is_full(error) {
+            match segment.file.set_length(segment.length).and_then(|()| segment.file.sync_all()) {
+                Ok(()) => return self.refuse(error, "write the journal"),
+                Err(worse) => self.poison(&worse, "take back a write that did not fit"),
+            }
+        } else {
+            self.poison(error, "write the journal");
+        }
+        AppendError::Unknown
+    }
+
+    /// The batch has left no trace; says so, and poisons unless the disk is merely full.
+    fn refuse(&self, error: &io::Error, what: &'static str) -> AppendError {
+        if !is_full(error) {
+            self.poison(error, what);
+            return AppendError::Poisoned;
+        }
+        if !self.shared.is_disk_full() {
+            tracing::error!(%error, "the disk of the journal is full; writes are refused until there is room");
+        }
+        self.shared.set_disk_full(true);
+        AppendError::Full
+    }
+
+    fn poison(&self, error: &io::Error, what: &'static str) {
+        self.shared.poison();
+        tracing::error!(%error, "could not {what}; the journal takes nothing more until a restart");
+    }
+
+    /// Number of records in the active segment.
+    fn active_records(&self) -> u64 {
+        self.next_sequence - self.active.segment.header.first
+    }
+
+    /// Seals the active segment and begins the next one.
+    fn rotate(&mut self) -> io::Result<()> {
+        self.active.must_rotate = true;
+        let id = self.active.segment.header.journal_id;
+        let next = Active::new(Segment::create(self.disk.as_ref(), self.next_sequence, id)?);
+        let old = std::mem::replace(&mut self.active, next).segment;
+        self.sealed.push_back(Sealed { name: old.name, last: self.next_sequence - 1, bytes: old.length });
+        self.report_disk_bytes();
+        Ok(())
+    }
+
+    fn report_disk_bytes(&self) {
+        let sealed: u64 = self.sealed.iter().map(|sealed| sealed.bytes).sum();
+        self.shared.set_disk_bytes(sealed + self.active.segment.length);
+    }
+
+    /// Stores the cursor, returns space, and looks whether a full disk has room again. Failures cost space or a
+    /// repeated replay, never an entry, so they are logged and met again next time.
+    fn housekeep(&mut self) {
+        if let Err(error) = self.store_cursor().and_then(|()| self.return_space()) {
+            tracing::warn!(%error, "could not tidy the journal; its files stay until this works");
+        }
+        if self.shared.is_disk_full() && !self.shared.is_failed() {
+            self.probe_room();
+        }
+    }
+
+    fn store_cursor(&mut self) -> io::Result<()> {
+        let through = self.shared.with_index(|index| index.acknowledged());
+        if through > self.stored_cursor {
+            let journal_id = self.active.segment.header.journal_id;
+            Cursor { journal_id, through }.store(self.disk.as_ref())?;
+            self.stored_cursor = through;
+        }
+        Ok(())
+    }
+
+    /// Deletes segments whose records are all behind the stored cursor. Never before it is stored: recovery takes a
+    /// missing segment for damage unless the cursor explains it.
+    fn return_space(&mut self) -> io::Result<()> {
+        let through = self.stored_cursor;
+        let idle = self.active_records() > 0 && self.next_sequence - 1 <= through;
+        let large = self.active.segment.length >= self.shared.config.segment_bytes / ROTATE_WHEN_IDLE_SHARE;
+        if idle && large && !self.shared.is_failed() {
+            self.rotate()?;
+        }
+        let mut removed = false;
+        while self.sealed.front().is_some_and(|oldest| oldest.last <= through) {
+            if let Some(oldest) = self.sealed.pop_front()
+                && let Err(error) = self.disk.remove(&oldest.name)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                self.sealed.push_front(oldest);
+                return Err(error);
+            }
+            removed = true;
+        }
+        if removed {
+            self.report_disk_bytes();
+            self.disk.sync_folder()?;
+        }
+        Ok(())
+    }
+
+    /// Tries whether zeros fit behind the last record (recovery takes them for padding), and takes them back.
+    fn probe_room(&self) {
+        let segment = &self.active.segment;
+        let wrote = segment.file.write_all_at(&[0; ROOM_PROBE_BYTES], segment.length);
+        if let Err(error) = segment.file.set_length(segment.length) {
+            self.poison(&error, "take back a trial write");
+        } else if wrote.is_ok() {
+            self.shared.set_disk_full(false);
+            tracing::info!("the disk of the journal has room again");
+        }
+    }
+}
+
+impl Drop for JournalWriter {
+    /// Also runs when the thread panics: nobody may wait for a writer that is gone.
+    fn drop(&mut self) {
+        self.shared.close();
+        while let Work::Batch(batch) = self.shared.next_work(Duration::ZERO) {
+            self.shared.settle(batch, Err(AppendError::Closed));
+        }
+        self.shared.abandon();
+    }
+}
+
+/// Whether the error says that there is no room, as opposed to a disk that fails.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
