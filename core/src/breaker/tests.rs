@@ -1,0 +1,191 @@
+//! The breaker's promises, one by one, on a clock that the test moves.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn breaker(now: Instant) -> Arc<Breaker> {
+    Breaker::new("test", BreakerConfig::default(), now)
+}
+
+fn call(breaker: &Arc<Breaker>, result: CallResult, now: Instant) -> bool {
+    match breaker.admit(now) {
+        Ok(admission) => {
+            admission.record(result, now);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+fn tripped(now: Instant) -> Arc<Breaker> {
+    let breaker = breaker(now);
+    for _ in 0..3 {
+        assert!(call(&breaker, CallResult::Failure, now));
+    }
+    assert_eq!(breaker.state(now), BreakerState::Open);
+    breaker
+}
+
+#[test]
+fn three_failures_in_a_row_trip_and_a_success_between_resets_the_count() {
+    let now = Instant::now();
+    let breaker = breaker(now);
+    for result in [CallResult::Failure, CallResult::Failure, CallResult::Success, CallResult::Failure] {
+        call(&breaker, result, now);
+    }
+    assert_eq!(breaker.state(now), BreakerState::Closed);
+    call(&breaker, CallResult::Failure, now);
+    call(&breaker, CallResult::Failure, now);
+    assert_eq!(breaker.state(now), BreakerState::Open);
+}
+
+#[test]
+fn half_of_ten_calls_failing_trips_though_never_three_in_a_row() {
+    let now = Instant::now();
+    let breaker = breaker(now);
+    for _ in 0..5 {
+        call(&breaker, CallResult::Success, now);
+        call(&breaker, CallResult::Failure, now);
+    }
+    assert_eq!(breaker.state(now), BreakerState::Open);
+    assert_eq!(breaker.evidence().unwrap().0, TripReason::FailureRatio);
+}
+
+#[test]
+fn neutral_results_never_trip() {
+    let now = Instant::now();
+    let breaker = breaker(now);
+    for _ in 0..100 {
+        call(&breaker, CallResult::Neutral, now);
+    }
+    assert_eq!(breaker.state(now), BreakerState::Closed);
+}
+
+#[test]
+fn an_open_breaker_rejects_and_says_when_to_come_back() {
+    let now = Instant::now();
+    let breaker = tripped(now);
+    let rejection = breaker.admit(now + SECOND / 4).unwrap_err();
+    assert_eq!(rejection.retry_after, SECOND * 3 / 4);
+    assert_eq!(rejection.reason, TripReason::ConsecutiveFailures);
+    assert_eq!(rejection.since, now);
+}
+
+#[test]
+fn half_open_admits_one_trial_and_two_successes_close() {
+    let now = Instant::now();
+    let breaker = tripped(now);
+    let later = now + SECOND;
+    let trial = breaker.admit(later).unwrap();
+    assert!(breaker.admit(later).is_err(), "a second trial at once");
+    trial.record(CallResult::Success, later);
+    assert_eq!(breaker.state(later), BreakerState::HalfOpen);
+    assert!(call(&breaker, CallResult::Success, later));
+    assert_eq!(breaker.state(later), BreakerState::Closed);
+}
+
+#[test]
+fn a_failed_trial_opens_again_for_twice_as_long() {
+    let now = Instant::now();
+    let breaker = tripped(now);
+    let later = now + SECOND;
+    assert!(call(&breaker, CallResult::Failure, later));
+    assert_eq!(breaker.retry_after(later), SECOND * 2);
+    assert_eq!(breaker.evidence().unwrap().0, TripReason::Trial);
+}
+
+#[test]
+fn open_intervals_stop_growing_at_their_maximum() {
+    let mut now = Instant::now();
+    let breaker = tripped(now);
+    for _ in 0..40 {
+        now += breaker.retry_after(now);
+        assert!(call(&breaker, CallResult::Failure, now));
+    }
+    assert_eq!(breaker.retry_after(now), BreakerConfig::default().open_max);
+}
+
+#[test]
+fn a_dropped_trial_gives_its_place_back_without_a_verdict() {
+    let now = Instant::now();
+    let breaker = tripped(now);
+    let later = now + SECOND;
+    drop(breaker.admit(later).unwrap());
+    assert_eq!(breaker.state(later), BreakerState::HalfOpen);
+    assert!(breaker.admit(later).is_ok());
+}
+
+#[test]
+fn a_trial_that_never_reports_loses_its_lease_and_opens_again() {
+    let now = Instant::now();
+    let breaker = tripped(now);
+    let later = now + SECOND;
+    let hung = breaker.admit(later).unwrap();
+    let after_lease = later + BreakerConfig::default().trial_lease;
+    assert!(breaker.admit(after_lease).is_err());
+    assert_eq!(breaker.state(after_lease), BreakerState::Open);
+    drop(hung);
+    assert_eq!(breaker.state(after_lease), BreakerState::Open);
+}
+
+#[test]
+fn results_of_calls_admitted_before_a_transition_are_dropped() {
+    let now = Instant::now();
+    let breaker = breaker(now);
+    let slow: Vec<Admission> = (0..5).map(|_| breaker.admit(now).unwrap()).collect();
+    for _ in 0..3 {
+        call(&breaker, CallResult::Failure, now);
+    }
+    breaker.probe_succeeded(now);
+    assert_eq!(breaker.state(now), BreakerState::HalfOpen);
+    for admission in slow {
+        admission.record(CallResult::Failure, now);
+    }
+    assert_eq!(breaker.state(now), BreakerState::HalfOpen, "late failures must not undo the recovery");
+}
+
+#[test]
+fn a_good_probe_ends_the_open_interval_and_a_bad_one_opens() {
+    let now = Instant::now();
+    let breaker = breaker(now);
+    breaker.probe_failed(now, now + SECOND / 2);
+    assert_eq!(breaker.state(now), BreakerState::Open);
+    assert_eq!(breaker.retry_after(now), SECOND / 2);
+    breaker.probe_failed(now + SECOND / 2, now + SECOND);
+    assert_eq!(breaker.state(now + SECOND / 2), BreakerState::Open);
+    breaker.probe_succeeded(now + SECOND / 2);
+    assert_eq!(breaker.state(now + SECOND / 2), BreakerState::HalfOpen);
+}
+
+proptest! {
+    /// Whatever happens, trials in progress never exceed their number and a closed breaker admits everybody.
+    #[test]
+    fn trials_are_bounded_whatever_happens(steps in prop::collection::vec((0u8..6, 0u64..2_000), 1..200)) {
+        let mut now = Instant::now();
+        let breaker = breaker(now);
+        let mut held: Vec<Admission> = Vec::new();
+        for (step, pause) in steps {
+            now += Duration::from_millis(pause);
+            match step {
+                0 | 1 => {
+                    let before = breaker.state(now);
+                    let admitted = breaker.admit(now);
+                    if before == BreakerState::Closed {
+                        prop_assert!(admitted.is_ok());
+                    }
+                    held.extend(admitted);
+                }
+                2 => { if let Some(admission) = held.pop() { admission.record(CallResult::Success, now); } }
+                3 => { if let Some(admission) = held.pop() { admission.record(CallResult::Failure, now); } }
+                4 => breaker.probe_succeeded(now),
+                _ => { held.pop(); }
+            }
+            if let State::HalfOpen { leases, .. } = &breaker.machine().state {
+                prop_assert!(leases.len() <= 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! An absolute time limit that every stage of one call spends from.
+//!
+//! It does not enforce anything by itself: whoever waits asks for [`Deadline::remaining`] and stops there.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The instant after which nobody waits for the answer any more.
+///
+/// ```
+/// use std::time::Duration;
+/// use ridethrough::Deadline;
+/// use tokio::time::Instant;
+///
+/// let now = Instant::now();
+/// let deadline = Deadline::after(now, Duration::from_secs(2));
+/// assert_eq!(deadline.remaining(now), Duration::from_secs(2));
+/// assert!(deadline.is_past(now + Duration::from_secs(3)));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The deadline `limit` after `now`.
+    #[must_use]
+    pub fn after(now: Instant, limit: Duration) -> Self {
+        Self(now + limit)
+    }
+
+    /// The instant itself, for timers.
+    #[must_use]
+    pub fn instant(self) -> Instant {
+        self.0
+    }
+
+    /// The time left at `now`; zero once it has passed.
+    #[must_use]
+    pub fn remaining(self, now: Instant) -> Duration {
+        self.0.saturating_duration_since(now)
+    }
+
+    /// Whether nothing is left at `now`.
+    #[must_use]
+    pub fn is_past(self, now: Instant) -> bool {
+        now >= self.0
+    }
+
+    /// This deadline, or `limit` after `now` where that comes first: the limit of one stage.
+    #[must_use]
+    pub fn capped(self, now: Instant, limit: Duration) -> Self {
+        Self(self.0.min(now + limit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_limit_never_extends_the_deadline() {
+        let now = Instant::now();
+        let deadline = Deadline::after(now, Duration::from_millis(100));
+        assert_eq!(deadline.capped(now, Duration::from_secs(5)), deadline);
+        assert_eq!(deadline.capped(now, Duration::from_millis(10)).remaining(now), Duration::from_millis(10));
+    }
+
+    #[test]
+    fn nothing_remains_after_the_deadline() {
+        let now = Instant::now();
+        let deadline = Deadline::after(now, Duration::from_millis(1));
+        assert_eq!(deadline.remaining(now + Duration::from_secs(1)), Duration::ZERO);
+        assert!(!deadline.is_past(now));
+    }
+}

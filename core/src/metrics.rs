@@ -1,0 +1,129 @@
+//! Every metric of the library: name, unit, labels, help. Nothing else names a metric.
+//!
+//! It records; who exports (Prometheus in our binaries) is the business of whoever installs a recorder.
+
+use std::time::Duration;
+
+use crate::{breaker::BreakerState, mode::Mode};
+
+/// Name, unit-bearing suffix and help text of every metric, for the exporter and the documentation.
+pub const CATALOGUE: &[(&str, Kind, &str)] = &[
+    (
+        "ridethrough_db_calls_total",
+        Kind::Counter,
+        "Calls of the database path by operation, outcome and class.",
+    ),
+    (
+        "ridethrough_db_call_seconds",
+        Kind::Histogram,
+        "Time of one call of the database path, retries included.",
+    ),
+    ("ridethrough_db_attempts_total", Kind::Counter, "Attempts made against PostgreSQL."),
+    ("ridethrough_breaker_state", Kind::Gauge, "0 closed, 1 half-open, 2 open, by circuit."),
+    ("ridethrough_breaker_transitions_total", Kind::Counter, "Breaker transitions by circuit and new state."),
+    ("ridethrough_mode", Kind::Gauge, "1 for the mode the process is in, 0 for all others."),
+    ("ridethrough_retry_budget_balance", Kind::Gauge, "Retries that could be made now."),
+    ("ridethrough_bulkhead_in_use", Kind::Gauge, "Database permits in use."),
+    ("ridethrough_bulkhead_queue", Kind::Gauge, "Calls waiting for a database permit."),
+    ("ridethrough_pool_connections", Kind::Gauge, "Connections of the pool by state."),
+    ("ridethrough_connect_attempts_total", Kind::Counter, "Connection attempts by outcome."),
+    (
+        "ridethrough_cache_requests_total",
+        Kind::Counter,
+        "Reads by what they got: fresh, stale, miss, expired.",
+    ),
+    ("ridethrough_cache_age_seconds", Kind::Histogram, "Age of the stale answers that were served."),
+    ("ridethrough_journal_depth", Kind::Gauge, "Accepted writes that are not applied yet."),
+    ("ridethrough_journal_bytes", Kind::Gauge, "Bytes of accepted writes that are not applied yet."),
+    ("ridethrough_journal_oldest_seconds", Kind::Gauge, "Age of the oldest accepted write not applied yet."),
+    ("ridethrough_journal_append_seconds", Kind::Histogram, "Time from append to durable."),
+    ("ridethrough_journal_replayed_total", Kind::Counter, "Journal entries replayed by outcome."),
+    ("ridethrough_journal_rejected", Kind::Counter, "Appends refused by reason."),
+    ("ridethrough_ready", Kind::Gauge, "1 where the readiness probe answers 200."),
+];
+
+/// The sort of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Distribution over fixed buckets, in seconds.
+    Histogram,
+}
+
+/// Tells the installed recorder the help text of every metric. Call once after installing it.
+pub fn describe() {
+    for (name, kind, help) in CATALOGUE {
+        match kind {
+            Kind::Counter => metrics::describe_counter!(*name, *help),
+            Kind::Gauge => metrics::describe_gauge!(*name, *help),
+            Kind::Histogram => metrics::describe_histogram!(*name, metrics::Unit::Seconds, *help),
+        }
+    }
+}
+
+pub(crate) fn breaker_state(circuit: &'static str, state: BreakerState) {
+    let value = match state {
+        BreakerState::Closed => 0.0,
+        BreakerState::HalfOpen => 1.0,
+        BreakerState::Open => 2.0,
+    };
+    metrics::gauge!("ridethrough_breaker_state", "circuit" => circuit).set(value);
+}
+
+pub(crate) fn breaker_transition(circuit: &'static str, to: BreakerState) {
+    metrics::counter!("ridethrough_breaker_transitions_total", "circuit" => circuit, "to" => to.as_str())
+        .increment(1);
+    breaker_state(circuit, to);
+}
+
+pub(crate) fn db_call(operation: &'static str, outcome: &'static str, class: &'static str, took: Duration) {
+    metrics::counter!("ridethrough_db_calls_total", "operation" => operation, "outcome" => outcome, "class" => class)
+        .increment(1);
+    metrics::histogram!("ridethrough_db_call_seconds", "operation" => operation).record(took.as_secs_f64());
+}
+
+pub(crate) fn db_attempt() {
+    metrics::counter!("ridethrough_db_attempts_total").increment(1);
+}
+
+pub(crate) fn connect_attempt(outcome: &'static str) {
+    metrics::counter!("ridethrough_connect_attempts_total", "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn cache_request(result: &'static str) {
+    metrics::counter!("ridethrough_cache_requests_total", "result" => result).increment(1);
+}
+
+pub(crate) fn stale_age(age: Duration) {
+    metrics::histogram!("ridethrough_cache_age_seconds").record(age.as_secs_f64());
+}
+
+pub(crate) fn journal_append(took: Duration) {
+    metrics::histogram!("ridethrough_journal_append_seconds").record(took.as_secs_f64());
+}
+
+pub(crate) fn journal_rejected(reason: &'static str) {
+    metrics::counter!("ridethrough_journal_rejected", "reason" => reason).increment(1);
+}
+
+pub(crate) fn journal_replayed(outcome: &'static str) {
+    metrics::counter!("ridethrough_journal_replayed_total", "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn gauge(name: &'static str, value: f64) {
+    metrics::gauge!(name).set(value);
+}
+
+pub(crate) fn pool_connections(state: &'static str, value: f64) {
+    metrics::gauge!("ridethrough_pool_connections", "state" => state).set(value);
+}
+
+pub(crate) fn mode(now: Mode) {
+    for mode in Mode::ALL {
+        let value = if mode == now { 1.0 } else { 0.0 };
+        metrics::gauge!("ridethrough_mode", "mode" => mode.as_str()).set(value);
+    }
+}

@@ -1,0 +1,20 @@
+//! Feature `service`: what every long-running binary needs in the same way. Configuration, logs, signals, listeners
+//! that drain, the admin port on a thread of its own, the watchdog behind liveness.
+//!
+//! Nothing here knows the database. Only binaries use it; the library itself never spawns, exits or installs anything.
+
+mod admin;
+mod config;
+mod listener;
+mod signals;
+mod telemetry;
+mod watchdog;
+
+pub use self::{
+    admin::{Admin, AdminError, AdminThread},
+    config::{ConfigError, load},
+    listener::{Limits, Served, serve},
+    signals::{Signal, Signals},
+    telemetry::{LogFormat, install_metrics, install_tracing},
+    watchdog::Watchdog,
+};

@@ -1,0 +1,142 @@
+//! The admin port: probes, metrics, state and configuration, on a thread and runtime of its own.
+//!
+//! It answers while the main runtime is busy or stuck, which is when somebody looks. It changes nothing.
+
+use std::{fmt, future::Future, net::SocketAddr, sync::Arc, thread, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use super::listener::{Limits, serve};
+use crate::{
+    drain::{Drain, Draining},
+    http::{Body, Probes, Verbosity},
+};
+
+/// Recorders need a regular sweep, else histograms grow without bound.
+const METRICS_UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+type Page = dyn Fn() -> Value + Send + Sync;
+
+/// What the admin port shows.
+#[derive(Clone)]
+pub struct Admin {
+    probes: Probes,
+    metrics: PrometheusHandle,
+    state: Arc<Page>,
+    config: Arc<Value>,
+}
+
+/// The admin port did not come up.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to serve the admin port on {address}: {source}")]
+pub struct AdminError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// The running admin port; it ends with the process, or when dropped.
+#[derive(Debug)]
+#[must_use = "the admin port closes when this is dropped"]
+pub struct AdminThread {
+    /// The address it really listens on.
+    pub address: SocketAddr,
+    _drain: Drain,
+}
+
+impl Admin {
+    /// `state` is asked on every look at `/debug/state` and must answer from memory; `config` must be redacted.
+    pub fn new(
+        probes: &Probes,
+        metrics: PrometheusHandle,
+        state: impl Fn() -> Value + Send + Sync + 'static,
+        config: Value,
+    ) -> Self {
+        let probes = probes.with_verbosity(Verbosity::Full);
+        Self { probes, metrics, state: Arc::new(state), config: Arc::new(config) }
+    }
+
+    /// Binds `address` and serves it on a new thread.
+    ///
+    /// # Errors
+    /// Where the address cannot be bound or the thread cannot be started.
+    pub fn start(self, address: SocketAddr) -> Result<AdminThread, AdminError> {
+        let failed = |source| AdminError { address, source };
+        let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let (drain, draining) = Drain::new();
+        let run = move || runtime.block_on(self.run(listener, draining));
+        thread::Builder::new().name("admin".into()).spawn(run).map_err(failed)?;
+        Ok(AdminThread { address: bound, _drain: drain })
+    }
+
+    async fn run(self, listener: std::net::TcpListener, draining: Draining) {
+        let Ok(listener) = TcpListener::from_std(listener) else { return };
+        let metrics = self.metrics.clone();
+        let upkeep = async move {
+            let mut every = tokio::time::interval(METRICS_UPKEEP_EVERY);
+            loop {
+                every.tick().await;
+                metrics.run_upkeep();
+            }
+        };
+        let limits = Limits {
+            connections: 100,
+            drain_delay: Duration::ZERO,
+            drain_in_flight: Duration::ZERO,
+            ..Limits::default()
+        };
+        let service = move |request: Request<hyper::body::Incoming>| self.clone().answer(request);
+        tokio::select! {
+            _ = serve(listener, service, &limits, draining) => {}
+            () = upkeep => {}
+        }
+    }
+
+    fn answer<B>(self, request: Request<B>) -> impl Future<Output = Response<Body>> {
+        let (method, path) = (request.method(), request.uri().path());
+        let answer = self.probes.answer(method, path).unwrap_or_else(|| self.page(method, path));
+        std::future::ready(answer)
+    }
+
+    fn page(&self, method: &Method, path: &str) -> Response<Body> {
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "text/plain",
+                "only GET and HEAD are served here\n".into(),
+            );
+        }
+        match path {
+            "/metrics" => {
+                text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render())
+            }
+            "/debug/state" => text(StatusCode::OK, "application/json", (self.state)().to_string()),
+            "/debug/config" => text(StatusCode::OK, "application/json", self.config.to_string()),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "text/plain",
+                "here are /metrics, /debug/state, /debug/config, /livez, /readyz, /startupz\n".into(),
+            ),
+        }
+    }
+}
+
+fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("probes", &self.probes).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,170 @@
+//! An HTTP listener that survives what the network does to it and ends in bounded time.
+//!
+//! Accept loop, limits of a connection, drain. What a request means is the business of the service it is given.
+
+use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Request, Response, header};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+use crate::drain::{Drain, Draining, InFlight};
+
+/// After a failed accept (out of file descriptors, say) the loop waits this long instead of spinning.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The bounds of one listener.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Connections at once; more wait in the kernel's queue. Default 10,000.
+    pub connections: usize,
+    /// Time for the head of a request. Default 10 s.
+    #[serde(with = "crate::duration_text")]
+    pub head: Duration,
+    /// Size of a request head in bytes. Default 32 KiB.
+    pub head_bytes: usize,
+    /// Headers in one request. Default 100.
+    pub headers: usize,
+    /// How long to go on accepting after the drain began, so that every router has heard of it. Default 5 s.
+    #[serde(with = "crate::duration_text")]
+    pub drain_delay: Duration,
+    /// How long requests in flight may take after that. Default 25 s.
+    #[serde(with = "crate::duration_text")]
+    pub drain_in_flight: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            head: Duration::from_secs(10),
+            head_bytes: 32 * 1024,
+            headers: 100,
+            drain_delay: Duration::from_secs(5),
+            drain_in_flight: Duration::from_secs(25),
+        }
+    }
+}
+
+/// How a listener ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "cut connections belong into the exit code"]
+pub struct Served {
+    /// Connections that were still busy when time was up.
+    pub cut: usize,
+}
+
+/// Serves HTTP/1.1 (upgrades included) on `listener` until the drain is over.
+///
+/// While draining it goes on accepting for `drain_delay`, answers with `Connection: close`, then closes the listener
+/// and waits for what is in flight. A hurried drain skips all waiting.
+///
+/// # Cancel safety
+/// Dropping it closes the listener; connections in progress live on in their tasks until they end.
+pub async fn serve<S, F, B>(listener: TcpListener, service: S, limits: &Limits, draining: Draining) -> Served
+where
+    S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    let (close, closing) = Drain::new();
+    let in_flight = InFlight::default();
+    let places = Arc::new(Semaphore::new(limits.connections.max(1)));
+    let mut stop = pin!(accepting_is_over(draining.clone(), limits.drain_delay));
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = &mut stop => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stop => break,
+        };
+        match accepted {
+            Ok((stream, _peer)) => {
+                let connection = connection(stream, service.clone(), limits, draining.clone());
+                let working = in_flight.begin();
+                tokio::spawn(until_closing(connection, closing.clone(), (place, working)));
+            }
+            Err(error) => {
+                tracing::warn!(kind = ?error.kind(), "accept failed; pausing");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    close.begin();
+    let mut draining = draining;
+    tokio::select! {
+        cut = in_flight.finish(limits.drain_in_flight) => Served { cut },
+        () = draining.hurried() => Served { cut: in_flight.count() },
+    }
+}
+
+async fn accepting_is_over(mut draining: Draining, delay: Duration) {
+    draining.requested().await;
+    let _ = timeout(delay, draining.hurried()).await;
+}
+
+type Connection<S> = http1::UpgradeableConnection<TokioIo<TcpStream>, S>;
+
+/// Drives one connection; once the listener is closing, it ends after the answer in progress.
+async fn until_closing<S, B, Guards>(connection: Connection<S>, mut closing: Draining, guards: Guards)
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: hyper::body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+    Connection<S>: Future<Output = hyper::Result<()>>,
+{
+    let mut connection = pin!(connection);
+    // Errors of a connection are the peer's doing; the service has logged its own.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = closing.requested() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+    drop(guards);
+}
+
+fn connection<S, F, B>(
+    stream: TcpStream,
+    service: S,
+    limits: &Limits,
+    draining: Draining,
+) -> Connection<
+    impl hyper::service::Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+    + use<S, F, B>,
+>
+where
+    S: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    // Small answers leave at once instead of waiting for more to send.
+    let _ = stream.set_nodelay(true);
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(limits.head_bytes.max(8 * 1024))
+        .max_headers(limits.headers);
+    let service = hyper::service::service_fn(move |request| {
+        let (answer, draining) = (service(request), draining.clone());
+        async move {
+            let mut answer = answer.await;
+            if draining.is_requested() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    builder.serve_connection(TokioIo::new(stream), service).with_upgrades()
+}

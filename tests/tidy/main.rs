@@ -1,0 +1,42 @@
+//! The rules of the house as a test: file length, module docs, who may import whom, words that must not be here.
+//! It reads text line by line and knows no Rust grammar; what the compiler or clippy can check is left to them.
+
+mod files;
+mod imports;
+mod manifests;
+mod source;
+
+use std::path::Path;
+
+use crate::source::{SourceFile, read_tree};
+
+fn tree() -> Vec<SourceFile> {
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests folder lies in the workspace");
+    let files = read_tree(root);
+    assert!(
+        files.iter().any(|file| file.path == "core/src/lib.rs"),
+        "no sources found below {}",
+        root.display()
+    );
+    files
+}
+
+fn assert_clean(violations: &[String]) {
+    assert!(violations.is_empty(), "{} to put right:\n{}", violations.len(), violations.join("\n"));
+}
+
+#[test]
+fn files_are_small_documented_and_finished() {
+    assert_clean(&tree().iter().flat_map(files::check).collect::<Vec<_>>());
+}
+
+#[test]
+fn packages_depend_only_on_what_the_house_allows() {
+    assert_clean(&tree().iter().flat_map(manifests::check).collect::<Vec<_>>());
+}
+
+#[test]
+fn modules_import_only_what_lies_before_them() {
+    assert_clean(&tree().iter().flat_map(imports::check).collect::<Vec<_>>());
+}

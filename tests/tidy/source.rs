@@ -1,0 +1,95 @@
+//! The files of the repository as text, and the few things the rules need to know about a Rust file: which part is
+//! tests, which lines are code, which modules it names. It judges nothing.
+
+use std::fs;
+use std::path::Path;
+
+/// A text file, with its path relative to the repository and `/` between the folders.
+pub(crate) struct SourceFile {
+    pub(crate) path: String,
+    pub(crate) text: String,
+}
+
+impl SourceFile {
+    pub(crate) fn is_rust(&self) -> bool {
+        self.path.ends_with(".rs")
+    }
+
+    /// The lines before the tests in the same file, numbered from 1; all of them where there are none.
+    pub(crate) fn lines_without_tests(&self) -> Vec<(usize, &str)> {
+        let lines: Vec<&str> = self.text.lines().collect();
+        let tests_start = lines.windows(2).position(|pair| {
+            matches!(pair, [attribute, module]
+                if attribute.trim() == "#[cfg(test)]" && module.trim_start().starts_with("mod ") && module.ends_with('{'))
+        });
+        let end = tests_start.unwrap_or(lines.len());
+        lines.into_iter().take(end).enumerate().map(|(index, line)| (index + 1, line)).collect()
+    }
+
+    /// Whether the whole file is tests: `foo/tests.rs`, or anything in a `tests` or `benches` folder.
+    pub(crate) fn is_test(&self) -> bool {
+        self.path.ends_with("/tests.rs")
+            || self.path.split('/').any(|part| part == "tests" || part == "benches")
+    }
+
+    /// The file without tests and comments, line by line.
+    pub(crate) fn code(&self) -> Vec<(usize, &str)> {
+        self.lines_without_tests().into_iter().map(|(number, line)| (number, without_comment(line))).collect()
+    }
+}
+
+/// Cuts a line comment off. `//` after a colon is taken for part of an address in a string.
+fn without_comment(line: &str) -> &str {
+    let comment =
+        line.match_indices("//").find(|(at, _)| !line.get(..*at).is_some_and(|head| head.ends_with(':')));
+    comment.and_then(|(at, _)| line.get(..at)).unwrap_or(line)
+}
+
+/// Every text file below `root`, without version control, build output and hidden caches.
+pub(crate) fn read_tree(root: &Path) -> Vec<SourceFile> {
+    let mut files = Vec::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the repository can be listed") {
+            let path = entry.expect("a folder of the repository can be listed").path();
+            let relative = path.strip_prefix(root).expect("the walk stays below the root").to_string_lossy();
+            if path.is_dir() {
+                if relative != ".git" && relative != "target" && !path.join("CACHEDIR.TAG").exists() {
+                    folders.push(path);
+                }
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                files.push(SourceFile { path: relative.replace('\\', "/"), text });
+            }
+        }
+    }
+    files.sort_by(|left, right| left.path.cmp(&right.path));
+    files
+}
+
+#[cfg(test)]
+pub(crate) fn planted(path: &str, text: &str) -> SourceFile {
+    SourceFile { path: path.to_owned(), text: text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_in_the_file_are_left_out() {
+        let file =
+            planted("core/src/a.rs", "//! A.\nfn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\n");
+        assert_eq!(file.lines_without_tests().last(), Some(&(2, "fn a() {}")));
+    }
+
+    #[test]
+    fn tests_in_another_file_leave_the_rest_in() {
+        let file = planted("core/src/a.rs", "#[cfg(test)]\nmod tests;\nfn a() {}\n");
+        assert_eq!(file.lines_without_tests().len(), 3);
+    }
+
+    #[test]
+    fn an_address_is_no_comment() {
+        assert_eq!(without_comment("let a = \"http://b\"; // c"), "let a = \"http://b\"; ");
+    }
+}
