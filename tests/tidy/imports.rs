@@ -106,7 +106,8 @@ fn module_of(inner: &str) -> Option<&str> {
     (!matches!(top, "lib" | "main" | "bin")).then_some(top)
 }
 
-/// The names that directly follow the root of the package, with their lines. `super::` that leads to the root counts.
+/// The names that directly follow the root of the package, with their lines. `super::` that leads to the root counts
+/// where a line is not indented; further in it may belong to a module written inside the file.
 fn named_modules(file: &SourceFile, inner: &str) -> Vec<(usize, String)> {
     let to_root = "super::".repeat(inner.split('/').count());
     let mut code = String::new();
@@ -118,7 +119,9 @@ fn named_modules(file: &SourceFile, inner: &str) -> Vec<(usize, String)> {
     for root in ["crate::", to_root.as_str()] {
         for (at, _) in code.match_indices(root) {
             let before = code.get(..at).unwrap_or_default();
-            if before.ends_with(|c: char| c.is_alphanumeric() || "_$:".contains(c)) {
+            let indented = before.rsplit('\n').next().is_some_and(|head| head.starts_with(' '));
+            let inside_a_path = before.ends_with(|c: char| c.is_alphanumeric() || "_$:".contains(c));
+            if inside_a_path || (root != "crate::" && indented) {
                 continue;
             }
             let line = before.matches('\n').count() + 1;

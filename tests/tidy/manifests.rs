@@ -52,10 +52,11 @@ fn dependencies(manifest: &str) -> Vec<(usize, &str, &str)> {
         let line = line.trim();
         if let Some(table) = line.strip_prefix('[') {
             inside = table.trim_end_matches(']').ends_with("dependencies");
-        } else if inside && !line.starts_with('#') {
-            if let Some((name, _)) = line.split_once(['.', ' ', '=']) {
-                entries.push((index + 1, name, line));
-            }
+        } else if inside
+            && !line.starts_with('#')
+            && let Some((name, _)) = line.split_once(['.', ' ', '='])
+        {
+            entries.push((index + 1, name, line));
         }
     }
     entries

@@ -1,6 +1,7 @@
 //! The files of the repository as text, and the few things the rules need to know about a Rust file: which part is
 //! tests, which lines are code, which modules it names. It judges nothing.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
@@ -8,6 +9,8 @@ use std::path::Path;
 pub(crate) struct SourceFile {
     pub(crate) path: String,
     pub(crate) text: String,
+    /// Whether its parent declares it for tests only.
+    declared_for_tests: bool,
 }
 
 impl SourceFile {
@@ -20,22 +23,47 @@ impl SourceFile {
         let lines: Vec<&str> = self.text.lines().collect();
         let tests_start = lines.windows(2).position(|pair| {
             matches!(pair, [attribute, module]
-                if attribute.trim() == "#[cfg(test)]" && module.trim_start().starts_with("mod ") && module.ends_with('{'))
+                if is_for_tests(attribute.trim()) && module.trim_start().starts_with("mod ") && module.ends_with('{'))
         });
         let end = tests_start.unwrap_or(lines.len());
         lines.into_iter().take(end).enumerate().map(|(index, line)| (index + 1, line)).collect()
     }
 
-    /// Whether the whole file is tests: `foo/tests.rs`, or anything in a `tests` or `benches` folder.
+    /// Whether the whole file is for tests: declared so by its parent, or in a `tests` or `benches` folder.
     pub(crate) fn is_test(&self) -> bool {
-        self.path.ends_with("/tests.rs")
+        self.declared_for_tests
+            || self.path.ends_with("/tests.rs")
             || self.path.split('/').any(|part| part == "tests" || part == "benches")
+    }
+
+    /// The paths of the modules that this file declares for tests only, with `#[cfg(test)]` on the line before.
+    fn modules_for_tests(&self) -> Vec<String> {
+        let folder = match self.path.strip_suffix(".rs") {
+            Some(stem) => stem
+                .strip_suffix("lib")
+                .or(stem.strip_suffix("main"))
+                .map_or(format!("{stem}/"), str::to_owned),
+            None => return Vec::new(),
+        };
+        let lines: Vec<&str> = self.text.lines().map(str::trim).collect();
+        let declared = lines.windows(2).filter_map(|pair| match pair {
+            [attribute, module] if is_for_tests(attribute) => {
+                module.strip_suffix(';')?.rsplit_once("mod ").map(|(_, name)| name)
+            }
+            _ => None,
+        });
+        declared.map(|name| format!("{folder}{name}.rs")).collect()
     }
 
     /// The file without tests and comments, line by line.
     pub(crate) fn code(&self) -> Vec<(usize, &str)> {
         self.lines_without_tests().into_iter().map(|(number, line)| (number, without_comment(line))).collect()
     }
+}
+
+/// Whether an attribute keeps its item out of everything but tests.
+fn is_for_tests(attribute: &str) -> bool {
+    attribute == "#[cfg(test)]" || attribute.starts_with("#[cfg(all(test,")
 }
 
 /// Cuts a line comment off. `//` after a colon is taken for part of an address in a string.
@@ -58,9 +86,14 @@ pub(crate) fn read_tree(root: &Path) -> Vec<SourceFile> {
                     folders.push(path);
                 }
             } else if let Ok(text) = fs::read_to_string(&path) {
-                files.push(SourceFile { path: relative.replace('\\', "/"), text });
+                let path = relative.replace('\\', "/");
+                files.push(SourceFile { path, text, declared_for_tests: false });
             }
         }
+    }
+    let for_tests: HashSet<String> = files.iter().flat_map(SourceFile::modules_for_tests).collect();
+    for file in &mut files {
+        file.declared_for_tests = for_tests.contains(&file.path);
     }
     files.sort_by(|left, right| left.path.cmp(&right.path));
     files
@@ -68,7 +101,11 @@ pub(crate) fn read_tree(root: &Path) -> Vec<SourceFile> {
 
 #[cfg(test)]
 pub(crate) fn planted(path: &str, text: &str) -> SourceFile {
-    SourceFile { path: path.to_owned(), text: text.to_owned() }
+    SourceFile {
+        path: path.to_owned(),
+        text: text.to_owned(),
+        declared_for_tests: path.ends_with("/tests.rs"),
+    }
 }
 
 #[cfg(test)]
@@ -80,12 +117,22 @@ mod tests {
         let file =
             planted("core/src/a.rs", "//! A.\nfn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\n");
         assert_eq!(file.lines_without_tests().last(), Some(&(2, "fn a() {}")));
+        let text = "fn a() {}\n#[cfg(all(test, feature = \"b\"))]\nmod tests {\n}\n";
+        assert_eq!(planted("core/src/a.rs", text).lines_without_tests().len(), 1);
     }
 
     #[test]
     fn tests_in_another_file_leave_the_rest_in() {
         let file = planted("core/src/a.rs", "#[cfg(test)]\nmod tests;\nfn a() {}\n");
         assert_eq!(file.lines_without_tests().len(), 3);
+    }
+
+    #[test]
+    fn a_module_for_tests_is_known_by_its_parent() {
+        let parent = planted("core/src/journal/disk.rs", "mod real;\n#[cfg(test)]\npub(crate) mod memory;\n");
+        assert_eq!(parent.modules_for_tests(), ["core/src/journal/disk/memory.rs"]);
+        let root = planted("core/src/lib.rs", "    #[cfg(test)]\nmod testing;\n");
+        assert_eq!(root.modules_for_tests(), ["core/src/testing.rs"]);
     }
 
     #[test]
