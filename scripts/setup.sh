@@ -129,7 +129,7 @@ find_postgres() {
 # Runs a command whose output matters only when it fails.
 quietly() {
     if ! "$@" >"$log" 2>&1 </dev/null; then
-        sed 's/^/setup:   /' "$log" | tail -n 20 >&2
+        sed 's/^/setup:   /' "$log" | tail -n 3 >&2
         return 1
     fi
 }
