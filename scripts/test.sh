@@ -132,7 +132,7 @@ run_tests() {
     fi
 }
 
-step 'format' cargo fmt --all --check
+step 'format' cargo fmt --all --check -- --color never
 step 'clippy, all targets and features' cargo clippy --quiet --workspace --all-targets --all-features "${DENY[@]}"
 step 'library, each feature alone' check_features
 if step 'build' build_binaries; then
