@@ -1,0 +1,37 @@
+//! E1: how many of the planned requests went bad, against the budget of the scenario.
+
+use crate::checker::Finding;
+use crate::history::Limits;
+use crate::verdict::{Bands, Check, Class, Numbers};
+
+pub(crate) fn check(numbers: &Numbers, limits: &Limits) -> Check {
+    let mut finding = Finding::new("E1", "few planned requests go bad", Class::Liveness);
+    let kinds =
+        [("reads", numbers.reads, limits.reads_bad_max), ("writes", numbers.writes, limits.writes_bad_max)];
+    let mut measured = Vec::new();
+    for (kind, bands, allowed) in kinds {
+        finding.examined(bands.planned);
+        let share = bands.bad() as f64 / bands.planned.max(1) as f64;
+        let (percent, allowed_percent) = (share * 100.0, allowed * 100.0);
+        let text = format!(
+            "{} of {} {kind} bad ({percent:.3} %, budget {allowed_percent:.3} %)",
+            bands.bad(),
+            bands.planned
+        );
+        if share > allowed {
+            finding.violated(text.clone(), || vec![parts(&bands)]);
+        }
+        measured.push(text);
+    }
+    if finding.check.examined == 0 {
+        finding.not_measured("no request was planned");
+    }
+    finding.done(measured.join("; "))
+}
+
+fn parts(bands: &Bands) -> String {
+    format!(
+        "fallback {}, refused or cut {}, error {}, no answer {}, never sent {}, wrong {}",
+        bands.fallback, bands.refused, bands.error, bands.no_answer, bands.never_sent, bands.wrong
+    )
+}

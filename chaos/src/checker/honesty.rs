@@ -1,0 +1,80 @@
+//! X1, X2, X3: whether the run was fit to prove anything. A run that fails here is inconclusive, not good.
+
+use crate::checker::band::Banded;
+use crate::checker::index::Index;
+use crate::checker::{Finding, at};
+use crate::history::{Got, Limits};
+use crate::verdict::{Check, Class, Numbers};
+
+/// Fewer requests than this are no baseline.
+const BASELINE_MIN: u64 = 50;
+
+pub(crate) fn check(index: &Index<'_>, bands: &[Banded], limits: &Limits, numbers: &Numbers) -> Vec<Check> {
+    vec![
+        faults_bit(index, limits),
+        load_was_real(index, bands, limits),
+        journal_was_used(index, limits, numbers),
+    ]
+}
+
+fn faults_bit(index: &Index<'_>, limits: &Limits) -> Check {
+    let mut finding = Finding::new("X1", "every fault is proved on the victim's side", Class::Honesty);
+    if index.faults.is_empty() && limits.fault_expected {
+        finding.violated("no fault was injected".into(), Vec::new);
+    }
+    for fault in &index.faults {
+        finding.examined(1);
+        let name = &fault.start.fault;
+        let line = || vec![format!("{name} began at {}", at(fault.start.at_us))];
+        if fault.witness.is_none_or(str::is_empty) {
+            finding.violated(format!("nothing proves that {name} bit"), line);
+        } else if fault.start.database_gone && !fault.canary_failed {
+            finding.violated(format!("the canary went on committing during {name}"), line);
+        } else if fault.end_us.is_none() {
+            finding.violated(format!("{name} was never healed"), line);
+        }
+    }
+    let words: Vec<&str> = index.faults.iter().filter_map(|fault| fault.witness).collect();
+    finding.done(if words.is_empty() { "no fault planned".into() } else { words.join("; ") })
+}
+
+fn load_was_real(index: &Index<'_>, bands: &[Banded], limits: &Limits) -> Check {
+    let mut finding =
+        Finding::new("X2", "the load was sent, and all was well before the fault", Class::Honesty);
+    let planned = index.load.reads + index.load.writes;
+    let first_fault = index.faults.first().map_or(u64::MAX, |fault| fault.start.at_us);
+    let (mut sent, mut before, mut before_bad) = (0_u64, 0_u64, 0_u64);
+    for (op, banded) in index.ops.iter().zip(bands).filter(|(op, _)| op.invoke.measured) {
+        sent += u64::from(!matches!(op.end, Some((_, done)) if done.got == Got::NeverSent));
+        let ended_us = op.end.map_or(u64::MAX, |(_, done)| done.at_us);
+        // What was under way when the fault came belongs to the fault.
+        if op.invoke.planned_us < first_fault && (ended_us < first_fault || first_fault == u64::MAX) {
+            before += 1;
+            before_bad += u64::from(!banded.band.is_good());
+        }
+    }
+    finding.examined(planned);
+    let sent_share = sent as f64 / planned.max(1) as f64;
+    if sent_share < limits.sent_share_min {
+        finding.violated(format!("only {sent} of {planned} planned requests were sent"), Vec::new);
+    }
+    if before < BASELINE_MIN {
+        finding.violated(
+            format!("only {before} requests ended before the fault, {BASELINE_MIN} are needed"),
+            Vec::new,
+        );
+    } else if before_bad as f64 / before as f64 > limits.baseline_bad_max {
+        finding.violated(format!("{before_bad} of {before} requests were bad before the fault"), Vec::new);
+    }
+    finding.done(format!("{sent} of {planned} requests sent; {before_bad} of {before} bad before the fault"))
+}
+
+fn journal_was_used(index: &Index<'_>, limits: &Limits, numbers: &Numbers) -> Check {
+    let mut finding = Finding::new("X3", "the outcomes the scenario aims at occurred", Class::Honesty);
+    let (seen, wanted) = (numbers.writes.journaled, limits.journaled_min);
+    finding.examined(index.writes.len() as u64);
+    if seen < wanted {
+        finding.violated(format!("{seen} writes were journaled, at least {wanted} are needed"), Vec::new);
+    }
+    finding.done(format!("{seen} writes acknowledged from a journal (at least {wanted} wanted)"))
+}

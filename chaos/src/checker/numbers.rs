@@ -1,0 +1,105 @@
+//! Counts and latencies of a run. Judges nothing.
+
+use std::collections::HashMap;
+
+use crate::checker::band::{Band, Banded};
+use crate::checker::index::{End, Index};
+use crate::verdict::{Bands, Latency, Numbers, Outage};
+
+pub(crate) fn count(index: &Index<'_>, bands: &[Banded], numbers: &mut Numbers) {
+    numbers.outages = index.outages();
+    count_bands(index, bands, numbers);
+    numbers.latency = latency(index, &numbers.outages);
+    let measured = index.ops.iter().filter(|op| op.invoke.measured);
+    let mut late: Vec<u64> =
+        measured.clone().map(|op| op.invoke.at_us.saturating_sub(op.invoke.planned_us)).collect();
+    late.sort_unstable();
+    numbers.sender_late_p99_us = percentile(&late, 0.99);
+    numbers.resent = measured.clone().filter(|op| op.end.is_some_and(|(_, done)| done.resent)).count() as u64;
+    numbers.repeated = measured.filter(|op| op.invoke.repeat_of.is_some()).count() as u64;
+    for write in &index.writes {
+        let mut ends = write.sends.iter().filter_map(|&place| index.ops.get(place)).map(|op| op.end);
+        let open =
+            write.acknowledged_us.is_none() && ends.any(|end| end.is_none_or(|(end, _)| end == End::Info));
+        let told = matches!(write.status, Some("applied" | "superseded" | "rejected"));
+        numbers.unknown += u64::from(open);
+        numbers.unknown_resolved += u64::from(open && told);
+    }
+}
+
+fn count_bands(index: &Index<'_>, bands: &[Banded], numbers: &mut Numbers) {
+    for (op, banded) in index.ops.iter().zip(bands).filter(|(op, _)| op.invoke.measured) {
+        let counts = if op.invoke.action.is_write() { &mut numbers.writes } else { &mut numbers.reads };
+        counts.planned += 1;
+        *slot(counts, banded.band) += 1;
+    }
+    // What was planned and never even begun belongs to those who planned it, not to nobody.
+    for (counts, planned) in
+        [(&mut numbers.reads, index.load.reads), (&mut numbers.writes, index.load.writes)]
+    {
+        let missing = planned.saturating_sub(counts.planned);
+        counts.planned += missing;
+        counts.never_sent += missing;
+    }
+}
+
+fn slot(counts: &mut Bands, band: Band) -> &mut u64 {
+    match band {
+        Band::Fresh => &mut counts.fresh,
+        Band::Stale => &mut counts.stale,
+        Band::Committed => &mut counts.committed,
+        Band::Journaled => &mut counts.journaled,
+        Band::Fallback => &mut counts.fallback,
+        Band::Refused => &mut counts.refused,
+        Band::Error => &mut counts.error,
+        Band::NoAnswer => &mut counts.no_answer,
+        Band::NeverSent => &mut counts.never_sent,
+        Band::Wrong => &mut counts.wrong,
+    }
+}
+
+const PHASES: [&str; 3] = ["before", "during", "after"];
+const KINDS: [&str; 2] = ["reads", "writes"];
+
+fn latency(index: &Index<'_>, outages: &[Outage]) -> Vec<Latency> {
+    let mut samples: HashMap<(&str, &str), Vec<u64>> = HashMap::new();
+    for op in index.ops.iter().filter(|op| op.invoke.measured) {
+        // An operation without an end took at least as long as the whole deadline.
+        let deadline_us = index.run.plan.deadline_ms * 1_000;
+        let took = op.end.map_or(deadline_us, |(_, done)| done.at_us.saturating_sub(op.invoke.planned_us));
+        let kind = if op.invoke.action.is_write() { "writes" } else { "reads" };
+        samples.entry((phase(op.invoke.planned_us, outages), kind)).or_default().push(took);
+    }
+    let mut latency = Vec::new();
+    for (phase, kind) in PHASES.into_iter().flat_map(|phase| KINDS.map(|kind| (phase, kind))) {
+        let Some(mut took) = samples.remove(&(phase, kind)) else { continue };
+        took.sort_unstable();
+        latency.push(Latency {
+            phase: phase.into(),
+            kind: kind.into(),
+            n: took.len() as u64,
+            p50_us: percentile(&took, 0.5),
+            p99_us: percentile(&took, 0.99),
+            max_us: took.last().copied().unwrap_or(0),
+        });
+    }
+    latency
+}
+
+fn phase(planned_us: u64, outages: &[Outage]) -> &'static str {
+    let inside =
+        |outage: &Outage| planned_us >= outage.from_us && outage.until_us.is_none_or(|us| planned_us < us);
+    if outages.iter().any(inside) {
+        "during"
+    } else if outages.first().is_none_or(|outage| planned_us < outage.from_us) {
+        "before"
+    } else {
+        "after"
+    }
+}
+
+/// The value that this share of the sorted samples does not exceed.
+fn percentile(sorted: &[u64], share: f64) -> u64 {
+    let rank = (sorted.len() as f64 * share).ceil().max(1.0) as usize;
+    sorted.get(rank - 1).copied().unwrap_or(0)
+}

@@ -1,0 +1,53 @@
+//! T3: when the database is back, users see it soon. The moment of being back is the canary's first commit.
+
+use crate::checker::band::{Band, Banded};
+use crate::checker::index::Index;
+use crate::checker::{Finding, at};
+use crate::history::{Limits, Run};
+use crate::verdict::{Check, Class, Numbers};
+
+pub(crate) fn check(index: &Index<'_>, bands: &[Banded], limits: &Limits, numbers: &mut Numbers) -> Check {
+    let mut finding = Finding::new("T3", "fresh answers return soon after the database", Class::Liveness);
+    let Run { plan, .. } = index.run;
+    for fault in index.faults.iter().filter(|fault| fault.canary_failed) {
+        let Some(up_us) = fault.up_us else {
+            finding.not_measured("the canary never committed again");
+            continue;
+        };
+        finding.examined(1);
+        // An answer may come before the canary's own commit; it must come after the database was away.
+        let away_until = fault.severed.map_or(fault.end_us.unwrap_or(fault.start.at_us), |(_, until)| until);
+        let first = |band| first_after(index, bands, band, away_until).map(|us| us.saturating_sub(up_us));
+        numbers.first_committed_us = later(numbers.first_committed_us, first(Band::Committed));
+        let fresh = first(Band::Fresh);
+        numbers.first_fresh_us = later(numbers.first_fresh_us, fresh);
+        if fresh.is_none_or(|us| us > limits.recovery_ms * 1_000) {
+            let summary = fresh.map_or_else(
+                || "no fresh answer came after the database was back".to_owned(),
+                |us| format!("the first fresh answer came {} after the database was back", at(us)),
+            );
+            finding.violated(summary, || {
+                vec![
+                    format!("{} began at {}", fault.start.fault, at(fault.start.at_us)),
+                    format!("the canary committed again at {}", at(up_us)),
+                    format!("the load was planned for {} ms", plan.load_ms),
+                ]
+            });
+        }
+    }
+    if finding.check.examined == 0 && limits.fault_expected {
+        finding.not_measured("the canary never saw the database away and back");
+    }
+    let took = numbers.first_fresh_us.map_or("none".to_owned(), at);
+    finding.done(format!("first fresh answer after {took} (limit {})", at(limits.recovery_ms * 1_000)))
+}
+
+/// The largest of several; the worst recovery is the one that counts.
+fn later(known: Option<u64>, new: Option<u64>) -> Option<u64> {
+    known.max(new)
+}
+
+fn first_after(index: &Index<'_>, bands: &[Banded], wanted: Band, from_us: u64) -> Option<u64> {
+    let ops = index.ops.iter().zip(bands).filter(|(op, banded)| banded.band == wanted && op.invoke.measured);
+    ops.filter(|(op, _)| op.invoke.at_us >= from_us).filter_map(|(op, _)| Some(op.end?.1.at_us)).min()
+}
