@@ -12,6 +12,9 @@ readonly LINE_EVERY_SECONDS=20
 # Counts cargo's machine-readable messages; one is sent for each crate that is ready, also for those built before.
 progress() {
     local message crates=0 shown=0
+    if [[ -t 2 ]]; then
+        printf '\rbuilding …' >&2
+    fi
     while IFS= read -r message; do
         [[ $message == *'"reason":"compiler-artifact"'* && $message == *'"fresh":false'* ]] || continue
         crates=$((crates + 1))
@@ -22,7 +25,7 @@ progress() {
             printf 'building: %d crates, %d s\n' "$crates" "$SECONDS" >&2
         fi
     done
-    if [[ -t 2 && $crates -gt 0 ]]; then
+    if [[ -t 2 ]]; then
         printf '\r\033[K' >&2
     fi
     if ((crates > 0)); then

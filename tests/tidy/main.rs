@@ -1,8 +1,12 @@
-//! The rules of the house as a test: file length, module docs, who may import whom, words that must not be here.
+//! The rules of the house as a test: file length, module docs, who may import whom, words that must not be here,
+//! links that lead nowhere, images that nobody pinned.
+//!
 //! It reads text line by line and knows no Rust grammar; what the compiler or clippy can check is left to them.
 
+mod containers;
 mod files;
 mod imports;
+mod links;
 mod manifests;
 mod source;
 
@@ -39,4 +43,15 @@ fn packages_depend_only_on_what_the_house_allows() {
 #[test]
 fn modules_import_only_what_lies_before_them() {
     assert_clean(&tree().iter().flat_map(imports::check).collect::<Vec<_>>());
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let files = tree();
+    assert_clean(&files.iter().flat_map(|file| links::check(file, &files)).collect::<Vec<_>>());
+}
+
+#[test]
+fn images_are_pinned_and_nobody_is_root() {
+    assert_clean(&tree().iter().flat_map(containers::check).collect::<Vec<_>>());
 }
