@@ -13,7 +13,7 @@ mod watchdog;
 pub use self::{
     admin::{Admin, AdminError, AdminThread},
     config::{ConfigError, load},
-    listener::{Limits, Served, serve},
+    listener::{Limits, Peer, Served, serve},
     signals::{Signal, Signals},
     telemetry::{LogFormat, install_metrics, install_tracing},
     watchdog::Watchdog,

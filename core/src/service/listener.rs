@@ -2,7 +2,7 @@
 //!
 //! Accept loop, limits of a connection, drain. What a request means is the business of the service it is given.
 
-use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, header};
 use hyper::{body::Incoming, server::conn::http1};
@@ -52,6 +52,10 @@ impl Default for Limits {
     }
 }
 
+/// The address a request came from; an extension of every request that [`serve`] hands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
 /// How a listener ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "cut connections belong into the exit code"]
@@ -87,8 +91,8 @@ where
             () = &mut stop => break,
         };
         match accepted {
-            Ok((stream, _peer)) => {
-                let connection = connection(stream, service.clone(), limits, draining.clone());
+            Ok((stream, peer)) => {
+                let connection = connection((stream, Peer(peer)), service.clone(), limits, draining.clone());
                 let working = in_flight.begin();
                 tokio::spawn(until_closing(connection, closing.clone(), (place, working)));
             }
@@ -135,7 +139,7 @@ where
 }
 
 fn connection<S, F, B>(
-    stream: TcpStream,
+    (stream, peer): (TcpStream, Peer),
     service: S,
     limits: &Limits,
     draining: Draining,
@@ -156,7 +160,8 @@ where
         .header_read_timeout(limits.head)
         .max_buf_size(limits.head_bytes.max(8 * 1024))
         .max_headers(limits.headers);
-    let service = hyper::service::service_fn(move |request| {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         let (answer, draining) = (service(request), draining.clone());
         async move {
             let mut answer = answer.await;
@@ -167,4 +172,34 @@ where
         }
     });
     builder.serve_connection(TokioIo::new(stream), service).with_upgrades()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_knows_the_address_it_came_from() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (drain, draining) = Drain::new();
+        let echo = |request: Request<Incoming>| async move {
+            let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_string());
+            Response::new(Full::new(Bytes::from(peer.unwrap_or_default())))
+        };
+        let limits = Limits { drain_delay: Duration::ZERO, ..Limits::default() };
+        let served = tokio::spawn(async move { serve(listener, echo, &limits, draining).await });
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let own = client.local_addr().unwrap().to_string();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with(&own), "{answer}");
+        drain.begin();
+        assert_eq!(served.await.unwrap(), Served { cut: 0 });
+    }
 }
