@@ -252,11 +252,19 @@ impl Breaker {
         }
     }
 
-    /// The background probe found the other side in order: ends the open interval.
+    /// The background probe found the other side in order: ends the open interval, and counts as a success after that,
+    /// so that probes alone close the breaker and no user's request has to be the one that finds out.
     pub fn probe_succeeded(&self, now: Instant) {
         let mut machine = self.machine();
-        if matches!(machine.state, State::Open { .. }) {
-            self.half_open(&mut machine, now);
+        match &mut machine.state {
+            State::Closed => {}
+            State::Open { .. } => self.half_open(&mut machine),
+            State::HalfOpen { successes, .. } => {
+                *successes += 1;
+                if *successes >= self.config.successes_to_close.max(1) {
+                    self.close(&mut machine, now);
+                }
+            }
         }
     }
 
@@ -323,7 +331,7 @@ impl Breaker {
         tracing::warn!(circuit = self.circuit, reason = %reason, "breaker opened");
     }
 
-    fn half_open(&self, machine: &mut Machine, _now: Instant) {
+    fn half_open(&self, machine: &mut Machine) {
         machine.state = State::HalfOpen { leases: Vec::new(), next_lease: 0, successes: 0 };
         self.turned(machine, BreakerState::HalfOpen);
         tracing::info!(circuit = self.circuit, "breaker half-open");
@@ -346,7 +354,7 @@ impl Breaker {
 
     fn end_of_open_interval(&self, machine: &mut Machine, now: Instant) {
         if matches!(machine.state, State::Open { until } if now >= until) {
-            self.half_open(machine, now);
+            self.half_open(machine);
         }
     }
 

@@ -1,19 +1,46 @@
-//! Fault ride-through for services on PostgreSQL.
+//! Fault ride-through for services on PostgreSQL: a breaker, retries, deadlines, a bulkhead, labelled stale reads, and a
+//! durable journal that accepts writes during an outage and applies each of them exactly once.
+//!
+//! Read [`db`] first: [`Db::read`](db::Db::read) and [`Db::write`](db::Db::write) are the whole path, top to bottom. The
+//! modules below stand in reading order; each one imports only those above it.
+//!
+//! - words and limits: [`error`], [`metrics`], [`deadline`]
+//! - policies, pure, with `now` as an argument: [`backoff`], [`budget`], [`breaker`], [`bulkhead`]
+//! - the process: [`mode`], [`drain`], [`health`]
+//! - what is kept: [`cache`] for reads, [`journal`] for writes
+//! - [`db`]: all of it around PostgreSQL (feature `postgres`)
+//! - [`http`]: probes and problem+json for any HTTP server (feature `http`)
+//! - [`service`]: configuration, logs, signals, listeners for binaries (feature `service`)
+
+pub mod error;
+
+pub mod deadline;
+#[cfg(feature = "serde")]
+pub mod duration_text;
+pub mod metrics;
+#[doc(hidden)]
+pub mod sabotage;
 
 pub mod backoff;
 pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
-pub mod deadline;
+
 pub mod drain;
-#[cfg(feature = "serde")]
-pub mod duration_text;
 pub mod health;
+pub mod mode;
+
+pub mod cache;
+pub mod journal;
+
+#[cfg(feature = "postgres")]
+pub mod db;
+
 #[cfg(feature = "http")]
 pub mod http;
-pub mod metrics;
-pub mod mode;
 #[cfg(feature = "service")]
 pub mod service;
 
-pub use crate::deadline::Deadline;
+#[cfg(feature = "postgres")]
+pub use crate::db::{Db, DbConfig};
+pub use crate::{deadline::Deadline, error::Error};

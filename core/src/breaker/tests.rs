@@ -160,6 +160,17 @@ fn a_good_probe_ends_the_open_interval_and_a_bad_one_opens() {
     assert_eq!(breaker.state(now + SECOND / 2), BreakerState::HalfOpen);
 }
 
+#[test]
+fn probes_alone_close_it_when_nobody_calls() {
+    let now = Instant::now();
+    let breaker = tripped(now);
+    breaker.probe_succeeded(now);
+    breaker.probe_succeeded(now);
+    assert_eq!(breaker.state(now), BreakerState::HalfOpen);
+    breaker.probe_succeeded(now);
+    assert_eq!(breaker.state(now), BreakerState::Closed);
+}
+
 proptest! {
     /// Whatever happens, trials in progress never exceed their number and a closed breaker admits everybody.
     #[test]

@@ -24,6 +24,7 @@ fn parts(was_ready: bool, database: DatabasePart, cache: CachePart, journal: Jou
 /// (row, parts) to (live, ready, started, status, mode, reads, writes).
 type Row = (u8, Parts, (bool, bool, bool, Status, Mode, Reads, Writes));
 
+#[expect(clippy::too_many_lines, reason = "a table of twenty rows, one line each")]
 fn table() -> Vec<Row> {
     use CachePart::{Cold, Warm};
     use DatabasePart::{Away, ReadOnly, Refused, Slow, Unknown, Up};

@@ -12,6 +12,7 @@ use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::index::{Index, RecordFile, Slot};
 use crate::journal::scan::{Damage, Scan, Tail, scan};
 use crate::journal::segment::{self, HEADER_BYTES, Header, Segment};
+use crate::sabotage::{self, Bug};
 
 /// The longest segment file that is read, in bytes: the largest `segment_bytes` with one largest record on top. A file
 /// beyond it was not written by this program.
@@ -113,6 +114,7 @@ impl Survey {
         for (position, first) in firsts.iter().enumerate() {
             survey.take(disk, paths, *first, position + 1 == firsts.len())?;
         }
+        survey.check_cursor(paths)?;
         Ok(survey)
     }
 
@@ -173,6 +175,21 @@ impl Survey {
         }
     }
 
+    /// What was acknowledged had been synced, so a cursor past the last record proves that synced bytes are gone, and
+    /// entries that nobody applied may be gone with them.
+    fn check_cursor(&self, paths: &Paths) -> Result<(), JournalError> {
+        let Some(cursor) = self.cursor else { return Ok(()) };
+        // The planted bug makes this damage the normal case; the suite is to see the loss itself.
+        if cursor.through < self.next.unwrap_or(1) || sabotage::planted(Bug::SkipFsync) {
+            return Ok(());
+        }
+        let what = format!("records up to {} were durable once, and the last one is missing", cursor.through);
+        match self.segments.last() {
+            Some(newest) => Err(paths.damaged(&newest.file.name, newest.scan.end, what)),
+            None => Err(paths.damaged(CURSOR_NAME, 0, what)),
+        }
+    }
+
     fn repair(self, disk: &dyn Disk, paths: &Paths) -> Result<Recovered, JournalError> {
         for name in &self.unfinished {
             disk.remove(name).map_err(|error| paths.io("remove", name, error))?;
@@ -193,7 +210,7 @@ impl Survey {
                 sealed.pop_back();
                 newest.reopen()
             }
-            // There is no segment, or the cursor is ahead of all records: numbers must not be given twice.
+            // The folder is new, or a planted bug lost records: numbers must not be given twice.
             _ => Segment::create(disk, next, id.unwrap_or_else(new_id))
                 .map_err(|error| paths.io("create", &segment::name(next), error))?,
         };

@@ -30,14 +30,7 @@ pub(crate) struct Request {
     reply: oneshot::Sender<Reply>,
 }
 
-/// A key whose append is in the queue or with the writer.
-#[derive(Debug)]
-struct Flight {
-    fingerprint: [u8; 32],
-    /// Later appends of the same key; they learn its fate when it is known.
-    followers: Vec<Follower>,
-}
-
+/// A later append of a key that is in the queue or with the writer; it learns the fate of the first one.
 #[derive(Debug)]
 struct Follower {
     fingerprint: [u8; 32],
@@ -47,7 +40,8 @@ struct Follower {
 #[derive(Debug)]
 struct State {
     queue: VecDeque<Request>,
-    flights: HashMap<Arc<str>, Flight>,
+    /// The keys in the queue and with the writer.
+    flights: HashMap<Arc<str>, Vec<Follower>>,
     /// Appends and followers that have no answer yet.
     waiting: usize,
     in_flight: u64,
@@ -142,8 +136,8 @@ impl Shared {
         if state.waiting >= self.config.queue_max || state.in_flight_bytes + frame_bytes > QUEUE_BYTES_MAX {
             return Err(AppendError::Busy);
         }
-        if let Some(flight) = state.flights.get_mut(entry.key.as_str()) {
-            flight.followers.push(Follower { fingerprint: entry.fingerprint, reply });
+        if let Some(followers) = state.flights.get_mut(entry.key.as_str()) {
+            followers.push(Follower { fingerprint: entry.fingerprint, reply });
             state.waiting += 1;
             return Ok(answer);
         }
@@ -151,8 +145,7 @@ impl Shared {
             return Err(AppendError::Full);
         }
         let key: Arc<str> = entry.key.as_str().into();
-        let flight = Flight { fingerprint: entry.fingerprint, followers: Vec::new() };
-        state.flights.insert(Arc::clone(&key), flight);
+        state.flights.insert(Arc::clone(&key), Vec::new());
         state.waiting += 1;
         state.in_flight += 1;
         state.in_flight_bytes += frame_bytes;
@@ -197,8 +190,7 @@ impl Shared {
             outcome.as_ref().map_or_else(|_| Vec::new(), |written| written.places.clone()).into_iter();
         for request in batch {
             let frame_bytes = record::frame_bytes(&request.entry) as u64;
-            let followers =
-                state.flights.remove(&request.key).map(|flight| flight.followers).unwrap_or_default();
+            let followers = state.flights.remove(&request.key).unwrap_or_default();
             state.waiting = state.waiting.saturating_sub(1 + followers.len());
             state.in_flight -= 1;
             state.in_flight_bytes -= frame_bytes;

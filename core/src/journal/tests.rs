@@ -4,6 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+mod codec;
+mod crash;
+mod damage;
+mod promises;
+
 use super::disk::memory::MemoryDisk;
 use super::{
     AppendError, Appended, Entry, Journal, JournalConfig, JournalWriter, NewEntry, Recovery, record,
@@ -64,21 +69,4 @@ pub(super) fn one(journal: &Journal, writer: &mut JournalWriter, key: &str) -> R
 
 pub(super) fn pending(journal: &Journal) -> Vec<Entry> {
     journal.batch(usize::MAX, u64::MAX).unwrap()
-}
-
-#[test]
-fn what_was_appended_is_there_after_a_restart_in_order() {
-    let disk = MemoryDisk::default();
-    let (journal, mut writer, recovery) = open(&disk);
-    assert_eq!(recovery.entries, 0);
-    assert_eq!(one(&journal, &mut writer, "a"), Ok(1));
-    assert_eq!(one(&journal, &mut writer, "b"), Ok(2));
-    let before = pending(&journal);
-    drop((journal, writer));
-    let (journal, _writer, recovery) = open(&disk);
-    assert_eq!((recovery.entries, recovery.torn_bytes), (2, 0));
-    assert_eq!(pending(&journal), before);
-    assert_eq!(before[0].key, "a");
-    assert_eq!(before[1].payload, "payload of b");
-    assert_eq!(journal.find("b").unwrap().sequence, 2);
 }

@@ -38,7 +38,6 @@ pub struct JournalWriter {
     sealed: VecDeque<Sealed>,
     next_sequence: u64,
     stored_cursor: u64,
-    housekept_at: Instant,
     /// Reused for every batch.
     buffer: Vec<u8>,
 }
@@ -72,8 +71,7 @@ impl JournalWriter {
     ) -> Self {
         let next_sequence = shared.with_index(|index| index.next_sequence());
         let active = Active::new(segment);
-        let housekept_at = Instant::now();
-        Self { shared, disk, active, sealed, next_sequence, stored_cursor, housekept_at, buffer: Vec::new() }
+        Self { shared, disk, active, sealed, next_sequence, stored_cursor, buffer: Vec::new() }
     }
 
     /// Serves appends until the journal is closed (by [`Journal::close`](crate::journal::Journal::close) or because
@@ -81,12 +79,20 @@ impl JournalWriter {
     ///
     /// Blocks its thread; give it one of its own.
     pub fn run(mut self) {
-        while self.turn(HOUSEKEEPING_PERIOD) {}
+        let mut housekept_at = Instant::now();
+        while self.turn(HOUSEKEEPING_PERIOD) {
+            let now = Instant::now();
+            if now.duration_since(housekept_at) >= HOUSEKEEPING_PERIOD {
+                housekept_at = now;
+                self.housekeep();
+            }
+        }
+        self.housekeep();
     }
 
-    /// One round; false once the journal is closed and nothing waits.
+    /// Serves one batch, or waits for one that long; false once the journal is closed and nothing waits.
     pub(crate) fn turn(&mut self, patience: Duration) -> bool {
-        let open = match self.shared.next_work(patience) {
+        match self.shared.next_work(patience) {
             Work::Batch(batch) => {
                 let outcome = self.write(&batch);
                 self.shared.settle(batch, outcome);
@@ -94,13 +100,7 @@ impl JournalWriter {
             }
             Work::Idle => true,
             Work::Closed => false,
-        };
-        let now = Instant::now();
-        if !open || now.duration_since(self.housekept_at) >= HOUSEKEEPING_PERIOD {
-            self.housekept_at = now;
-            self.housekeep();
         }
-        open
     }
 
     /// Writes a batch and syncs it once. Anything but `Ok` says whether the entries may be durable.
@@ -204,7 +204,7 @@ impl JournalWriter {
 
     /// Stores the cursor, returns space, and looks whether a full disk has room again. Failures cost space or a
     /// repeated replay, never an entry, so they are logged and met again next time.
-    fn housekeep(&mut self) {
+    pub(crate) fn housekeep(&mut self) {
         if let Err(error) = self.store_cursor().and_then(|()| self.return_space()) {
             tracing::warn!(%error, "could not tidy the journal; its files stay until this works");
         }

@@ -18,6 +18,8 @@ enum Change {
 #[derive(Debug, Default, Clone)]
 struct Content {
     durable: Vec<u8>,
+    /// Changes whose sync failed: readable, and never written by a later sync, since the system counts them as clean.
+    stranded: Vec<Change>,
     unsynced: Vec<Change>,
 }
 
@@ -36,8 +38,14 @@ fn apply(bytes: &mut Vec<u8>, change: &Change) {
 impl Content {
     fn live(&self) -> Vec<u8> {
         let mut bytes = self.durable.clone();
-        self.unsynced.iter().for_each(|change| apply(&mut bytes, change));
+        self.stranded.iter().chain(&self.unsynced).for_each(|change| apply(&mut bytes, change));
         bytes
+    }
+
+    fn sync(&mut self) {
+        for change in self.unsynced.drain(..) {
+            apply(&mut self.durable, &change);
+        }
     }
 }
 
@@ -110,10 +118,24 @@ impl MemoryDisk {
 
     /// Replaces the content of a file durably, or makes the file.
     pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) {
-        let node = Arc::new(Mutex::new(Content { durable: bytes, unsynced: Vec::new() }));
+        let node = Arc::new(Mutex::new(Content { durable: bytes, ..Content::default() }));
         let mut folder = self.folder();
         folder.live.insert(name.to_owned(), Arc::clone(&node));
         folder.durable.insert(name.to_owned(), node);
+    }
+
+    /// Turns one bit of a file over, durably and under every open handle.
+    pub(crate) fn flip(&self, name: &str, offset: usize) {
+        let folder = self.folder();
+        let mut content = folder.live[name].lock().unwrap();
+        content.durable[offset] ^= 0x10;
+    }
+
+    /// Takes a name away, durably.
+    pub(crate) fn lose(&self, name: &str) {
+        let mut folder = self.folder();
+        folder.live.remove(name);
+        folder.durable.remove(name);
     }
 
     /// All names and contents, as a reader sees them.
@@ -140,8 +162,9 @@ impl MemoryDisk {
 
 fn surviving(content: &Content, survival: Survival) -> Vec<u8> {
     let mut bytes = content.durable.clone();
-    let count = content.unsynced.len();
-    for (position, change) in content.unsynced.iter().enumerate() {
+    let changes: Vec<&Change> = content.stranded.iter().chain(&content.unsynced).collect();
+    let count = changes.len();
+    for (position, change) in changes.into_iter().enumerate() {
         match (survival, change) {
             (Survival::Nothing, _) => {}
             (Survival::Half, Change::Write { offset, bytes: new }) if position + 1 == count => {
@@ -270,11 +293,12 @@ impl DiskFile for MemoryFile {
         self.world.step()?;
         let sync = self.world.syncs.fetch_add(1, Ordering::SeqCst);
         if self.world.faults.lock().unwrap().contains(&Fault::SyncFails { nth: sync }) {
+            let mut content = self.node.lock().unwrap();
+            let stranded = std::mem::take(&mut content.unsynced);
+            content.stranded.extend(stranded);
             return Err(io::Error::other("this sync failed"));
         }
-        let mut content = self.node.lock().unwrap();
-        content.durable = content.live();
-        content.unsynced.clear();
+        self.node.lock().unwrap().sync();
         Ok(())
     }
 

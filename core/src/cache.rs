@@ -1,0 +1,287 @@
+//! The read cache: the last good answers, kept so that a read can still be answered while the database is away.
+//!
+//! It stores encoded answers with the time they were true. It never decides to serve one (that is `db`), never talks to
+//! the database, and is bounded by weight. While the database is there every read goes to it; nothing is served from
+//! here unlabelled.
+
+mod freshness;
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use quick_cache::{Weighter, sync::Cache};
+use tokio::time::Instant;
+
+pub use self::freshness::{Freshness, StaleReason};
+
+/// The bounds of the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Deserialize, serde::Serialize),
+    serde(default, deny_unknown_fields)
+)]
+pub struct CacheConfig {
+    /// Weight of all keys and answers in bytes. Default 64 MiB.
+    pub bytes_max: u64,
+    /// Answers older than this are expired and not served. Default 24 h: in an outage an old answer that says how old
+    /// it is helps more than none.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub stale_max: Duration,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self { bytes_max: 64 * 1024 * 1024, stale_max: Duration::from_secs(24 * 3600) }
+    }
+}
+
+/// An answer that can be stored: to bytes and back.
+pub trait Cacheable: Sized {
+    /// The bytes to store.
+    fn encode(&self) -> Bytes;
+    /// The answer again, or `None` where the bytes are not one.
+    fn decode(bytes: &Bytes) -> Option<Self>;
+}
+
+/// An answer that is bytes already, such as a rendered JSON document, is stored without a copy.
+impl Cacheable for Bytes {
+    fn encode(&self) -> Bytes {
+        self.clone()
+    }
+
+    fn decode(bytes: &Bytes) -> Option<Self> {
+        Some(bytes.clone())
+    }
+}
+
+/// Any serde type as a cacheable answer, stored as JSON.
+#[cfg(feature = "serde")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Json<T>(pub T);
+
+#[cfg(feature = "serde")]
+impl<T: serde::Serialize + serde::de::DeserializeOwned> Cacheable for Json<T> {
+    fn encode(&self) -> Bytes {
+        // A type that cannot be written as JSON is stored as nothing and so never served.
+        serde_json::to_vec(&self.0).unwrap_or_default().into()
+    }
+
+    fn decode(bytes: &Bytes) -> Option<Self> {
+        serde_json::from_slice(bytes).ok().map(Json)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    value: Bytes,
+    /// When the question was sent whose answer this is: the answer was true then or later, so an age counted from here
+    /// is never too low.
+    as_of: Instant,
+    /// Answers to questions sent before this instant may be older than this entry and are not let in.
+    barrier: Instant,
+    /// A value that a journaled write will make true once it is applied.
+    pending: bool,
+}
+
+#[derive(Debug, Clone)]
+struct ByBytes;
+
+impl Weighter<String, Entry> for ByBytes {
+    fn weight(&self, key: &String, entry: &Entry) -> u64 {
+        // About what an entry costs besides its bytes.
+        const OVERHEAD: u64 = 128;
+        key.len() as u64 + entry.value.len() as u64 + OVERHEAD
+    }
+}
+
+/// What the cache knows of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cached {
+    /// The encoded answer.
+    pub value: Bytes,
+    /// Time since it was known to be true.
+    pub age: Duration,
+    /// Whether a journaled write has yet to make it true.
+    pub pending: bool,
+}
+
+/// Encoded answers by key. Shared by reference; asking it waits for nothing.
+#[derive(Debug)]
+pub struct ReadCache {
+    config: CacheConfig,
+    entries: Cache<String, Entry, ByBytes>,
+    /// When the newest entry was true: older than `stale_max`, and everything is expired.
+    newest: Mutex<Option<Instant>>,
+}
+
+impl ReadCache {
+    /// An empty cache.
+    #[must_use]
+    pub fn new(config: CacheConfig) -> Self {
+        // The estimate only sizes the tables; typical answers are about this large.
+        const TYPICAL_BYTES: u64 = 512;
+        let estimate = usize::try_from(config.bytes_max / TYPICAL_BYTES).unwrap_or(usize::MAX);
+        let entries = Cache::with_weighter(estimate.clamp(16, 1 << 20), config.bytes_max, ByBytes);
+        Self { config, entries, newest: Mutex::new(None) }
+    }
+
+    /// The last known answer for `key` at `now`, unless it is expired.
+    #[must_use]
+    pub fn peek(&self, key: &str, now: Instant) -> Option<Cached> {
+        let entry = self.entries.get(key)?;
+        let age = now.saturating_duration_since(entry.as_of);
+        (age <= self.config.stale_max).then_some(Cached { value: entry.value, age, pending: entry.pending })
+    }
+
+    /// Lets answers in to questions that were sent at `as_of`.
+    #[must_use]
+    pub fn fill(&self, as_of: Instant, now: Instant) -> CacheFill<'_> {
+        CacheFill { cache: self, as_of, now, own_write: false }
+    }
+
+    /// Lets in what an own write made true that was sent at `as_of` and answered at `now`: whatever was asked before
+    /// `now` may not have seen it and is kept out.
+    #[must_use]
+    pub fn fill_by_write(&self, as_of: Instant, now: Instant) -> CacheFill<'_> {
+        CacheFill { cache: self, as_of, now, own_write: true }
+    }
+
+    /// Whether anything at all could be served at `now`.
+    #[must_use]
+    pub fn is_warm(&self, now: Instant) -> bool {
+        let newest = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable =
+            newest.is_some_and(|as_of| now.saturating_duration_since(as_of) <= self.config.stale_max);
+        usable && !self.entries.is_empty()
+    }
+
+    /// Entries and their weight in bytes.
+    #[must_use]
+    pub fn size(&self) -> (usize, u64) {
+        (self.entries.len(), self.entries.weight())
+    }
+}
+
+/// The way into the cache, with the time stamps in its hands.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheFill<'a> {
+    cache: &'a ReadCache,
+    as_of: Instant,
+    now: Instant,
+    own_write: bool,
+}
+
+impl CacheFill<'_> {
+    /// Stores an answer, unless the cache knows a newer one.
+    pub fn put(&self, key: &str, value: Bytes) {
+        self.insert(key, value, false);
+    }
+
+    /// Stores what a journaled write will make true.
+    pub fn put_pending(&self, key: &str, value: Bytes) {
+        self.insert(key, value, true);
+    }
+
+    /// Forgets an answer that is not true any more.
+    pub fn remove(&self, key: &str) {
+        if self.is_newer(key) {
+            self.cache.entries.remove(key);
+        }
+    }
+
+    fn insert(&self, key: &str, value: Bytes, pending: bool) {
+        if self.is_newer(key) {
+            let barrier = if self.own_write { self.now } else { self.as_of };
+            self.cache.entries.insert(key.to_owned(), Entry { value, as_of: self.as_of, barrier, pending });
+            let mut newest = self.cache.newest.lock().unwrap_or_else(PoisonError::into_inner);
+            *newest = (*newest).max(Some(self.as_of));
+        }
+    }
+
+    /// Between this look and the insert another answer may slip in; it is about as new, and labelled with its own age.
+    fn is_newer(&self, key: &str) -> bool {
+        let known = self.cache.entries.peek(key);
+        self.own_write || known.is_none_or(|known| self.as_of >= known.barrier)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn cache() -> ReadCache {
+        ReadCache::new(CacheConfig { bytes_max: 10_000, stale_max: SECOND * 60 })
+    }
+
+    fn value(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    #[test]
+    fn age_counts_from_the_question_not_from_the_answer() {
+        let (cache, asked) = (cache(), Instant::now());
+        cache.fill(asked, asked + SECOND).put("a", value("1"));
+        assert_eq!(cache.peek("a", asked + SECOND * 3).unwrap().age, SECOND * 3);
+    }
+
+    #[test]
+    fn expired_answers_are_not_served() {
+        let (cache, now) = (cache(), Instant::now());
+        cache.fill(now, now).put("a", value("1"));
+        assert!(cache.peek("a", now + SECOND * 60).is_some());
+        assert!(cache.peek("a", now + SECOND * 61).is_none());
+        assert!(cache.is_warm(now + SECOND * 60) && !cache.is_warm(now + SECOND * 61));
+    }
+
+    #[test]
+    fn a_slow_old_answer_does_not_replace_a_newer_one() {
+        let (cache, now) = (cache(), Instant::now());
+        cache.fill(now + SECOND, now + SECOND).put("a", value("new"));
+        cache.fill(now, now + SECOND * 2).put("a", value("old"));
+        assert_eq!(cache.peek("a", now + SECOND * 2).unwrap().value, "new");
+    }
+
+    /// A read was sent while a write of the same key was under way, saw the row as it was before, and came back later
+    /// than the write: its answer must not undo the write in the cache.
+    #[test]
+    fn a_read_sent_before_a_write_was_answered_does_not_undo_it() {
+        let (cache, now) = (cache(), Instant::now());
+        cache.fill_by_write(now, now + SECOND * 2).put("a", value("written"));
+        cache.fill(now + SECOND, now + SECOND * 3).put("a", value("before"));
+        assert_eq!(cache.peek("a", now + SECOND * 3).unwrap().value, "written");
+        cache.fill(now + SECOND * 2, now + SECOND * 3).put("a", value("after"));
+        assert_eq!(cache.peek("a", now + SECOND * 3).unwrap().value, "after");
+    }
+
+    #[test]
+    fn a_pending_value_says_so_until_the_real_one_comes() {
+        let (cache, now) = (cache(), Instant::now());
+        cache.fill_by_write(now, now).put_pending("a", value("soon"));
+        assert!(cache.peek("a", now).unwrap().pending);
+        cache.fill_by_write(now + SECOND, now + SECOND).put("a", value("done"));
+        assert!(!cache.peek("a", now + SECOND).unwrap().pending);
+    }
+
+    #[test]
+    fn weight_stays_within_its_bound() {
+        let (cache, now) = (cache(), Instant::now());
+        for key in 0..1_000 {
+            cache.fill(now, now).put(&format!("key {key}"), Bytes::from(vec![b'x'; 500]));
+        }
+        assert!(cache.size().1 <= 10_000);
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn json_answers_survive_the_round_trip_and_garbage_is_no_answer() {
+        let answer = Json(vec![1, 2, 3]);
+        assert_eq!(Json::decode(&answer.encode()), Some(answer));
+        assert_eq!(Json::<Vec<i32>>::decode(&value("{")), None);
+    }
+}

@@ -1,0 +1,548 @@
+//! The database path. START HERE: [`Db::read`] and [`Db::write`] are the whole of it, top to bottom.
+//!
+//! A read asks PostgreSQL and falls back to the last good answer, labelled. A write commits in PostgreSQL and falls back
+//! to the journal, from where it is applied once when the database is back. The order of the guards is the design:
+//! schema, bulkhead, breaker, connection, statement.
+//!
+//! Nothing here spawns: [`Db::new`] returns the [`Background`] parts for `main` to run.
+
+mod classify;
+mod command;
+mod config;
+mod keys;
+mod pool;
+mod probe;
+mod query;
+mod replay;
+mod state;
+mod transaction;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
+
+pub use self::{
+    command::{
+        Applied, ApplyError, Command, Commands, Refusal, Settled, WriteError, WriteState, WriteStatus,
+        Written,
+    },
+    config::{ConfigInvalid, DbConfig, PoolConfig, ProbeConfig, ReadConfig, WriteConfig},
+    keys::{SCHEMA_SQL, to_microseconds},
+    probe::Prober,
+    query::{Query, Read, Statements},
+    replay::Replay,
+};
+use self::{
+    pool::Pool,
+    transaction::{Attempted, Failed},
+};
+use crate::{
+    breaker::{Admission, Breaker, BreakerState, CallResult},
+    budget::RetryBudget,
+    bulkhead::{Bulkhead, Permit},
+    cache::{CacheConfig, Cacheable, Freshness, ReadCache, StaleReason},
+    deadline::Deadline,
+    error::{Error, ErrorClass, Phase, RejectReason, Stage},
+    health::{CachePart, DatabasePart, JournalPart, SchemaPart},
+    journal::{AppendError, Journal, JournalHealth, NewEntry},
+    metrics,
+};
+
+/// One PostgreSQL database with everything that lets a service ride through its absence. Clones share it.
+#[derive(Clone)]
+pub struct Db(Arc<Shared>);
+
+/// The parts that must run beside the service; each is a future for `main` to spawn.
+#[derive(Debug)]
+#[must_use = "without its background parts the database is never seen again after an outage"]
+pub struct Background {
+    /// Watches the database on a connection of its own.
+    pub prober: Prober,
+    /// Applies journaled writes.
+    pub replay: Replay,
+}
+
+struct Shared {
+    config: DbConfig,
+    pool: Pool,
+    breaker: Arc<Breaker>,
+    bulkhead: Bulkhead,
+    budget: RetryBudget,
+    cache: ReadCache,
+    journal: Journal,
+    commands: Arc<dyn Commands>,
+    database: watch::Sender<DatabasePart>,
+    schema: watch::Sender<SchemaPart>,
+    random: Mutex<fastrand::Rng>,
+    replayed: AtomicU64,
+}
+
+impl Db {
+    /// A database that has not been seen yet. Dials nothing: the service starts whether or not the database is there.
+    ///
+    /// # Errors
+    /// Names the setting that cannot be used.
+    pub fn new(
+        config: DbConfig,
+        cache: CacheConfig,
+        journal: Journal,
+        commands: Arc<dyn Commands>,
+    ) -> Result<(Self, Background), ConfigInvalid> {
+        let target = config.validate()?;
+        let now = Instant::now();
+        let shared = Shared {
+            pool: Pool::new(target, &config.pool, config.bulkhead.permits + 1),
+            breaker: Breaker::new("database", config.breaker.clone(), now),
+            bulkhead: Bulkhead::new(config.bulkhead.clone()),
+            budget: RetryBudget::new(config.budget.clone(), now),
+            cache: ReadCache::new(cache),
+            journal,
+            commands,
+            database: watch::Sender::new(DatabasePart::Unknown),
+            schema: watch::Sender::new(SchemaPart::Unknown),
+            random: Mutex::new(fastrand::Rng::new()),
+            replayed: AtomicU64::new(0),
+            config,
+        };
+        let db = Self(Arc::new(shared));
+        let background = Background { prober: Prober::new(db.clone()), replay: Replay::new(db.clone()) };
+        Ok((db, background))
+    }
+
+    /// Answers `query` from PostgreSQL, or else with the last good answer, labelled stale.
+    ///
+    /// # Errors
+    /// Where neither is to be had: the database is away, or too slow for `deadline`, and nothing usable is cached.
+    ///
+    /// # Cancel safety
+    /// A dropped read destroys its connection and changes nothing else.
+    pub async fn read<Q: Query>(&self, query: &Q, deadline: Deadline) -> Result<Read<Q::Answer>, Error> {
+        let started = Instant::now();
+        self.0.budget.deposit(started);
+        let key = query.cache_key();
+        if let Some(pending) = self.pending(&key, started) {
+            metrics::db_call(query.name(), "pending", "none", started.elapsed());
+            return Ok(pending);
+        }
+        match self.read_fresh(query, &key, deadline).await {
+            Ok(value) => {
+                metrics::db_call(query.name(), "fresh", "none", started.elapsed());
+                metrics::cache_request("fresh");
+                Ok(Read { value, freshness: Freshness::Fresh })
+            }
+            Err(error) => {
+                let stale = self.stale(&key, &error);
+                let outcome = if stale.is_some() { "stale" } else { "failed" };
+                metrics::db_call(query.name(), outcome, error.class().as_str(), started.elapsed());
+                stale.ok_or(error)
+            }
+        }
+    }
+
+    /// Commits `command` in PostgreSQL, or else accepts it durably into the journal; once under its key either way.
+    ///
+    /// Spawn it rather than await it in a request handler: a client that departs must not drop a write half-way.
+    ///
+    /// # Errors
+    /// [`WriteError`] says whether the write had no effect or whether nobody knows.
+    ///
+    /// # Cancel safety
+    /// A dropped write may or may not have its effect. The same command under the same key is safe and finds out.
+    pub async fn write(&self, command: Command, deadline: Deadline) -> Result<Written, WriteError> {
+        let started = Instant::now();
+        self.0.budget.deposit(started);
+        let written = self.write_unmeasured(&command, deadline).await;
+        let (outcome, class) = match &written {
+            Ok(Written::Committed { .. } | Written::Superseded { .. }) => ("committed", "none"),
+            Ok(Written::Journaled { .. }) => ("journaled", "none"),
+            Err(WriteError::Refused(_) | WriteError::KeyReused) => ("refused", "permanent"),
+            Err(WriteError::Rejected(error)) => ("rejected", error.class().as_str()),
+            Err(WriteError::Unknown(error)) => ("unknown", error.class().as_str()),
+        };
+        metrics::db_call("write", outcome, class, started.elapsed());
+        written
+    }
+
+    async fn write_unmeasured(&self, command: &Command, deadline: Deadline) -> Result<Written, WriteError> {
+        let journal = &self.0.journal;
+        if let Some(pending) = journal.find(&command.key) {
+            let same = pending.fingerprint == command.fingerprint;
+            let journaled = Written::Journaled { sequence: pending.sequence, repeated: true };
+            return if same { Ok(journaled) } else { Err(WriteError::KeyReused) };
+        }
+        // No overtaking: while accepted writes wait, new ones queue up behind them.
+        if journal.backlog().entries > 0 || *self.0.database.borrow() == DatabasePart::ReadOnly {
+            return self.write_to_journal(command, deadline, None).await;
+        }
+        match self.write_direct(command, deadline).await {
+            Ok(Attempted::Committed(applied)) => Ok(match applied {
+                Applied::Done(answer) => Written::Committed { answer, repeated: false },
+                Applied::Superseded(answer) => Written::Superseded { answer },
+            }),
+            Ok(Attempted::Known(known)) if !known.is_same_request(command) => Err(WriteError::KeyReused),
+            Ok(Attempted::Known(known)) => match known.settled() {
+                Settled::Applied(answer) => Ok(Written::Committed { answer, repeated: true }),
+                Settled::Superseded(answer) => Ok(Written::Superseded { answer }),
+                Settled::Refused(refusal) => Err(WriteError::Refused(refusal)),
+            },
+            Ok(Attempted::Refused(refusal)) => Err(WriteError::Refused(refusal)),
+            Err(error) if error.class() == ErrorClass::Permanent && error.phase() != Phase::NotSent => {
+                Err(WriteError::Rejected(error))
+            }
+            Err(error) => self.write_to_journal(command, deadline, Some(error)).await,
+        }
+    }
+
+    /// What became of `key`: pending in the journal, or settled in the database; `None` where it was never seen here.
+    ///
+    /// # Errors
+    /// Where the key is not in the journal and the database cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub async fn write_status(&self, key: &str, deadline: Deadline) -> Result<Option<WriteStatus>, Error> {
+        if self.0.journal.find(key).is_some() {
+            return Ok(Some(WriteStatus { state: WriteState::Pending, answer: None, reason: None }));
+        }
+        let asked = self.asked(deadline, self.0.config.read.attempt, async |loan: &pool::Loan| {
+            keys::look_up(&Statements(loan), key).await
+        });
+        let known = asked.await.map_err(|failed| failed.error)?;
+        Ok(known.map(|known| known.status))
+    }
+
+    /// The read cache, for what the service itself wants to know or keep.
+    #[must_use]
+    pub fn cache(&self) -> &ReadCache {
+        &self.0.cache
+    }
+
+    /// Says whether the schema is the service's. Until it is [`SchemaPart::Ok`] or [`SchemaPart::Pending`] the database
+    /// is probed and not used.
+    pub fn set_schema(&self, schema: SchemaPart) {
+        self.0.schema.send_replace(schema);
+    }
+
+    /// What the prober knows of the database, and its changes.
+    #[must_use]
+    pub fn database(&self) -> watch::Receiver<DatabasePart> {
+        self.0.database.subscribe()
+    }
+
+    /// A connection outside of pool, bulkhead and breaker, for migrations. It closes when the client is dropped.
+    ///
+    /// # Errors
+    /// Where none can be made within `limit`.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves no connection behind.
+    pub async fn connect(&self, limit: Duration) -> Result<tokio_postgres::Client, Error> {
+        let (client, _driver) = self.0.pool.dialler().dial(limit).await?;
+        Ok(client)
+    }
+
+    /// How the parts are at `now`, for the health table.
+    #[must_use]
+    pub fn parts(&self, now: Instant) -> (DatabasePart, CachePart, JournalPart, SchemaPart) {
+        let seen = *self.0.database.borrow();
+        let database = match (seen, self.0.breaker.state(now)) {
+            (DatabasePart::Up, BreakerState::Open) => DatabasePart::Away,
+            (DatabasePart::Up, BreakerState::HalfOpen) => DatabasePart::Slow,
+            _ => seen,
+        };
+        let cache = if self.0.cache.is_warm(now) { CachePart::Warm } else { CachePart::Cold };
+        let journal = match self.0.journal.health() {
+            JournalHealth::Full => JournalPart::Full,
+            JournalHealth::Failed => JournalPart::Failed,
+            JournalHealth::Ok if self.0.journal.backlog().entries > 0 => JournalPart::Backlog,
+            JournalHealth::Ok => JournalPart::Ok,
+        };
+        (database, cache, journal, *self.0.schema.borrow())
+    }
+
+    /// When asking again is worth while: the breaker's next trial plus jitter, so that a crowd does not come at once.
+    #[must_use]
+    pub fn retry_after(&self, now: Instant) -> Duration {
+        let spread = Duration::from_millis(self.random(|random| random.u64(200..2_000)));
+        self.0.breaker.retry_after(now) + spread
+    }
+
+    fn random<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+        draw(&mut self.0.random.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Reads.
+impl Db {
+    async fn read_fresh<Q: Query>(
+        &self,
+        query: &Q,
+        key: &str,
+        deadline: Deadline,
+    ) -> Result<Option<Q::Answer>, Error> {
+        let mut attempt = 1;
+        loop {
+            let asked_at = Instant::now();
+            let asked = self.asked(deadline, self.0.config.read.attempt, async |loan: &pool::Loan| {
+                let statements = Statements(loan);
+                query.fetch(&statements).await
+            });
+            match asked.await {
+                Ok(answer) => {
+                    self.remember(query, key, answer.as_ref(), asked_at);
+                    return Ok(answer);
+                }
+                Err(failed) => {
+                    let attempts = self.0.config.read.attempts;
+                    // A read has no effect, so a lost answer may be asked for again.
+                    let worth_it = failed.may_retry() || failed.error.class() == ErrorClass::Unknown;
+                    if !worth_it || attempt >= attempts || !self.pause_before_retry(attempt, deadline).await {
+                        return Err(failed.error);
+                    }
+                }
+            }
+            attempt += 1;
+        }
+    }
+
+    fn remember<Q: Query>(&self, query: &Q, key: &str, answer: Option<&Q::Answer>, asked_at: Instant) {
+        let fill = self.0.cache.fill(asked_at, Instant::now());
+        match answer {
+            Some(answer) => {
+                fill.put(key, answer.encode());
+                query.fill(answer, &fill);
+            }
+            None => fill.remove(key),
+        }
+    }
+
+    /// An answer that a journaled write of this replica will make true: newer than what the database has.
+    fn pending<T: Cacheable>(&self, key: &str, now: Instant) -> Option<Read<T>> {
+        let cached = self.0.cache.peek(key, now).filter(|cached| cached.pending)?;
+        let freshness = Freshness::Stale { age: cached.age, reason: StaleReason::Pending };
+        Some(Read { value: Some(T::decode(&cached.value)?), freshness })
+    }
+
+    fn stale<T: Cacheable>(&self, key: &str, error: &Error) -> Option<Read<T>> {
+        // A wrong question stays wrong; an old answer to it would only hide that.
+        if error.class() == ErrorClass::Permanent && error.stage() == Stage::Query {
+            return None;
+        }
+        let cached = self.0.cache.peek(key, Instant::now());
+        metrics::cache_request(if cached.is_some() { "stale" } else { "miss" });
+        let cached = cached?;
+        metrics::stale_age(cached.age);
+        let slow =
+            matches!(error, Error::Timeout { .. } | Error::Rejected { reason: RejectReason::Overloaded, .. });
+        let reason = if slow { StaleReason::Slow } else { StaleReason::DatabaseAway };
+        let freshness = Freshness::Stale { age: cached.age, reason };
+        Some(Read { value: Some(T::decode(&cached.value)?), freshness })
+    }
+}
+
+/// Writes.
+impl Db {
+    async fn write_direct(&self, command: &Command, deadline: Deadline) -> Result<Attempted, Error> {
+        let limit = self.0.config.write.attempt;
+        let mut attempt = 1;
+        loop {
+            match self.write_attempt(command, false, deadline, limit).await {
+                Ok(attempted) => return Ok(attempted),
+                Err(failed) => {
+                    let attempts = self.0.config.write.attempts;
+                    let worth_it = failed.may_retry() && attempt < attempts;
+                    if !worth_it || !self.pause_before_retry(attempt, deadline).await {
+                        return Err(failed.error);
+                    }
+                }
+            }
+            attempt += 1;
+        }
+    }
+
+    /// One attempt, direct or from the journal, with what it does to the cache.
+    async fn write_attempt(
+        &self,
+        command: &Command,
+        replayed: bool,
+        deadline: Deadline,
+        limit: Duration,
+    ) -> Result<Attempted, Failed> {
+        let sent_at = Instant::now();
+        let deadline = deadline.capped(sent_at, limit);
+        let (_permit, admission) = self.admitted(deadline, replayed).await?;
+        let loan = match self.0.pool.checkout(deadline).await {
+            Ok(loan) => loan,
+            Err(none) => {
+                self.report(admission, none.breaker);
+                return Err(Failed { error: none.error, breaker: none.breaker });
+            }
+        };
+        metrics::db_attempt();
+        let commands = self.0.commands.as_ref();
+        let attempted = transaction::attempt(loan, commands, command, replayed, deadline, limit).await;
+        self.report(
+            admission,
+            attempted.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success),
+        );
+        let settled = match &attempted {
+            Ok(Attempted::Committed(Applied::Done(answer))) => Settled::Applied(answer.clone()),
+            Ok(Attempted::Committed(Applied::Superseded(answer))) => Settled::Superseded(answer.clone()),
+            Ok(Attempted::Known(known)) if replayed && known.is_same_request(command) => known.settled(),
+            _ => return attempted,
+        };
+        commands.settled(command, &settled, &self.0.cache.fill_by_write(sent_at, Instant::now()));
+        attempted
+    }
+
+    /// Accepts the command into the journal, after `cause` where the database was tried first.
+    async fn write_to_journal(
+        &self,
+        command: &Command,
+        deadline: Deadline,
+        cause: Option<Error>,
+    ) -> Result<Written, WriteError> {
+        let sent_at = Instant::now();
+        // A commit whose answer was lost may have happened; under its key the journal finds out without doing it twice.
+        let maybe_committed = cause.as_ref().is_some_and(|error| error.class() == ErrorClass::Unknown);
+        let refused = |unknown: bool| {
+            let limit = deadline.remaining(sent_at);
+            let timeout = Error::Timeout { stage: Stage::Journal, phase: Phase::NotSent, limit };
+            let error = cause.unwrap_or(timeout);
+            if maybe_committed || unknown { WriteError::Unknown(error) } else { WriteError::Rejected(error) }
+        };
+        let entry = NewEntry {
+            key: command.key.clone(),
+            kind: command.name.clone(),
+            fingerprint: command.fingerprint,
+            accepted_at: command.accepted_at,
+            payload: command.payload.clone(),
+        };
+        let (sequence, repeated) = match timeout_at(deadline.instant(), self.0.journal.append(entry)).await {
+            Ok(Ok(appended)) => (appended.sequence, false),
+            Ok(Err(AppendError::KeyPending { sequence, same_fingerprint: true })) => (sequence, true),
+            Ok(Err(AppendError::KeyPending { .. })) => return Err(WriteError::KeyReused),
+            Ok(Err(error)) => return Err(refused(error.is_unknown())),
+            // The entry is queued and may become durable after all.
+            Err(_) => return Err(refused(true)),
+        };
+        if !repeated {
+            self.0.commands.accepted(command, &self.0.cache.fill_by_write(sent_at, Instant::now()));
+        }
+        Ok(Written::Journaled { sequence, repeated })
+    }
+}
+
+/// What reads and writes share.
+impl Db {
+    /// One autocommit question on a connection of the pool, through all guards.
+    async fn asked<T>(
+        &self,
+        deadline: Deadline,
+        limit: Duration,
+        ask: impl AsyncFnOnce(&pool::Loan) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Failed> {
+        let deadline = deadline.capped(Instant::now(), limit);
+        let (_permit, admission) = self.admitted(deadline, false).await?;
+        let loan = match self.0.pool.checkout(deadline).await {
+            Ok(loan) => loan,
+            Err(none) => {
+                self.report(admission, none.breaker);
+                return Err(Failed { error: none.error, breaker: none.breaker });
+            }
+        };
+        metrics::db_attempt();
+        match timeout_at(deadline.instant(), ask(&loan)).await {
+            Ok(Ok(answer)) => {
+                loan.give_back();
+                self.report(admission, CallResult::Success);
+                Ok(answer)
+            }
+            Ok(Err(source)) => {
+                let (error, verdict) = classify::error(source, Stage::Query, Phase::Sent);
+                loan.settle(verdict);
+                self.report(admission, verdict.breaker);
+                Err(Failed { error, breaker: verdict.breaker })
+            }
+            Err(_) => {
+                self.report(admission, CallResult::Failure);
+                let error = Error::Timeout { stage: Stage::Query, phase: Phase::Sent, limit };
+                Err(Failed { error, breaker: CallResult::Failure })
+            }
+        }
+    }
+
+    /// The guards before a connection, in order. Replay brings its own connection and so needs no permit.
+    async fn admitted(
+        &self,
+        deadline: Deadline,
+        replayed: bool,
+    ) -> Result<(Option<Permit>, Admission), Failed> {
+        let rejected = |reason, retry_after| Failed {
+            error: Error::Rejected { reason, retry_after },
+            breaker: CallResult::Neutral,
+        };
+        if !matches!(*self.0.schema.borrow(), SchemaPart::Ok | SchemaPart::Pending) {
+            return Err(rejected(RejectReason::SchemaUnusable, self.retry_after(Instant::now())));
+        }
+        // Asked first without a permit: in an outage nobody should queue up only to be rejected.
+        if self.0.breaker.state(Instant::now()) == BreakerState::Open {
+            return Err(rejected(RejectReason::BreakerOpen, self.retry_after(Instant::now())));
+        }
+        let permit = if replayed {
+            None
+        } else {
+            let permit = self.0.bulkhead.acquire(deadline).await;
+            let overloaded = |_| rejected(RejectReason::Overloaded, self.retry_after(Instant::now()));
+            Some(permit.map_err(overloaded)?)
+        };
+        match self.0.breaker.admit(Instant::now()) {
+            Ok(admission) => Ok((permit, admission)),
+            Err(open) => {
+                let spread = self.retry_after(Instant::now());
+                Err(rejected(RejectReason::BreakerOpen, open.retry_after.max(spread)))
+            }
+        }
+    }
+
+    /// Tells the breaker; a failure may be the last word of all idle connections too.
+    fn report(&self, admission: Admission, result: CallResult) {
+        admission.record(result, Instant::now());
+    }
+
+    /// Waits before the next attempt, where budget and deadline allow one.
+    async fn pause_before_retry(&self, attempt: u32, deadline: Deadline) -> bool {
+        let now = Instant::now();
+        if self.0.breaker.state(now) != BreakerState::Closed {
+            return false;
+        }
+        let delay = self.random(|random| self.0.config.backoff.delay(attempt, random));
+        if delay >= deadline.remaining(now) || !self.0.budget.withdraw(now) {
+            return false;
+        }
+        sleep(delay).await;
+        true
+    }
+
+    fn count_replayed(&self) {
+        self.0.replayed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db").field("database", &*self.0.database.borrow()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! What a write is: a command under an idempotency key, and what the service does for it inside the transaction.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::query::Statements;
+use crate::{cache::CacheFill, error::Error};
+
+/// One write, complete enough to be applied later by another process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// The caller's identity for this write, 1 to 255 bytes; its principal included where there are several.
+    pub key: String,
+    /// Which command it is; names what `payload` holds.
+    pub name: String,
+    /// What the command needs, opaque to the library.
+    pub payload: Bytes,
+    /// Digest of the request, to tell a repetition from another request under the same key.
+    pub fingerprint: [u8; 32],
+    /// When it was accepted.
+    pub accepted_at: SystemTime,
+}
+
+/// The write side of a service: how its commands change the database.
+pub trait Commands: Send + Sync + 'static {
+    /// Applies one command inside a transaction that also records its key, so that both happen or neither.
+    ///
+    /// It may run again after an attempt that was rolled back. `replayed` is true where the command comes out of the
+    /// journal: others may have changed the same thing since it was accepted.
+    fn apply<'c>(
+        &'c self,
+        statements: &'c Statements<'c>,
+        command: &'c Command,
+        replayed: bool,
+    ) -> BoxFuture<'c, Result<Applied, ApplyError>>;
+
+    /// The command was journaled: what readers of this replica should see until it is applied.
+    fn accepted(&self, command: &Command, cache: &CacheFill<'_>) {
+        let _ = (command, cache);
+    }
+
+    /// The command is settled: applied, superseded, or refused after it had been journaled. Entries that it made
+    /// pending must be replaced or removed here.
+    fn settled(&self, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
+        let _ = (command, settled, cache);
+    }
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// It had its effect; the answer is kept under its key.
+    Done(Bytes),
+    /// A newer change stands and was left alone; the answer is kept under its key.
+    Superseded(Bytes),
+}
+
+/// How a command ended for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// It had its effect.
+    Applied(Bytes),
+    /// A newer change stands.
+    Superseded(Bytes),
+    /// It had no effect and never will.
+    Refused(Refusal),
+}
+
+/// The service's own no: the command makes no sense against what is there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("refused: {code}")]
+pub struct Refusal {
+    /// From the service's closed list, such as `not-found`.
+    pub code: String,
+}
+
+impl Refusal {
+    /// A refusal with this code.
+    #[must_use]
+    pub fn new(code: impl Into<String>) -> Self {
+        Self { code: code.into() }
+    }
+}
+
+/// Why a command was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The service's own no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The database's.
+    #[error(transparent)]
+    Database(#[from] tokio_postgres::Error),
+}
+
+/// An acknowledged write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// In the database.
+    Committed {
+        /// What [`Commands::apply`] answered.
+        answer: Bytes,
+        /// Whether this very key had been committed before.
+        repeated: bool,
+    },
+    /// It was journaled earlier, and a newer change stands.
+    Superseded {
+        /// What [`Commands::apply`] answered.
+        answer: Bytes,
+    },
+    /// Durable in the journal; will be applied once.
+    Journaled {
+        /// Its place in the journal.
+        sequence: u64,
+        /// Whether this very key had been journaled before.
+        repeated: bool,
+    },
+}
+
+/// A write that was not acknowledged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The service's own no; no effect.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The key was used before for another request; no effect.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// Nothing was accepted; no effect, now or later.
+    #[error("the write was not accepted: {0}")]
+    Rejected(#[source] Error),
+    /// Nobody knows: the answer to COMMIT, or the journal's sync, was lost. The same request under the same key is safe
+    /// and finds out.
+    #[error("the outcome of the write is unknown: {0}")]
+    Unknown(#[source] Error),
+}
+
+/// What became of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WriteState {
+    /// Journaled, not applied yet.
+    Pending,
+    /// Applied.
+    Applied,
+    /// A newer change stands.
+    Superseded,
+    /// Had no effect and never will.
+    Rejected,
+}
+
+/// What is known of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteStatus {
+    /// What became of it.
+    pub state: WriteState,
+    /// The kept answer.
+    pub answer: Option<Bytes>,
+    /// Why it was rejected: a code.
+    pub reason: Option<String>,
+}

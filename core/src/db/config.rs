@@ -1,0 +1,235 @@
+//! The settings of the database path, with units, defaults and reasons. It validates; it opens nothing.
+
+use std::time::Duration;
+
+use crate::{backoff::Backoff, breaker::BreakerConfig, budget::RetryBudgetConfig, bulkhead::BulkheadConfig};
+
+/// Everything about one database. Tables of a configuration file map onto its fields.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+pub struct DbConfig {
+    /// Where it is: a `postgres://` URL or key-value text, several hosts allowed. Required.
+    pub url: String,
+    /// Connections.
+    pub pool: PoolConfig,
+    /// Reads.
+    pub read: ReadConfig,
+    /// Writes.
+    pub write: WriteConfig,
+    /// When to stop asking.
+    pub breaker: BreakerConfig,
+    /// Calls in progress; the pool has one connection more than permits, for replay.
+    pub bulkhead: BulkheadConfig,
+    /// How many retries the traffic earns.
+    pub budget: RetryBudgetConfig,
+    /// How long to wait between attempts.
+    pub backoff: Backoff,
+    /// The background probe.
+    pub probe: ProbeConfig,
+}
+
+/// Connections and what the server is told about them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+pub struct PoolConfig {
+    /// Bound on making a connection, name lookup, authentication and session settings included. Default 3 s.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub connect: Duration,
+    /// `statement_timeout` of the sessions: the server gives up by itself. Default 5 s.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub statement: Duration,
+    /// `lock_timeout` of the sessions. Default 2 s.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub lock: Duration,
+    /// `idle_in_transaction_session_timeout` of the sessions: bounds how long a transaction of a process that hangs
+    /// can hold its locks. Default 10 s.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub idle_in_transaction: Duration,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(3),
+            statement: Duration::from_secs(5),
+            lock: Duration::from_secs(2),
+            idle_in_transaction: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How long a read may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+pub struct ReadConfig {
+    /// For the whole call, retries included. Default 2 s.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub deadline: Duration,
+    /// For one attempt; after it a stale answer is served where there is one. Default 750 ms.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub attempt: Duration,
+    /// Attempts at the most, the first included. Default 3.
+    pub attempts: u32,
+}
+
+impl Default for ReadConfig {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(2), attempt: Duration::from_millis(750), attempts: 3 }
+    }
+}
+
+/// How long a write may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+pub struct WriteConfig {
+    /// For the whole call, retries and journal included. Default 4 s.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub deadline: Duration,
+    /// For one attempt; after it the write goes to the journal. Default 1 s.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub attempt: Duration,
+    /// Attempts at the most, the first included. Default 3.
+    pub attempts: u32,
+}
+
+impl Default for WriteConfig {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(4), attempt: Duration::from_secs(1), attempts: 3 }
+    }
+}
+
+/// The background probe on its own connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+pub struct ProbeConfig {
+    /// Time between probes while the database answers. Default 500 ms.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub every: Duration,
+    /// Bound on one probe. Default 1 s.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub timeout: Duration,
+    /// The first pause after a failed probe; grows with jitter. Default 100 ms.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub away_first: Duration,
+    /// No pause while away is longer: the most that recovery can go unnoticed. Default 500 ms.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub away_max: Duration,
+    /// A probe connection older than this is replaced by a new one, since a server can serve old sessions and take no
+    /// new ones. Default 5 s.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub reconnect: Duration,
+}
+
+impl Default for ProbeConfig {
+    fn default() -> Self {
+        Self {
+            every: Duration::from_millis(500),
+            timeout: Duration::from_secs(1),
+            away_first: Duration::from_millis(100),
+            away_max: Duration::from_millis(500),
+            reconnect: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("database.{field} {problem}")]
+pub struct ConfigInvalid {
+    /// The field, as in the configuration file.
+    pub field: &'static str,
+    /// What is wrong and what would be right; never the value of a secret.
+    pub problem: String,
+}
+
+impl DbConfig {
+    /// Checks what types cannot, and reads the URL.
+    ///
+    /// # Errors
+    /// Names the first field that cannot be used.
+    pub fn validate(&self) -> Result<tokio_postgres::Config, ConfigInvalid> {
+        let invalid = |field, problem: &str| Err(ConfigInvalid { field, problem: problem.to_owned() });
+        let durations = [
+            ("pool.connect", self.pool.connect),
+            ("read.deadline", self.read.deadline),
+            ("read.attempt", self.read.attempt),
+            ("write.deadline", self.write.deadline),
+            ("write.attempt", self.write.attempt),
+            ("probe.every", self.probe.every),
+            ("probe.timeout", self.probe.timeout),
+            ("probe.away_first", self.probe.away_first),
+        ];
+        if let Some((field, _)) = durations.iter().find(|(_, duration)| duration.is_zero()) {
+            return invalid(field, "must be longer than nothing");
+        }
+        if !(1..=1_000).contains(&self.bulkhead.permits) {
+            return invalid("bulkhead.permits", "must be 1 to 1000");
+        }
+        if !(0.0..=1.0).contains(&self.breaker.failure_ratio) {
+            return invalid("breaker.failure_ratio", "must be between 0.0 and 1.0");
+        }
+        if !(0.0..=1.0).contains(&self.budget.ratio) {
+            return invalid("budget.ratio", "must be between 0.0 and 1.0");
+        }
+        self.parsed_url()
+    }
+
+    fn parsed_url(&self) -> Result<tokio_postgres::Config, ConfigInvalid> {
+        use tokio_postgres::config::SslMode;
+        let invalid = |problem: &str| ConfigInvalid { field: "url", problem: problem.to_owned() };
+        if self.url.trim().is_empty() {
+            return Err(invalid("is missing: give a URL such as postgres://user:password@host:5432/name"));
+        }
+        // The parser's own message can hold parts of the URL, and so of the password.
+        let parsed: tokio_postgres::Config = self
+            .url
+            .parse()
+            .map_err(|_| invalid("is no PostgreSQL URL; expected postgres://user:password@host:5432/name"))?;
+        if parsed.get_hosts().is_empty() && parsed.get_hostaddrs().is_empty() {
+            return Err(invalid("names no host"));
+        }
+        if parsed.get_user().is_none() {
+            return Err(invalid("names no user"));
+        }
+        if !matches!(parsed.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
+            return Err(invalid("asks for TLS, which this version cannot do yet"));
+        }
+        Ok(parsed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_url(url: &str) -> DbConfig {
+        DbConfig { url: url.to_owned(), ..DbConfig::default() }
+    }
+
+    #[test]
+    fn several_hosts_are_allowed() {
+        let config = of_url("postgres://app:secret@one:5432,two:5433/todos?target_session_attrs=read-write");
+        assert_eq!(config.validate().unwrap().get_hosts().len(), 2);
+    }
+
+    #[test]
+    fn a_wrong_url_is_refused_without_showing_it() {
+        for url in
+            ["", "postgres://", "nonsense", "postgres://app:sesame@:port/x", "postgres://h/x?sslmode=require"]
+        {
+            let refusal = of_url(url).validate().unwrap_err();
+            assert_eq!(refusal.field, "url", "{url}");
+            assert!(!refusal.to_string().contains("sesame"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_named() {
+        let mut config = of_url("postgres://app@localhost/todos");
+        config.bulkhead.permits = 0;
+        assert_eq!(config.validate().unwrap_err().field, "bulkhead.permits");
+        config.bulkhead.permits = 1;
+        config.write.attempt = Duration::ZERO;
+        assert_eq!(config.validate().unwrap_err().field, "write.attempt");
+    }
+}

@@ -1,0 +1,62 @@
+//! What an operator sees of the database path: gauges, and the document under `/debug/state`.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use super::Db;
+use crate::metrics;
+
+impl Db {
+    /// Publishes what is a level rather than an event. Call it on a timer.
+    pub fn publish_gauges(&self, now: Instant) {
+        let backlog = self.0.journal.backlog();
+        let (size, idle) = self.0.pool.size();
+        metrics::gauge("ridethrough_retry_budget_balance", self.0.budget.balance(now));
+        metrics::gauge("ridethrough_bulkhead_in_use", self.0.bulkhead.in_use() as f64);
+        metrics::gauge("ridethrough_bulkhead_queue", self.0.bulkhead.queued() as f64);
+        metrics::pool_connections("idle", idle as f64);
+        metrics::pool_connections("in_use", size.saturating_sub(idle) as f64);
+        metrics::gauge("ridethrough_journal_depth", backlog.entries as f64);
+        metrics::gauge("ridethrough_journal_bytes", backlog.bytes as f64);
+        metrics::gauge("ridethrough_journal_oldest_seconds", age(backlog.oldest_accepted_at).as_secs_f64());
+    }
+
+    /// Everything this part knows about itself at `now`, from memory.
+    #[cfg(feature = "serde")]
+    #[must_use]
+    pub fn state(&self, now: Instant) -> serde_json::Value {
+        let backlog = self.0.journal.backlog();
+        let (entries, weight) = self.0.cache.size();
+        let (size, idle) = self.0.pool.size();
+        let evidence = self.0.breaker.evidence();
+        serde_json::json!({
+            "database": format!("{:?}", *self.0.database.borrow()).to_lowercase(),
+            "schema": format!("{:?}", *self.0.schema.borrow()).to_lowercase(),
+            "breaker": {
+                "state": self.0.breaker.state(now).as_str(),
+                "reason": evidence.map(|(reason, _)| reason.to_string()),
+                "open_for_seconds": evidence.map(|(_, since)| now.saturating_duration_since(since).as_secs_f64()),
+                "retry_after_seconds": self.0.breaker.retry_after(now).as_secs_f64(),
+            },
+            "retry_budget": self.0.budget.balance(now),
+            "bulkhead": { "in_use": self.0.bulkhead.in_use(), "queued": self.0.bulkhead.queued() },
+            "pool": { "connections": size, "idle": idle },
+            "cache": { "entries": entries, "bytes": weight, "warm": self.0.cache.is_warm(now) },
+            "journal": {
+                "health": format!("{:?}", self.0.journal.health()).to_lowercase(),
+                "entries": backlog.entries,
+                "bytes": backlog.bytes,
+                "oldest_seconds": age(backlog.oldest_accepted_at).as_secs_f64(),
+                "replayed": self.0.replayed.load(Ordering::Relaxed),
+            },
+        })
+    }
+}
+
+fn age(accepted_at: Option<SystemTime>) -> Duration {
+    accepted_at.and_then(|at| at.elapsed().ok()).unwrap_or_default()
+}

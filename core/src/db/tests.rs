@@ -1,0 +1,192 @@
+//! The database path against a port where nobody listens: what can be promised without any PostgreSQL.
+//!
+//! What needs a real one is in the end-to-end tests.
+
+use std::{
+    net::TcpListener,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread::JoinHandle,
+    time::SystemTime,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::*;
+use crate::{cache::CacheFill, journal::JournalConfig};
+
+/// Counts what it is told and applies nothing: no transaction is ever reached here.
+#[derive(Default)]
+struct Told {
+    accepted: AtomicUsize,
+}
+
+impl Commands for Told {
+    fn apply<'c>(
+        &'c self,
+        _statements: &'c Statements<'c>,
+        _command: &'c Command,
+        _replayed: bool,
+    ) -> BoxFuture<'c, Result<Applied, ApplyError>> {
+        unreachable!("there is no database to apply anything to")
+    }
+
+    fn accepted(&self, command: &Command, cache: &CacheFill<'_>) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        cache.put_pending("answer", command.payload.clone());
+    }
+}
+
+struct Answer;
+
+impl Query for Answer {
+    type Answer = Bytes;
+
+    fn name(&self) -> &'static str {
+        "answer"
+    }
+
+    fn cache_key(&self) -> String {
+        "answer".to_owned()
+    }
+
+    async fn fetch<'c>(
+        &'c self,
+        statements: &'c Statements<'c>,
+    ) -> Result<Option<Bytes>, tokio_postgres::Error> {
+        let row = statements.row("SELECT 'x'", &[]).await?;
+        Ok(row.map(|row| Bytes::from(row.get::<_, String>(0))))
+    }
+}
+
+struct Outage {
+    db: Db,
+    told: Arc<Told>,
+    writer: Option<JoinHandle<()>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Outage {
+    /// A database whose port is refused, with a journal on a real disk.
+    fn begin() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let url = format!("postgres://app:secret@127.0.0.1:{port}/todos");
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, writer, _) = Journal::open(JournalConfig::new(folder.path())).unwrap();
+        let writer = std::thread::spawn(move || writer.run());
+        let told = Arc::new(Told::default());
+        let config = DbConfig { url, ..DbConfig::default() };
+        let commands: Arc<dyn Commands> = told.clone();
+        let (db, _background) = Db::new(config, CacheConfig::default(), journal, commands).unwrap();
+        db.set_schema(SchemaPart::Ok);
+        Self { db, told, writer: Some(writer), _folder: folder }
+    }
+}
+
+impl Drop for Outage {
+    fn drop(&mut self) {
+        self.db.0.journal.close();
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Instant::now(), Duration::from_secs(5))
+}
+
+fn command(key: &str, fingerprint: u8) -> Command {
+    Command {
+        key: key.to_owned(),
+        name: "answer.set".to_owned(),
+        payload: Bytes::from_static(b"42"),
+        fingerprint: [fingerprint; 32],
+        accepted_at: SystemTime::now(),
+    }
+}
+
+fn is_send<T: Send>(value: T) -> T {
+    value
+}
+
+#[tokio::test]
+async fn a_write_in_an_outage_is_journaled_once_under_its_key() {
+    let outage = Outage::begin();
+    let first = is_send(outage.db.write(command("k", 1), soon())).await.unwrap();
+    let Written::Journaled { sequence, repeated: false } = first else { panic!("{first:?}") };
+    let again = outage.db.write(command("k", 1), soon()).await.unwrap();
+    assert_eq!(again, Written::Journaled { sequence, repeated: true });
+    assert_eq!(outage.told.accepted.load(Ordering::Relaxed), 1);
+    let other = outage.db.write(command("k", 2), soon()).await;
+    assert!(matches!(other, Err(WriteError::KeyReused)), "{other:?}");
+    let status = outage.db.write_status("k", soon()).await.unwrap().unwrap();
+    assert_eq!(status.state, WriteState::Pending);
+}
+
+#[tokio::test]
+async fn fifty_at_once_under_one_key_are_one_entry() {
+    let outage = Outage::begin();
+    let writes: Vec<_> = (0..50)
+        .map(|_| {
+            let db = outage.db.clone();
+            tokio::spawn(async move { db.write(command("k", 1), soon()).await })
+        })
+        .collect();
+    for write in writes {
+        assert!(matches!(write.await.unwrap().unwrap(), Written::Journaled { sequence: 1, .. }));
+    }
+    assert_eq!(outage.db.0.journal.backlog().entries, 1);
+}
+
+#[tokio::test]
+async fn a_read_in_an_outage_gives_what_is_kept_and_says_so() {
+    let outage = Outage::begin();
+    let asked = Instant::now();
+    let refused = is_send(outage.db.read(&Answer, soon())).await;
+    assert!(refused.is_err());
+    outage.db.cache().fill(asked, asked).put("answer", Bytes::from_static(b"41"));
+    let read = outage.db.read(&Answer, soon()).await.unwrap();
+    assert_eq!(read.value.unwrap(), "41");
+    assert!(matches!(read.freshness, Freshness::Stale { reason: StaleReason::DatabaseAway, .. }));
+}
+
+#[tokio::test]
+async fn a_reader_sees_what_this_replica_journaled() {
+    let outage = Outage::begin();
+    outage.db.write(command("k", 1), soon()).await.unwrap();
+    let read = outage.db.read(&Answer, soon()).await.unwrap();
+    assert_eq!(read.value.unwrap(), "42");
+    assert!(matches!(read.freshness, Freshness::Stale { reason: StaleReason::Pending, .. }));
+}
+
+#[tokio::test]
+async fn the_breaker_opens_and_then_calls_are_refused_at_once_with_a_time_to_come_back() {
+    let outage = Outage::begin();
+    for _ in 0..5 {
+        let _ = outage.db.read(&Answer, soon()).await;
+    }
+    let Err(Error::Rejected { reason, retry_after }) = outage.db.read(&Answer, soon()).await else {
+        panic!("the breaker should be open")
+    };
+    assert_eq!(reason, RejectReason::BreakerOpen);
+    assert!(!retry_after.is_zero());
+    assert_eq!(outage.db.parts(Instant::now()).2, JournalPart::Ok);
+}
+
+#[tokio::test]
+async fn an_unchecked_schema_is_not_written_to() {
+    let outage = Outage::begin();
+    outage.db.set_schema(SchemaPart::Unknown);
+    let written = outage.db.write(command("k", 1), soon()).await.unwrap();
+    assert!(matches!(written, Written::Journaled { .. }));
+    assert_eq!(outage.db.0.breaker.state(Instant::now()), BreakerState::Closed, "the database was not asked");
+}
+
+#[tokio::test]
+async fn a_write_that_nobody_takes_says_that_it_had_no_effect() {
+    let outage = Outage::begin();
+    outage.db.0.journal.close();
+    let refused = outage.db.write(command("k", 1), soon()).await;
+    assert!(matches!(refused, Err(WriteError::Rejected(_))), "{refused:?}");
+}

@@ -1,0 +1,131 @@
+//! One attempt at one command: claim the key, apply, keep the answer, COMMIT, and know at each step what a failure means.
+//!
+//! It neither retries nor journals; it answers what happened to this attempt.
+
+use std::time::Duration;
+
+use tokio::time::timeout_at;
+use tokio_postgres::Error as DriverError;
+
+use super::{
+    classify::{self, Connection, Verdict},
+    command::{Applied, ApplyError, Command, Commands, Refusal},
+    keys::{self, Known},
+    pool::Loan,
+    query::Statements,
+};
+use crate::{
+    breaker::CallResult,
+    deadline::Deadline,
+    error::{Error, ErrorClass, Phase, Stage},
+};
+
+/// COMMIT alone tells nothing: in an aborted transaction PostgreSQL answers it with ROLLBACK, and the driver reports
+/// success. In one message with a statement before it, the statement fails first (25P02) and COMMIT is not reached.
+const COMMIT: &str = "SELECT 1; COMMIT";
+
+/// How an attempt ended that the database answered.
+#[derive(Debug)]
+pub(super) enum Attempted {
+    /// Committed now.
+    Committed(Applied),
+    /// The key was settled before; nothing was done.
+    Known(Known),
+    /// The service said no; rolled back.
+    Refused(Refusal),
+}
+
+/// An attempt that failed, and what it says about the server.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: Error,
+    pub(super) breaker: CallResult,
+}
+
+/// Runs the attempt on a connection of its own until `deadline`; settles what becomes of the connection.
+///
+/// # Cancel safety
+/// A dropped attempt destroys its connection: the server rolls back, unless COMMIT was on its way already.
+pub(super) async fn attempt(
+    loan: Loan,
+    commands: &dyn Commands,
+    command: &Command,
+    replayed: bool,
+    deadline: Deadline,
+    limit: Duration,
+) -> Result<Attempted, Failed> {
+    let mut phase = Phase::InTransaction;
+    let steps = run(&loan, commands, command, replayed, &mut phase);
+    match timeout_at(deadline.instant(), steps).await {
+        Ok(Ok(attempted)) => {
+            loan.give_back();
+            Ok(attempted)
+        }
+        Ok(Err(source)) => Err(failed(loan, source, phase).await),
+        Err(_) => {
+            let error = Error::Timeout { stage: stage(phase), phase, limit };
+            Err(Failed { error, breaker: CallResult::Failure })
+        }
+    }
+}
+
+async fn run(
+    loan: &Loan,
+    commands: &dyn Commands,
+    command: &Command,
+    replayed: bool,
+    phase: &mut Phase,
+) -> Result<Attempted, DriverError> {
+    let statements = Statements(loan);
+    statements.batch_execute("BEGIN").await?;
+    if !keys::claim(&statements, command).await? {
+        let known = keys::look_up(&statements, &command.key).await?;
+        statements.batch_execute("ROLLBACK").await?;
+        // The row can only be missing where retention removed it within this moment; then nothing was done.
+        let gone = || Attempted::Refused(Refusal::new("key-expired"));
+        return Ok(known.map_or_else(gone, Attempted::Known));
+    }
+    match commands.apply(&statements, command, replayed).await {
+        Ok(applied) => {
+            keys::keep_answer(&statements, &command.key, &applied).await?;
+            *phase = Phase::CommitSent;
+            statements.batch_execute(COMMIT).await?;
+            Ok(Attempted::Committed(applied))
+        }
+        Err(ApplyError::Refused(refusal)) => {
+            statements.batch_execute("ROLLBACK").await?;
+            Ok(Attempted::Refused(refusal))
+        }
+        Err(ApplyError::Database(error)) => Err(error),
+    }
+}
+
+/// Judges the error, and rolls back where the session goes on living.
+async fn failed(loan: Loan, source: DriverError, phase: Phase) -> Failed {
+    /// The server has answered already, so this is quick; where it is not, the connection is destroyed.
+    const ROLLBACK_LIMIT: Duration = Duration::from_millis(500);
+
+    let (error, mut verdict) = classify::error(source, stage(phase), phase);
+    if verdict.connection == Connection::Keep {
+        let rolled_back = tokio::time::timeout(ROLLBACK_LIMIT, loan.batch_execute("ROLLBACK")).await;
+        if !matches!(rolled_back, Ok(Ok(()))) {
+            verdict = Verdict { connection: Connection::Destroy, ..verdict };
+        }
+    }
+    loan.settle(verdict);
+    Failed { error, breaker: verdict.breaker }
+}
+
+fn stage(phase: Phase) -> Stage {
+    if phase == Phase::CommitSent { Stage::Commit } else { Stage::Query }
+}
+
+impl Failed {
+    /// Whether the same command may be tried again at once: it had no effect, and trying again can help.
+    pub(super) fn may_retry(&self) -> bool {
+        matches!(
+            self.error.class(),
+            ErrorClass::Transient | ErrorClass::Contention | ErrorClass::Heal | ErrorClass::Failover
+        ) && !self.error.is_rejection()
+    }
+}
