@@ -4,11 +4,25 @@
 //! code with it, because a checker that shares code with the thing it judges shares its bugs.
 //!
 //! Modules in reading order:
+//! - [`scenario`]: which faults come when.
 //! - [`history`]: what happened in a run, one line each; the only file format. [`workload`]: open-loop users.
-//! - [`cluster`] on [`postgres`], [`folder`], [`process`] and [`guardian`]: a throw-away PostgreSQL, and the care
-//!   that nothing of it outlives the run.
+//!   [`checker`]: from the history to the [`verdict`].
+//! - [`nemesis`]: the faults. [`canary`]: an independent witness of when the database commits.
+//! - [`stack`]: PostgreSQL, servers and proxy together. [`cluster`]: a throw-away PostgreSQL, on the binaries that
+//!   [`postgres`] finds.
+//! - [`folder`], [`guardian`], [`process`]: the care that nothing of a run outlives it.
+
 pub mod history;
 pub mod workload;
+pub mod checker;
+pub mod report;
+pub mod verdict;
+
+pub mod nemesis;
+pub mod scenario;
+
+pub mod canary;
+pub mod stack;
 
 pub mod cluster;
 pub mod postgres;
@@ -19,6 +33,9 @@ pub mod guardian;
 mod ports;
 pub mod process;
 
+pub mod doctor;
+
 pub use cluster::Cluster;
 pub use error::Error;
 pub use folder::RunFolder;
+pub use stack::Stack;

@@ -1,28 +1,14 @@
-//! Command line.
-use ridethrough_chaos::*;
+//! The binary: guards a run folder, or examines the machine.
+
+use std::io::Write;
+
 fn main() -> anyhow::Result<()> {
-    let mut a = std::env::args().skip(1);
-    if a.next().as_deref() == Some("guardian") {
-        std::process::exit(i32::from(guardian::watch(std::path::Path::new(&a.next().unwrap_or_default()))));
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|arg| arg == ridethrough_chaos::guardian::SUB_COMMAND) {
+        let folder = std::path::PathBuf::from(args.next().unwrap_or_default());
+        std::process::exit(i32::from(ridethrough_chaos::guardian::watch(&folder)));
     }
-    tokio::runtime::Runtime::new()?.block_on(async {
-        let t = tokio::time::Instant::now();
-        let c = Cluster::start(&cluster::Options::default()).await?;
-        eprintln!("up {:?} {} {:?}", t.elapsed(), c.url(), c.pid());
-        for _ in 0..2 {
-        let k = c.kill().await?;
-        eprintln!("killed {k:?} {:?}", t.elapsed());
-        eprintln!("again {:?}", c.start_again().await?);
-        }
-        let h = c.hang().await?;
-        eprintln!("hang {} {} connect: {:?}", h.processes(), h.stopped_now(), c.connect(std::time::Duration::from_millis(300)).await.err().map(|e| e.to_string()));
-        drop(h);
-        let cl = c.connect(std::time::Duration::from_millis(3000)).await?;
-        eprintln!("{:?}", cl.simple_query("select version(), current_user, current_database()").await?);
-        if std::env::var("LINGER").is_ok() { std::thread::sleep(std::time::Duration::from_secs(60)); }
-        eprintln!("stop {:?} {:?}", c.stop().await?, t.elapsed());
-        drop(c);
-        eprintln!("gone {:?}", t.elapsed());
-        anyhow::Ok(())
-    })
+    let runtime = tokio::runtime::Runtime::new()?;
+    let (text, _) = runtime.block_on(ridethrough_chaos::doctor::examine(&Default::default()));
+    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
 }

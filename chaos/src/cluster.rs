@@ -1,0 +1,502 @@
+//! A throw-away PostgreSQL cluster that can be killed, hung, brought back and removed.
+//! It breaks nothing by itself: `nemesis.rs` decides when, and `canary.rs` tells what was seen from outside.
+
+mod node;
+mod template;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::Instant;
+use tokio_postgres::NoTls;
+
+use crate::cluster::node::Node;
+use crate::error::Error;
+use crate::folder::RunFolder;
+use crate::ports;
+use crate::postgres::{self, Binaries};
+use crate::process::{self, Exit, Handle, Process, poll_until};
+
+pub(crate) use template::{ADMIN_DATABASE, CANARY};
+
+/// How long a killed postmaster may take to be gone. It takes milliseconds.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How long backends of a killed postmaster may go on before the next start ends them: they notice the death at
+/// their next wait, and only one that computes goes on.
+const SURVIVOR_LIMIT: Duration = Duration::from_secs(2);
+/// The steps of an orderly stop: fast, then immediate.
+const STOP_FAST_LIMIT: Duration = Duration::from_secs(5);
+const STOP_IMMEDIATE_LIMIT: Duration = Duration::from_secs(3);
+/// One try to connect while a start is waited for.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// Starts on another port after a collision.
+const PORT_TRIES: u32 = 8;
+/// How long the kernel may take to stop a process.
+const HANG_LIMIT: Duration = Duration::from_secs(2);
+/// Looks at the process table until no new process appears while the tree is being stopped.
+const HANG_ROUNDS: u32 = 20;
+
+/// How a cluster is made.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder with `postgres` and `initdb`; `None` looks in the usual places. Default `None`.
+    pub pg_bin: Option<PathBuf>,
+    /// Additional settings, as `-c NAME=VALUE`; they win over the built-in ones. Default none.
+    pub settings: Vec<(String, String)>,
+    /// How long a start may take until the first connection is served. Default 30 s; it takes about 0.2 s.
+    pub start_timeout: Duration,
+    /// The `ridethrough-chaos` binary that serves as guardian; `None` finds it. Default `None`.
+    pub guardian: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { pg_bin: None, settings: Vec::new(), start_timeout: Duration::from_secs(30), guardian: None }
+    }
+}
+
+/// A private PostgreSQL on a free loopback port: fsync on, its own data directory, removed when the last clone goes.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), ridethrough_chaos::Error> {
+/// use ridethrough_chaos::{Cluster, cluster::Options};
+/// let cluster = Cluster::start(&Options::default()).await?;
+/// let url = cluster.url(); // for the service under test
+/// cluster.kill().await?; // as a crash would
+/// cluster.start_again().await?; // on the same port and data
+/// # drop(url);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Cluster(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    // Order matters: the postmaster is ended and reaped before its folder is removed.
+    state: Mutex<State>,
+    node: Node,
+    admin_password: String,
+    app_password: String,
+    start_timeout: Duration,
+    folder: RunFolder,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    postmaster: Option<Process>,
+}
+
+impl State {
+    fn running(&mut self) -> Option<&mut Process> {
+        let process = self.postmaster.as_mut()?;
+        process.poll_exit().is_none().then_some(process)
+    }
+}
+
+/// What a kill found and left.
+#[derive(Debug, Clone, Copy)]
+pub struct Killed {
+    /// The postmaster that was killed.
+    pub pid: u32,
+    /// How it ended; signal 9.
+    pub exit: Exit,
+    /// Processes of the cluster before the kill, the postmaster included.
+    pub processes: usize,
+}
+
+/// Every process of a cluster stopped by SIGSTOP. They go on when this is dropped.
+#[derive(Debug)]
+#[must_use = "the cluster goes on as soon as this guard is dropped"]
+pub struct Hang {
+    handles: Vec<Handle>,
+}
+
+impl Hang {
+    /// How many processes were stopped.
+    #[must_use]
+    pub fn processes(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// How many of them are stopped now, as the kernel says.
+    #[must_use]
+    pub fn stopped_now(&self) -> usize {
+        self.handles.iter().filter(|handle| handle.entry().is_some_and(|entry| entry.is_stopped())).count()
+    }
+}
+
+impl Drop for Hang {
+    fn drop(&mut self) {
+        node::signal_all(&self.handles, Signal::CONT);
+    }
+}
+
+impl Cluster {
+    /// Makes a cluster in a run folder of its own and waits until it serves connections.
+    ///
+    /// # Errors
+    /// [`Error`] that names the step; where PostgreSQL itself failed, with the last lines of its log.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends and removes what was started, possibly a moment later.
+    pub async fn start(options: &Options) -> Result<Self, Error> {
+        let guardian = options.guardian.clone();
+        let folder = blocking("make a run folder", move || RunFolder::create(guardian.as_deref())).await?;
+        Self::start_in(&folder, options).await
+    }
+
+    /// As [`Cluster::start`], in a run folder that other processes of the run share.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    ///
+    /// # Cancel safety
+    /// As [`Cluster::start`].
+    pub async fn start_in(folder: &RunFolder, options: &Options) -> Result<Self, Error> {
+        let pg_bin = options.pg_bin.clone();
+        let run = folder.clone();
+        let data = folder.path().join("pg");
+        let target = data.clone();
+        let made = blocking("make a data directory", move || {
+            let binaries = Binaries::find(pg_bin.as_deref())?;
+            let account = postgres::account()?;
+            let password = template::copy_to(&target, &run, &binaries, account)?;
+            Ok((binaries, account, password))
+        });
+        let (binaries, account, template_password) = made.await?;
+        let cluster = Self(Arc::new(Inner {
+            state: Mutex::default(),
+            node: Node {
+                binaries,
+                data,
+                log: folder.path().join("postgresql.log"),
+                port: ports::free()?,
+                account,
+                settings: options.settings.clone(),
+            },
+            admin_password: template::new_password(),
+            app_password: template::new_password(),
+            start_timeout: options.start_timeout,
+            folder: folder.clone(),
+        }));
+        let cluster = cluster.first_start().await?;
+        cluster.set_passwords(&template_password).await?;
+        Ok(cluster)
+    }
+
+    /// The URL for the service: an ordinary role that owns an empty database, with a password of this run.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let Inner { app_password, node, .. } = &*self.0;
+        format!("postgres://{app}:{app_password}@127.0.0.1:{}/{app}", node.port, app = template::APP)
+    }
+
+    /// The port on 127.0.0.1; the same after each start.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.0.node.port
+    }
+
+    /// The file with PostgreSQL's own log.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.0.node.log
+    }
+
+    /// The binaries it runs.
+    #[must_use]
+    pub fn binaries(&self) -> &Binaries {
+        &self.0.node.binaries
+    }
+
+    /// The postmaster's pid; `None` while it is down.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.lock().running().map(|process| process.pid())
+    }
+
+    /// How many of its processes can still run: the postmaster, its children, and orphans of an earlier one.
+    #[must_use]
+    pub fn processes(&self) -> usize {
+        self.tree().len()
+    }
+
+    /// Opens a connection to the service's database as superuser, past service and proxy.
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] when it is refused, [`Error::Late`] when it takes longer than `limit`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the half-open connection.
+    pub async fn connect(&self, limit: Duration) -> Result<tokio_postgres::Client, Error> {
+        connect(&self.admin(&self.0.admin_password, template::APP), limit).await
+    }
+
+    /// What the canary connects with.
+    pub(crate) fn canary(&self) -> tokio_postgres::Config {
+        let mut config = self.base();
+        config.user(CANARY).dbname(ADMIN_DATABASE);
+        config
+    }
+
+    /// Kills the postmaster as a crash would (SIGKILL) and reaps it. Its backends end by themselves a moment later,
+    /// except one that computes: that may still commit.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it is not running, [`Error::Late`] when it does not die.
+    ///
+    /// # Cancel safety
+    /// Once polled the kill has happened; a drop only leaves the reaping to the next call.
+    pub async fn kill(&self) -> Result<Killed, Error> {
+        let (pid, processes) = {
+            let mut state = self.lock();
+            let Some(process) = state.running() else {
+                return Err(Error::state("kill PostgreSQL", "it is not running"));
+            };
+            let processes = self.0.node.tree(Some(process)).len();
+            process.signal(Signal::KILL);
+            (process.pid(), processes)
+        };
+        let exit = poll_until(KILL_LIMIT, || self.poll_exit()).await;
+        let exit = exit.ok_or(Error::Late { what: "kill PostgreSQL".to_owned(), limit: KILL_LIMIT })?;
+        process::reap_orphans("postgres");
+        Ok(Killed { pid, exit, processes })
+    }
+
+    /// Starts PostgreSQL again on the same port and data, and waits until it serves connections. Gives the time it
+    /// took, about 0.5 s after a crash.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it is running, [`Error::Start`] with the log when it does not come up.
+    ///
+    /// # Cancel safety
+    /// A drop leaves PostgreSQL starting; it then comes up unwatched.
+    pub async fn start_again(&self) -> Result<Duration, Error> {
+        let began = Instant::now();
+        self.end_survivors().await;
+        self.spawn()?;
+        self.serve().await?;
+        Ok(began.elapsed())
+    }
+
+    /// As [`Cluster::start_again`] without waiting for anything: for drops, where there is no time.
+    pub(crate) fn start_again_unwatched(&self) {
+        node::signal_all(&self.0.node.tree(None), Signal::KILL);
+        process::reap_orphans("postgres");
+        // A guard that heals on drop has nobody to tell; the canary sees whether it worked.
+        let _ = self.spawn();
+    }
+
+    /// Stops every process of the cluster by SIGSTOP: connections stay open, the kernel still accepts new ones, and
+    /// nobody answers. They go on when the guard is dropped.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the cluster is not running, [`Error::Late`] when the kernel does not stop it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future lets everything go on.
+    pub async fn hang(&self) -> Result<Hang, Error> {
+        let hang = self.stop_tree()?;
+        // A sleeping process is stopped only when it gets to handle the signal.
+        let all = poll_until(HANG_LIMIT, || (hang.stopped_now() == hang.processes()).then_some(())).await;
+        match all {
+            Some(()) => Ok(hang),
+            None => {
+                Err(Error::Late { what: "stop every process of PostgreSQL".to_owned(), limit: HANG_LIMIT })
+            }
+        }
+    }
+
+    fn stop_tree(&self) -> Result<Hang, Error> {
+        let mut state = self.lock();
+        let Some(process) = state.running() else {
+            return Err(Error::state("hang PostgreSQL", "it is not running"));
+        };
+        let mut hang = Hang { handles: Vec::new() };
+        for _ in 0..HANG_ROUNDS {
+            let tree = self.0.node.tree(Some(process)).into_iter();
+            let new: Vec<Handle> =
+                tree.filter(|new| hang.handles.iter().all(|known| known.pid() != new.pid())).collect();
+            if new.is_empty() {
+                break;
+            }
+            node::signal_all(&new, Signal::STOP);
+            hang.handles.extend(new);
+        }
+        Ok(hang)
+    }
+
+    /// Stops PostgreSQL in order (fast, then immediate, then by force) and says how it ended. The data stays until
+    /// the last clone is dropped.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it is not running, [`Error::Late`] when nothing ends it.
+    ///
+    /// # Cancel safety
+    /// A drop leaves it stopping.
+    pub async fn stop(&self) -> Result<Exit, Error> {
+        let steps = [
+            (Signal::INT, STOP_FAST_LIMIT),
+            (Signal::QUIT, STOP_IMMEDIATE_LIMIT),
+            (Signal::KILL, KILL_LIMIT),
+        ];
+        // A hung cluster would not hear anything but SIGKILL.
+        node::signal_all(&self.tree(), Signal::CONT);
+        for (signal, limit) in steps {
+            {
+                let mut state = self.lock();
+                let Some(process) = state.postmaster.as_mut() else {
+                    return Err(Error::state("stop PostgreSQL", "it is not running"));
+                };
+                process.signal(signal);
+            }
+            if let Some(exit) = poll_until(limit, || self.poll_exit()).await {
+                self.end_survivors().await;
+                return Ok(exit);
+            }
+        }
+        Err(Error::Late { what: "stop PostgreSQL".to_owned(), limit: KILL_LIMIT })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn poll_exit(&self) -> Option<Exit> {
+        let mut state = self.lock();
+        state.postmaster.as_mut().and_then(Process::poll_exit)
+    }
+
+    fn tree(&self) -> Vec<Handle> {
+        let state = self.lock();
+        self.0.node.tree(state.postmaster.as_ref())
+    }
+
+    /// Spawns on other ports until none collides. Only a cluster that nobody else has a clone of can change its port.
+    async fn first_start(mut self) -> Result<Self, Error> {
+        let mut tries = 1;
+        loop {
+            self.spawn()?;
+            match self.serve().await {
+                Ok(()) => return Ok(self),
+                Err(Error::Start { log, .. }) if tries < PORT_TRIES && log.contains("could not bind") => {
+                    let port = ports::free()?;
+                    let inner = Arc::get_mut(&mut self.0);
+                    inner.expect("a cluster that is being started has no second owner").node.port = port;
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn spawn(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        if state.running().is_some() {
+            return Err(Error::state("start PostgreSQL", "it is running already"));
+        }
+        state.postmaster = Some(self.0.node.spawn(&self.0.folder)?);
+        Ok(())
+    }
+
+    /// Waits until a connection is served, or the process is gone.
+    async fn serve(&self) -> Result<(), Error> {
+        let end = Instant::now() + self.0.start_timeout;
+        let config = self.canary();
+        loop {
+            let failed = |reason: String| Error::Start {
+                name: "PostgreSQL".to_owned(),
+                reason,
+                log: process::log_tail(self.log(), 12),
+            };
+            if let Some(exit) = self.poll_exit() {
+                return Err(failed(format!("it ended with {exit}")));
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(failed(format!(
+                    "it serves no connection after {} s",
+                    self.0.start_timeout.as_secs()
+                )));
+            }
+            if connect(&config, left.min(CONNECT_LIMIT)).await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits for the backends of a dead postmaster, and kills those that go on: while one lives, a new postmaster
+    /// refuses to start because of the shared memory they hold.
+    async fn end_survivors(&self) {
+        let gone = || {
+            process::reap_orphans("postgres");
+            let down = self.poll_exit().is_some();
+            (!down || self.0.node.tree(None).is_empty()).then_some(())
+        };
+        if poll_until(SURVIVOR_LIMIT, gone).await.is_none() {
+            let survivors = self.0.node.tree(None);
+            node::signal_all(&survivors, Signal::CONT);
+            node::signal_all(&survivors, Signal::KILL);
+            poll_until(KILL_LIMIT, gone).await;
+        }
+    }
+
+    /// Gives both roles a password of this run; the template's would be shared by all runs.
+    async fn set_passwords(&self, template_password: &str) -> Result<(), Error> {
+        let limit = self.0.start_timeout;
+        let client = connect(&self.admin(template_password, ADMIN_DATABASE), limit).await?;
+        let Inner { admin_password, app_password, .. } = &*self.0;
+        let statements = format!(
+            "ALTER ROLE {} PASSWORD '{app_password}'; ALTER ROLE {} PASSWORD '{admin_password}'",
+            template::APP,
+            template::ADMIN,
+        );
+        let set = tokio::time::timeout(limit, client.batch_execute(&statements)).await;
+        let set =
+            set.map_err(|_| Error::Late { what: "set the passwords of a new cluster".to_owned(), limit })?;
+        set.map_err(Error::postgres("set the passwords of a new cluster"))
+    }
+
+    fn base(&self) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(self.0.node.port).application_name("ridethrough-chaos");
+        config
+    }
+
+    fn admin(&self, password: &str, database: &str) -> tokio_postgres::Config {
+        let mut config = self.base();
+        config.user(template::ADMIN).password(password).dbname(database);
+        config
+    }
+}
+
+/// Connects within a limit that covers the handshake too: a stopped postmaster accepts and never answers.
+pub(crate) async fn connect(
+    config: &tokio_postgres::Config,
+    limit: Duration,
+) -> Result<tokio_postgres::Client, Error> {
+    let what = "connect to PostgreSQL";
+    let connecting = tokio::time::timeout(limit, config.connect(NoTls)).await;
+    let (client, connection) = connecting
+        .map_err(|_| Error::Late { what: what.to_owned(), limit })?
+        .map_err(Error::postgres(what))?;
+    // Ends with the client: it closes the connection when the client is dropped.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(client)
+}
+
+async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::state(what, error.to_string())),
+    }
+}

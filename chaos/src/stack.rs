@@ -1,0 +1,311 @@
+//! The whole stack as child processes on free loopback ports: a private PostgreSQL, servers, and the proxy.
+//! It starts and stops; load is in `workload.rs`, faults are in `nemesis.rs`.
+
+mod ready;
+mod service;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cluster::{self, Cluster};
+use crate::error::Error;
+use crate::folder::RunFolder;
+use crate::process::{self, Exit};
+use crate::stack::service::Blueprint;
+use crate::workload::Target;
+
+pub use service::{Life, Service};
+
+/// How long a process may drain before it is killed; above the drain limits of both binaries.
+const DRAIN_LIMIT: Duration = Duration::from_secs(35);
+
+/// Between two questions whether a part is ready.
+const READY_EVERY: Duration = Duration::from_millis(20);
+
+/// How a stack is made.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The server's binary; `None` looks in `bin_dir`. Default `None`.
+    pub server_bin: Option<PathBuf>,
+    /// Where `ridethrough-server` and `ridethrough-proxy` are; `None` is beside the current program, or a folder
+    /// above (which is where cargo puts them for a test). Default `None`.
+    pub bin_dir: Option<PathBuf>,
+    /// How many servers, at least 1. Default 2.
+    pub servers: usize,
+    /// Added to the environment of each server. Default none.
+    pub server_env: Vec<(String, String)>,
+    /// Added to the command line of each server. Default none.
+    pub server_args: Vec<String>,
+    /// Where the proxy listens; `None` takes a free loopback port. Default `None`.
+    pub listen: Option<SocketAddr>,
+    /// How long a server or the proxy may take until it listens. Default 20 s.
+    pub start_timeout: Duration,
+    /// The database.
+    pub cluster: cluster::Options,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            server_bin: None,
+            bin_dir: None,
+            servers: 2,
+            server_env: Vec::new(),
+            server_args: Vec::new(),
+            listen: None,
+            start_timeout: Duration::from_secs(20),
+            cluster: cluster::Options::default(),
+        }
+    }
+}
+
+/// A running stack. What it started ends, and its folder goes, when it is dropped.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), ridethrough_chaos::Error> {
+/// use ridethrough_chaos::{Stack, stack::Options};
+/// let stack = Stack::start(&Options::default()).await?;
+/// for server in stack.servers() {
+///     server.kill().await?;
+///     server.restart().await?; // same ports, same data folder
+/// }
+/// let stopped = stack.stop().await?;
+/// assert!(stopped.is_clean());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "the stack ends when it is dropped"]
+pub struct Stack {
+    proxy: Service,
+    servers: Vec<Service>,
+    cluster: Cluster,
+    folder: RunFolder,
+}
+
+/// How each part of a stack ended when it was asked to.
+#[derive(Debug, Clone)]
+pub struct Stopped {
+    /// Name and end of each process that was running, in the order of stopping.
+    pub exits: Vec<(String, Exit)>,
+}
+
+impl Stopped {
+    /// Whether all ended with exit code 0.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.exits.iter().all(|(_, exit)| exit.code == Some(0))
+    }
+}
+
+impl Stack {
+    /// Starts PostgreSQL, then the servers, then the proxy, and waits for each until it listens.
+    ///
+    /// # Errors
+    /// [`Error`] that names the part; where a process failed, with the last lines of its log.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends and removes what was started, possibly a moment later.
+    pub async fn start(options: &Options) -> Result<Self, Error> {
+        // Looked for first: a missing binary should not cost the start of a database.
+        binaries(options)?;
+        let folder = RunFolder::create(options.cluster.guardian.as_deref())?;
+        let cluster = Cluster::start_in(&folder, &options.cluster).await?;
+        Self::start_on(folder, cluster, options).await
+    }
+
+    /// As [`Stack::start`] on a cluster that is there already, running or not.
+    ///
+    /// # Errors
+    /// As [`Stack::start`].
+    ///
+    /// # Cancel safety
+    /// As [`Stack::start`].
+    pub async fn start_on(folder: RunFolder, cluster: Cluster, options: &Options) -> Result<Self, Error> {
+        let (server_bin, proxy_bin) = binaries(options)?;
+        let mut servers = Vec::new();
+        for number in 1..=options.servers.max(1) {
+            servers.push(start_server(&folder, &cluster, options, &server_bin, number).await?);
+        }
+        let mut args: Vec<OsString> = Vec::new();
+        for server in &servers {
+            args.extend([OsString::from("--backend"), format!("http://{}", server.main()).into()]);
+        }
+        let proxy = Blueprint {
+            name: "proxy".to_owned(),
+            program: proxy_bin,
+            args,
+            env: Vec::new(),
+            listen: options.listen,
+            start_timeout: options.start_timeout,
+        };
+        let proxy = Service::start(&folder, proxy).await?;
+        Ok(Self { proxy, servers, cluster, folder })
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The servers, `server-1` first.
+    #[must_use]
+    pub fn servers(&self) -> &[Service] {
+        &self.servers
+    }
+
+    /// The proxy in front of them.
+    #[must_use]
+    pub fn proxy(&self) -> &Service {
+        &self.proxy
+    }
+
+    /// Where logs and data lie while the stack lives.
+    #[must_use]
+    pub fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// The servers as targets of probes and questions.
+    #[must_use]
+    pub fn targets(&self) -> Vec<Target> {
+        let target = |service: &Service| Target {
+            name: service.name().to_owned(),
+            main: service.main(),
+            admin: service.admin(),
+        };
+        self.servers.iter().map(target).collect()
+    }
+
+    /// Waits until each server calls itself ready and the proxy passes a read through to one.
+    ///
+    /// # Errors
+    /// [`Error::Start`] that names the part that is not ready after `limit`, with the last lines of its log.
+    ///
+    /// # Cancel safety
+    /// Dropping it only stops the asking.
+    pub async fn ready(&self, limit: Duration) -> Result<(), Error> {
+        let end = Instant::now() + limit;
+        let asks = self
+            .servers
+            .iter()
+            .map(|server| (server, "/readyz"))
+            .chain([(&self.proxy, "/api/todos?limit=1")]);
+        for (service, path) in asks {
+            loop {
+                let status = ready::status(service.main(), path).await;
+                if status == Some(200) {
+                    break;
+                }
+                if Instant::now() >= end || service.pid().is_none() {
+                    let got =
+                        status.map_or_else(|| "no answer".to_owned(), |status| format!("status {status}"));
+                    let reason = format!("GET {path} gave {got}");
+                    let log = process::log_tail(service.log(), 12);
+                    return Err(Error::Start { name: service.name().to_owned(), reason, log });
+                }
+                tokio::time::sleep(READY_EVERY).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops all in order, from the proxy to the database; what is down already is left out.
+    ///
+    /// # Errors
+    /// [`Error::Late`] when a process does not even die of SIGKILL.
+    ///
+    /// # Cancel safety
+    /// A drop ends the rest by force.
+    pub async fn stop(self) -> Result<Stopped, Error> {
+        let mut exits = Vec::new();
+        // One after another: each drains into a part that is still there.
+        for service in std::iter::once(&self.proxy).chain(&self.servers) {
+            if service.pid().is_some() {
+                exits.push((service.name().to_owned(), service.stop(DRAIN_LIMIT).await?));
+            }
+        }
+        if self.cluster.pid().is_some() {
+            exits.push(("PostgreSQL".to_owned(), self.cluster.stop().await?));
+        }
+        Ok(Stopped { exits })
+    }
+}
+
+async fn start_server(
+    folder: &RunFolder,
+    cluster: &Cluster,
+    options: &Options,
+    program: &Path,
+    number: usize,
+) -> Result<Service, Error> {
+    let name = format!("server-{number}");
+    // Relative to the server's own folder, where it works.
+    let mut args: Vec<OsString> = vec!["--data-dir".into(), "data".into()];
+    args.extend(options.server_args.iter().map(OsString::from));
+    // In the environment and not on the command line, which every user of the machine can read.
+    let mut env = vec![("DATABASE_URL".to_owned(), cluster.url())];
+    env.extend(options.server_env.iter().cloned());
+    let program = program.to_owned();
+    let start_timeout = options.start_timeout;
+    Service::start(folder, Blueprint { name, program, args, env, listen: None, start_timeout }).await
+}
+
+/// The server's and the proxy's binary.
+pub(crate) fn binaries(options: &Options) -> Result<(PathBuf, PathBuf), Error> {
+    let server = match &options.server_bin {
+        Some(path) => existing(path, "--server-bin", "ridethrough-server")?,
+        None => binary(options.bin_dir.as_deref(), "ridethrough-server")?,
+    };
+    Ok((server, binary(options.bin_dir.as_deref(), "ridethrough-proxy")?))
+}
+
+fn existing(path: &Path, option: &'static str, package: &str) -> Result<PathBuf, Error> {
+    // Made absolute, because each process works in a folder of its own.
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if absolute.is_file() {
+        return Ok(absolute);
+    }
+    let name = absolute.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let build = format!("cargo build -p {package}");
+    Err(Error::NoBinary { name, path: absolute, build, option })
+}
+
+fn binary(folder: Option<&Path>, name: &str) -> Result<PathBuf, Error> {
+    /// `target/debug/deps/test` needs two.
+    const LEVELS_UP: usize = 4;
+    if let Some(folder) = folder {
+        return existing(&folder.join(name), "--bin-dir", name);
+    }
+    let current = std::env::current_exe().map_err(Error::io("find the current program"))?;
+    let folders = current.ancestors().skip(1).take(LEVELS_UP);
+    let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
+    match found {
+        Some(path) => Ok(path),
+        None => existing(&current.with_file_name(name), "--bin-dir", name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_binary_is_told_with_the_command_that_makes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = binary(Some(folder.path()), "ridethrough-proxy").unwrap_err().to_string();
+        assert!(error.contains("cargo build -p ridethrough-proxy") && error.contains("--bin-dir"), "{error}");
+    }
+
+    #[test]
+    fn a_stop_is_clean_only_when_every_part_ended_with_0() {
+        let exit = |code| ("part".to_owned(), Exit { code, signal: None });
+        assert!(Stopped { exits: vec![exit(Some(0))] }.is_clean());
+        assert!(!Stopped { exits: vec![exit(Some(0)), exit(Some(2))] }.is_clean());
+    }
+}
