@@ -2,6 +2,7 @@
 //! with random bytes too. No test sleeps, and none needs PostgreSQL.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 mod codec;
@@ -46,18 +47,26 @@ pub(super) fn together(
 ) -> Vec<Result<Appended, AppendError>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
-        let mut waiting = Vec::new();
-        for entry in entries {
-            let journal = journal.clone();
-            let entry = entry.clone();
-            waiting.push(tokio::spawn(async move { journal.append(entry).await }));
-        }
-        // The runtime has one thread, so after this every append has been polled.
-        tokio::task::yield_now().await;
+        let mut waiting: Vec<_> =
+            entries.iter().map(|entry| Box::pin(journal.append(entry.clone()))).collect();
+        let mut early: Vec<Option<Result<Appended, AppendError>>> = Vec::new();
+        std::future::poll_fn(|context| {
+            for append in &mut waiting {
+                early.push(match append.as_mut().poll(context) {
+                    Poll::Ready(answer) => Some(answer),
+                    Poll::Pending => None,
+                });
+            }
+            Poll::Ready(())
+        })
+        .await;
         writer.turn(Duration::ZERO);
         let mut answers = Vec::new();
-        for task in waiting {
-            answers.push(task.await.unwrap());
+        for (append, early) in waiting.into_iter().zip(early) {
+            answers.push(match early {
+                Some(answer) => answer,
+                None => append.await,
+            });
         }
         answers
     })
