@@ -1,0 +1,207 @@
+//! The picture of a run: what users got per tenth of a second, and aligned below it the lanes. Draws; counts
+//! nothing that the verdict has not counted.
+
+use crate::checker::{Answered, Band, answered};
+use crate::history::{Event, Load};
+use crate::report::lanes::{self, Lane, Stretch};
+use crate::report::svg::{Anchor, Rect, Svg};
+use crate::verdict::Verdict;
+
+const WIDTH: f64 = 960.0;
+const LEFT: f64 = 78.0;
+const RIGHT: f64 = 10.0;
+const TOP: f64 = 26.0;
+const BAND_HEIGHT: f64 = 220.0;
+const AXIS_HEIGHT: f64 = 26.0;
+const LANE_HEIGHT: f64 = 20.0;
+const LANE_GAP: f64 = 6.0;
+/// Width of one column of the band.
+const BIN_US: u64 = 100_000;
+
+/// From the bottom of the stack to its top: the good ones below, so that trouble sticks out.
+const STACK: [Band; 10] = [
+    Band::Fresh,
+    Band::Committed,
+    Band::Stale,
+    Band::Journaled,
+    Band::Fallback,
+    Band::Refused,
+    Band::Error,
+    Band::NoAnswer,
+    Band::NeverSent,
+    Band::Wrong,
+];
+
+/// The name of a band for people.
+pub(crate) fn label(band: Band) -> &'static str {
+    match band {
+        Band::Fresh => "fresh",
+        Band::Stale => "stale, labelled",
+        Band::Committed => "committed",
+        Band::Journaled => "journaled",
+        Band::Fallback => "fallback",
+        Band::Refused => "refused or cut",
+        Band::Error => "error",
+        Band::NoAnswer => "no answer",
+        Band::NeverSent => "never sent",
+        Band::Wrong => "wrong",
+    }
+}
+
+/// The class that colours a band.
+pub(crate) fn class(band: Band) -> &'static str {
+    match band {
+        Band::Fresh => "b-fresh",
+        Band::Stale => "b-stale",
+        Band::Committed => "b-committed",
+        Band::Journaled => "b-journaled",
+        Band::Fallback => "b-fallback",
+        Band::Refused => "b-refused",
+        Band::Error => "b-error",
+        Band::NoAnswer => "b-noanswer",
+        Band::NeverSent => "b-neversent",
+        Band::Wrong => "b-wrong",
+    }
+}
+
+/// How often each band occurs in each stretch of `step_us`, from the beginning of the load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// For each step, the count of each band in the order of [`Band::ALL`].
+    pub(crate) steps: Vec<Vec<u64>>,
+}
+
+impl Counts {
+    pub(crate) fn of(answered: &[Answered], load: &Load, step_us: u64) -> Self {
+        let length = load.until_us.saturating_sub(load.at_us).div_ceil(step_us).max(1);
+        let mut steps = vec![vec![0; Band::ALL.len()]; usize::try_from(length).unwrap_or(1)];
+        let last = steps.len() - 1;
+        for one in answered {
+            let step = (one.planned_us.saturating_sub(load.at_us) / step_us) as usize;
+            let band = Band::ALL.iter().position(|band| *band == one.band);
+            let slot = band.and_then(|band| steps.get_mut(step.min(last))?.get_mut(band));
+            if let Some(slot) = slot {
+                *slot += 1;
+            }
+        }
+        Self { steps }
+    }
+
+    pub(crate) fn get(&self, step: usize, band: Band) -> u64 {
+        let place = Band::ALL.iter().position(|known| *known == band);
+        place.and_then(|place| self.steps.get(step)?.get(place)).copied().unwrap_or(0)
+    }
+}
+
+/// The load of a run, if it began.
+pub(crate) fn load(events: &[Event]) -> Option<&Load> {
+    events.iter().find_map(|event| if let Event::Load(load) = event { Some(load) } else { None })
+}
+
+struct Frame {
+    from_us: u64,
+    until_us: u64,
+}
+
+impl Frame {
+    fn x(&self, us: u64) -> f64 {
+        let share = us.saturating_sub(self.from_us) as f64 / (self.until_us - self.from_us).max(1) as f64;
+        LEFT + share.min(1.0) * (WIDTH - LEFT - RIGHT)
+    }
+}
+
+/// The whole picture; nothing where the load never began.
+pub(crate) fn draw(events: &[Event], verdict: &Verdict) -> Option<String> {
+    let load = load(events)?;
+    let frame = Frame { from_us: load.at_us, until_us: load.until_us.max(load.at_us + BIN_US) };
+    let counts = Counts::of(&answered(events), load, BIN_US);
+    let lanes = lanes::all(events, &verdict.numbers.outages, frame.from_us, frame.until_us);
+    let height = TOP + BAND_HEIGHT + AXIS_HEIGHT + lanes.len() as f64 * (LANE_HEIGHT + LANE_GAP) + 8.0;
+    let title = "What users got, per tenth of a second";
+    let mut svg = Svg::new("band", WIDTH, height, title, &describe(verdict, &lanes, &frame));
+    svg.stripes("stripes-stale", "stripe-stale");
+    svg.stripes("stripes-journaled", "stripe-journaled");
+    svg.stripes("stripes-away", "stripe-away");
+    draw_band(&mut svg, &counts, &frame);
+    draw_axis(&mut svg, &frame, height);
+    for (place, lane) in lanes.iter().enumerate() {
+        let y = TOP + BAND_HEIGHT + AXIS_HEIGHT + place as f64 * (LANE_HEIGHT + LANE_GAP);
+        draw_lane(&mut svg, lane, &frame, y);
+    }
+    Some(svg.finish())
+}
+
+fn draw_band(svg: &mut Svg, counts: &Counts, frame: &Frame) {
+    let tallest = counts.steps.iter().map(|step| step.iter().sum::<u64>()).max().unwrap_or(0).max(1);
+    let unit = BAND_HEIGHT / tallest as f64;
+    let mut floor = vec![0_u64; counts.steps.len()];
+    for band in STACK {
+        let mut rects = Vec::new();
+        for (step, floor) in floor.iter_mut().enumerate() {
+            let many = counts.get(step, band);
+            if many == 0 {
+                continue;
+            }
+            let from_us = frame.from_us + step as u64 * BIN_US;
+            let (x, end) = (frame.x(from_us), frame.x(from_us + BIN_US));
+            *floor += many;
+            let y = TOP + BAND_HEIGHT - *floor as f64 * unit;
+            rects.push(Rect { x, y, width: end - x, height: many as f64 * unit });
+        }
+        svg.rects(&rects, class(band));
+    }
+    svg.text((LEFT - 8.0, TOP + 10.0), Anchor::End, "tick", &tallest.to_string());
+    svg.text((LEFT - 8.0, TOP + BAND_HEIGHT), Anchor::End, "tick", "0");
+    svg.text((LEFT, TOP - 10.0), Anchor::Start, "tick", "requests planned in each tenth of a second");
+}
+
+fn draw_axis(svg: &mut Svg, frame: &Frame, height: f64) {
+    let floor = TOP + BAND_HEIGHT;
+    svg.line((LEFT, floor), (WIDTH - RIGHT, floor), "axis");
+    let length_s = (frame.until_us - frame.from_us) / 1_000_000;
+    // Some eight marks, at a distance that reads easily.
+    let every = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600]
+        .into_iter()
+        .find(|step| length_s / step <= 10)
+        .unwrap_or(3_600);
+    for second in (0..=length_s).step_by(usize::try_from(every).unwrap_or(usize::MAX)) {
+        let x = frame.x(frame.from_us + second * 1_000_000);
+        svg.line((x, floor), (x, height - 8.0), "grid");
+        let anchor = if x > WIDTH - RIGHT - 20.0 { Anchor::End } else { Anchor::Middle };
+        svg.text((x, floor + 17.0), anchor, "tick", &format!("{second} s"));
+    }
+}
+
+fn draw_lane(svg: &mut Svg, lane: &Lane, frame: &Frame, y: f64) {
+    svg.text((LEFT - 8.0, y + 14.5), Anchor::End, "tick", &lane.name);
+    for Stretch { from_us, until_us, kind, label } in &lane.stretches {
+        let (x, end) = (frame.x(*from_us), frame.x(*until_us));
+        // A stretch of a moment would vanish; two units can be seen.
+        let width = (end - x).max(2.0);
+        svg.rect(Rect { x, y, width, height: LANE_HEIGHT }, kind.class());
+        if width > label.chars().count() as f64 * 7.0 + 8.0 {
+            let (text_class, back_class) =
+                (format!("{}-text", kind.class()), format!("{}-back", kind.class()));
+            let back = label.chars().count() as f64 * 7.0 + 8.0;
+            svg.rect(Rect { x: x + 3.0, y: y + 2.0, width: back, height: LANE_HEIGHT - 4.0 }, &back_class);
+            svg.text((x + 7.0, y + 14.5), Anchor::Start, &text_class, label);
+        }
+    }
+}
+
+/// The picture in words.
+fn describe(verdict: &Verdict, lanes: &[Lane], frame: &Frame) -> String {
+    let second = |us: u64| format!("{:.1} s", us.saturating_sub(frame.from_us) as f64 / 1e6);
+    let mut text = crate::report::headline(verdict);
+    for lane in lanes {
+        let parts: Vec<String> = lane
+            .stretches
+            .iter()
+            .take(12)
+            .map(|part| format!("{} from {} to {}", part.label, second(part.from_us), second(part.until_us)))
+            .collect();
+        text.push_str(&format!(" {}: {}.", lane.name, parts.join(", ")));
+    }
+    text.push_str(" The same counts stand in the table per second below.");
+    text
+}

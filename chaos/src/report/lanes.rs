@@ -1,0 +1,145 @@
+//! The lanes below the band: faults, what the canary saw of the database, probes of each process. Turns
+//! events into stretches of time; draws nothing.
+
+use std::collections::BTreeMap;
+
+use crate::history::{Event, Probe};
+use crate::verdict::Outage;
+
+/// Stretches shorter than this are joined to the one before if nothing differs.
+const STEP_US: u64 = 100_000;
+
+/// One lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lane {
+    pub(crate) name: String,
+    pub(crate) stretches: Vec<Stretch>,
+}
+
+/// A stretch of time in which one thing held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub(crate) from_us: u64,
+    pub(crate) until_us: u64,
+    pub(crate) kind: Kind,
+    pub(crate) label: String,
+}
+
+/// How a stretch is coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Good,
+    Bad,
+    Fault,
+}
+
+impl Kind {
+    pub(crate) fn class(self) -> &'static str {
+        match self {
+            Self::Good => "lane-good",
+            Self::Bad => "lane-bad",
+            Self::Fault => "lane-fault",
+        }
+    }
+}
+
+/// All lanes of a run, cut to this time.
+pub(crate) fn all(events: &[Event], outages: &[Outage], from_us: u64, until_us: u64) -> Vec<Lane> {
+    let mut lanes = vec![faults(events, until_us), database(events, outages)];
+    lanes.extend(probes(events));
+    for lane in &mut lanes {
+        for stretch in &mut lane.stretches {
+            stretch.from_us = stretch.from_us.clamp(from_us, until_us);
+            stretch.until_us = stretch.until_us.clamp(from_us, until_us);
+        }
+        lane.stretches.retain(|stretch| stretch.from_us < stretch.until_us);
+    }
+    lanes.retain(|lane| !lane.stretches.is_empty());
+    lanes
+}
+
+fn faults(events: &[Event], until_us: u64) -> Lane {
+    let ends: BTreeMap<u32, u64> = events
+        .iter()
+        .filter_map(|event| if let Event::FaultEnd(end) = event { Some((end.id, end.at_us)) } else { None })
+        .collect();
+    let stretch = |event: &Event| match event {
+        Event::FaultStart(start) => Some(Stretch {
+            from_us: start.at_us,
+            until_us: ends.get(&start.id).copied().unwrap_or(until_us),
+            kind: Kind::Fault,
+            label: start.fault.clone(),
+        }),
+        _ => None,
+    };
+    Lane { name: "fault".into(), stretches: events.iter().filter_map(stretch).collect() }
+}
+
+fn database(events: &[Event], outages: &[Outage]) -> Lane {
+    let times = events.iter().filter_map(|event| match event {
+        Event::Canary(canary) => Some((canary.sent_us, canary.at_us, canary.ok)),
+        _ => None,
+    });
+    let mut steps: BTreeMap<u64, bool> = BTreeMap::new();
+    for (sent_us, at_us, ok) in times {
+        // A canary that waited tells about the whole time it waited.
+        for step in sent_us / STEP_US..=at_us / STEP_US {
+            let good = ok && at_us - sent_us < STEP_US;
+            let slot = steps.entry(step).or_insert(good);
+            *slot &= good;
+        }
+    }
+    let mut stretches = join(&steps);
+    for stretch in &mut stretches {
+        let gone = |outage: &&Outage| {
+            outage.from_us < stretch.until_us && outage.until_us.is_none_or(|us| us > stretch.from_us)
+        };
+        stretch.label = match stretch.kind {
+            Kind::Good => "commits".into(),
+            _ => outages.iter().find(gone).map_or("away".into(), away_label),
+        };
+    }
+    Lane { name: "database".into(), stretches }
+}
+
+fn away_label(outage: &Outage) -> String {
+    outage.until_us.map_or("away to the end".into(), |until| {
+        format!("away {:.1} s", until.saturating_sub(outage.from_us) as f64 / 1e6)
+    })
+}
+
+/// One lane for each process and path probed.
+fn probes(events: &[Event]) -> Vec<Lane> {
+    let mut lanes: BTreeMap<(&str, &str), BTreeMap<u64, bool>> = BTreeMap::new();
+    for event in events {
+        let Event::Probe(Probe { process, path, planned_us, status, .. }) = event else { continue };
+        let steps = lanes.entry((process, path)).or_default();
+        *steps.entry(planned_us / STEP_US).or_insert(true) &= *status == Some(200);
+    }
+    lanes
+        .into_iter()
+        .map(|((process, path), steps)| {
+            let word = path.trim_start_matches('/').trim_end_matches('z');
+            let mut stretches = join(&steps);
+            for stretch in &mut stretches {
+                stretch.label =
+                    if stretch.kind == Kind::Good { word.to_owned() } else { format!("not {word}") };
+            }
+            Lane { name: process.to_owned(), stretches }
+        })
+        .collect()
+}
+
+/// Joins neighbouring steps of one kind.
+fn join(steps: &BTreeMap<u64, bool>) -> Vec<Stretch> {
+    let mut stretches: Vec<Stretch> = Vec::new();
+    for (step, good) in steps {
+        let kind = if *good { Kind::Good } else { Kind::Bad };
+        let (from_us, until_us) = (step * STEP_US, (step + 1) * STEP_US);
+        match stretches.last_mut() {
+            Some(last) if last.kind == kind && last.until_us == from_us => last.until_us = until_us,
+            _ => stretches.push(Stretch { from_us, until_us, kind, label: String::new() }),
+        }
+    }
+    stretches
+}

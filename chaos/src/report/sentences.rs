@@ -1,0 +1,159 @@
+//! The verdict in sentences with numbers, for the end of a command and the top of the page.
+
+use crate::verdict::{Bands, Check, Latency, Numbers, Outcome, State, Verdict};
+
+/// The verdict in one sentence.
+#[must_use]
+pub fn headline(verdict: &Verdict) -> String {
+    let numbers = &verdict.numbers;
+    let answer = match verdict.outcome {
+        Outcome::Held => "Held",
+        Outcome::Violated => "Violated",
+        Outcome::Inconclusive => "Inconclusive",
+        Outcome::HarnessError => return format!("Harness error: {}.", verdict.reason),
+    };
+    let good = numbers.reads.good() + numbers.writes.good();
+    let planned = numbers.reads.planned + numbers.writes.planned;
+    format!(
+        "{answer}: {}; {} of {} planned requests were answered as promised; {} acknowledged writes were lost, {} doubled.",
+        gone(numbers),
+        count(good),
+        count(planned),
+        count(numbers.lost),
+        count(numbers.doubled)
+    )
+}
+
+/// The verdict in sentences, one line each, the verdict itself last.
+#[must_use]
+pub fn sentences(verdict: &Verdict) -> Vec<String> {
+    let numbers = &verdict.numbers;
+    if verdict.outcome == Outcome::HarnessError {
+        return vec![last_line(verdict)];
+    }
+    let (reads, writes) = (&numbers.reads, &numbers.writes);
+    let mut lines = vec![
+        format!("{}.", capital(&gone(numbers))),
+        format!(
+            "{} requests were planned: {} reads and {} writes.",
+            count(reads.planned + writes.planned),
+            count(reads.planned),
+            count(writes.planned)
+        ),
+        format!(
+            "Reads: {} fresh, {} stale (the oldest said {} s), {}.",
+            count(reads.fresh),
+            count(reads.stale),
+            numbers.oldest_stale_seconds,
+            rest(reads)
+        ),
+        format!(
+            "Writes: {} committed, {} journaled, {}.",
+            count(writes.committed),
+            count(writes.journaled),
+            rest(writes)
+        ),
+        format!(
+            "Of {} acknowledged writes, {} were lost and {} doubled.",
+            count(numbers.acknowledged),
+            count(numbers.lost),
+            count(numbers.doubled)
+        ),
+    ];
+    lines.extend(slowest(&numbers.latency));
+    lines.extend(recovery(numbers));
+    lines.extend(verdict.checks.iter().filter(|check| check.state != State::Held).map(not_held));
+    lines.push(last_line(verdict));
+    lines
+}
+
+fn gone(numbers: &Numbers) -> String {
+    let [first, more @ ..] = numbers.outages.as_slice() else {
+        return "the database was never seen to be gone".into();
+    };
+    let known: Option<u64> =
+        numbers.outages.iter().map(|outage| Some(outage.until_us?.saturating_sub(outage.from_us))).sum();
+    let times = if more.is_empty() { String::new() } else { format!(", {} times", numbers.outages.len()) };
+    match known {
+        Some(us) => format!("the database was gone for {} ({}{times})", seconds(us), first.fault),
+        None => format!("the database went ({}{times}) and was not seen to come back", first.fault),
+    }
+}
+
+/// The bands of those who got nothing; the rarer ones only where there are any.
+fn rest(bands: &Bands) -> String {
+    let always = [("fallback", bands.fallback), ("error", bands.error), ("no answer", bands.no_answer)];
+    let rare = [("refused or cut", bands.refused), ("never sent", bands.never_sent), ("wrong", bands.wrong)];
+    let shown = always.into_iter().chain(rare.into_iter().filter(|(_, many)| *many > 0));
+    shown.map(|(name, many)| format!("{} {name}", count(many))).collect::<Vec<_>>().join(", ")
+}
+
+fn slowest(latency: &[Latency]) -> Option<String> {
+    let reads = latency.iter().find(|latency| latency.phase == "during" && latency.kind == "reads")?;
+    Some(format!(
+        "While the database was gone, the slowest of {} reads took {}, the 99th percentile {}.",
+        count(reads.n),
+        millis(reads.max_us),
+        millis(reads.p99_us)
+    ))
+}
+
+fn recovery(numbers: &Numbers) -> Option<String> {
+    numbers.outages.first()?.until_us?;
+    Some(match (numbers.first_fresh_us, numbers.first_committed_us) {
+        (None, _) => "No fresh answer came after the database was back.".into(),
+        (Some(fresh), None) => {
+            format!("The first fresh answer came {} after the database was back.", seconds(fresh))
+        }
+        (Some(fresh), Some(committed)) => format!(
+            "The first fresh answer came {} after the database was back, the first committed write {}.",
+            seconds(fresh),
+            seconds(committed)
+        ),
+    })
+}
+
+fn not_held(check: &Check) -> String {
+    let Check { id, title, measured, .. } = check;
+    match (check.state, check.witnesses.first()) {
+        (State::NotMeasured, _) => format!("{id} ({title}) could not be measured: {measured}."),
+        (_, Some(witness)) => {
+            format!("{id} ({title}) was broken {} times: {}.", count(check.violations), witness.summary)
+        }
+        (_, None) => format!("{id} ({title}) was broken: {measured}."),
+    }
+}
+
+fn last_line(verdict: &Verdict) -> String {
+    format!("Verdict: {} ({}).", verdict.outcome.word(), verdict.reason)
+}
+
+/// A count with a comma at every thousand.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Seconds with the digits that matter.
+pub(crate) fn seconds(us: u64) -> String {
+    let digits = if us < 1_000_000 { 2 } else { 1 };
+    format!("{:.digits$} s", us as f64 / 1e6)
+}
+
+/// Milliseconds with the digits that matter.
+pub(crate) fn millis(us: u64) -> String {
+    let digits = usize::from(us < 100_000);
+    format!("{:.digits$} ms", us as f64 / 1e3)
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
