@@ -76,6 +76,10 @@ pub(crate) fn scan<'a>(
 /// Judges the bytes from the first place on that is not a good record.
 fn tail(rest: &[u8], salt: u32, broken: u64, why: FrameFault, offset: usize) -> Result<Tail, Damage> {
     let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(Tail::Padding) };
+    if why == FrameFault::Fields {
+        // No torn append has a checksum that matches: somebody wrote this, and a newer program may know what it is.
+        return Err(Damage { offset: offset as u64, what: why.to_string() });
+    }
     match later_batch(rest, salt, broken) {
         Search::Nothing => Ok(Tail::Torn { bytes: last as u64 + 1, why }),
         Search::Record(sequence) => {

@@ -183,6 +183,21 @@ fn another_format_version_is_refused_by_its_number() {
     assert!(refusal(&with_segment(bytes)).contains("format version 2"));
 }
 
+/// A last record with flags of a later program was taken for a torn append and cut, although its checksum matched.
+#[test]
+fn a_sound_record_of_a_newer_program_is_refused_and_not_cut() {
+    let (disk, _) = filled();
+    let mut bytes = disk.bytes(SEGMENT);
+    let header = crate::journal::segment::Header::decode(&bytes).unwrap();
+    let (last, end) = (last_record(&bytes), bytes.len() - 4);
+    bytes[last + 66] = 1;
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&header.salt.to_le_bytes());
+    hasher.update(&bytes[last..end]);
+    bytes[end..].copy_from_slice(&hasher.finalize().to_le_bytes());
+    assert!(refusal(&with_segment(bytes)).contains("fields are not those of format version 1"));
+}
+
 #[test]
 fn a_file_without_a_whole_header_is_refused() {
     let (disk, _) = filled();
