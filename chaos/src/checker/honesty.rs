@@ -8,6 +8,8 @@ use crate::verdict::{Check, Class, Numbers};
 
 /// Fewer requests than this are no baseline.
 const BASELINE_MIN: u64 = 50;
+/// The baseline ends this long before the first fault is known to have taken hold, which it may have done earlier.
+const FAULT_LEAD_US: u64 = 500_000;
 
 pub(crate) fn check(index: &Index<'_>, bands: &[Banded], limits: &Limits, numbers: &Numbers) -> Vec<Check> {
     vec![
@@ -42,13 +44,14 @@ fn load_was_real(index: &Index<'_>, bands: &[Banded], limits: &Limits) -> Check 
     let mut finding =
         Finding::new("X2", "the load was sent, and all was well before the fault", Class::Honesty);
     let planned = index.load.reads + index.load.writes;
-    let first_fault = index.faults.first().map_or(u64::MAX, |fault| fault.start.at_us);
+    let baseline_until =
+        index.faults.first().map_or(u64::MAX, |fault| fault.start.at_us.saturating_sub(FAULT_LEAD_US));
     let (mut sent, mut before, mut before_bad) = (0_u64, 0_u64, 0_u64);
     for (op, banded) in index.ops.iter().zip(bands).filter(|(op, _)| op.invoke.measured) {
         sent += u64::from(!matches!(op.end, Some((_, done)) if done.got == Got::NeverSent));
         let ended_us = op.end.map_or(u64::MAX, |(_, done)| done.at_us);
         // What was under way when the fault came belongs to the fault.
-        if op.invoke.planned_us < first_fault && (ended_us < first_fault || first_fault == u64::MAX) {
+        if ended_us <= baseline_until {
             before += 1;
             before_bad += u64::from(!banded.band.is_good());
         }

@@ -38,14 +38,14 @@ fn a_good_run_holds_and_its_numbers_are_those_of_the_scene() {
     assert!(verdict.checks.iter().all(|check| check.state == State::Held), "{verdict:#?}");
     let numbers = &verdict.numbers;
     assert_eq!((numbers.reads.planned, numbers.reads.fresh, numbers.reads.stale), (140, 60, 80));
-    assert_eq!((numbers.writes.planned, numbers.writes.committed, numbers.writes.journaled), (56, 24, 32));
+    assert_eq!((numbers.writes.planned, numbers.writes.committed, numbers.writes.journaled), (70, 30, 40));
     assert_eq!((numbers.lost, numbers.doubled, numbers.phantom), (0, 0, 0));
     assert_eq!(numbers.outages.len(), 1);
     assert_eq!(numbers.outages[0].from_us, ms(4_000));
     assert_eq!(numbers.outages[0].until_us, Some(ms(12_000)));
     assert_eq!(numbers.oldest_stale_seconds, 9);
     assert!(verdict.numbers.first_fresh_us.unwrap() < ms(200));
-    assert_eq!(numbers.latency.iter().map(|latency| latency.n).sum::<u64>(), 196);
+    assert_eq!(numbers.latency.iter().map(|latency| latency.n).sum::<u64>(), 210);
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn x2_a_bad_baseline_or_a_thin_load_makes_the_run_inconclusive() {
 #[test]
 fn x3_a_scenario_that_aims_at_the_journal_must_have_used_it() {
     let mut scene = Scene::outage();
-    scene.limits.journaled_min = 33;
+    scene.limits.journaled_min = 41;
     assert_eq!(broken(&scene), inconclusive("X3"));
 }
 

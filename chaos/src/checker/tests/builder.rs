@@ -39,7 +39,7 @@ impl Scene {
         Self { limits, rows: Vec::new(), rows_announced: None, events, ops: Vec::new(), extra_planned: 0 }
     }
 
-    /// The database is killed at 4 s and back at 12 s. Ten reads and four writes per second, all good.
+    /// The database is killed at 4 s and back at 12 s. Ten reads and five writes per second, all good.
     pub(crate) fn outage() -> Self {
         let mut scene = Self::empty();
         for name in ["server-1", "server-2"] {
@@ -57,11 +57,11 @@ impl Scene {
             let label = if away { format!("stale; age={age}; reason=database_away") } else { "fresh".into() };
             scene.read(2 + slot as usize % 3, &label, time, time + ms(3));
         }
-        for slot in 0..56 {
-            let time = ms(70 + slot * 250);
+        for slot in 0..70 {
+            let time = ms(70 + slot * 200);
             let away = (ms(4_000)..ms(12_000)).contains(&time);
             let value = if away { format!("during-{slot}") } else { format!("calm-{slot}") };
-            let value = if slot == 30 { "during-3".into() } else { value };
+            let value = if slot == 40 { "during-3".into() } else { value };
             scene.write(Action::Create, &value, None, time);
             scene.end_write(&value, if away { "journaled" } else { "committed" }, Got::Answer, time + ms(5));
             scene.row(&format!("id-{value}"), &value, 1, false);
