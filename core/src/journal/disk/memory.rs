@@ -67,6 +67,8 @@ pub(crate) enum Fault {
     SyncFails { nth: u64 },
     /// Files cannot hold more than this many bytes in all.
     Room { bytes: usize },
+    /// There is no room for the folder's own changes: its syncs fail.
+    FolderFull,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +90,8 @@ pub(crate) enum Survival {
     Half,
     /// The power went; of each unsynced write only the second half was kept, the first reads as zeros.
     LaterHalf,
+    /// The power went; unsynced writes were kept, unsynced changes of length were not.
+    WritesOnly,
 }
 
 /// A folder in memory; clones are the same folder.
@@ -166,7 +170,7 @@ fn surviving(content: &Content, survival: Survival) -> Vec<u8> {
     let count = changes.len();
     for (position, change) in changes.into_iter().enumerate() {
         match (survival, change) {
-            (Survival::Nothing, _) => {}
+            (Survival::Nothing, _) | (Survival::WritesOnly, Change::Length(_)) => {}
             (Survival::Half, Change::Write { offset, bytes: new }) if position + 1 == count => {
                 let half = Change::Write { offset: *offset, bytes: new[..new.len() / 2].to_vec() };
                 apply(&mut bytes, &half);
@@ -241,6 +245,9 @@ impl Disk for MemoryDisk {
 
     fn sync_folder(&self) -> io::Result<()> {
         self.world.step()?;
+        if self.world.faults.lock().unwrap().contains(&Fault::FolderFull) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let mut folder = self.folder();
         folder.durable = folder.live.clone();
         Ok(())

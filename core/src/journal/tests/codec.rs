@@ -105,6 +105,22 @@ fn hostile_lengths_end_the_search_early() {
 }
 
 #[test]
+fn a_sound_record_in_the_wrong_place_is_damage() {
+    let entry = super::entry("k", "x");
+    for wrong in [1, 3] {
+        let mut bytes = vec![0; HEADER_BYTES];
+        record::encode(&mut bytes, Stamp { salt: 0, sequence: 1, batch_first: 1 }, &entry);
+        let place = bytes.len() as u64;
+        record::encode(&mut bytes, Stamp { salt: 0, sequence: wrong, batch_first: wrong }, &entry);
+        let refused = scan(&bytes, 0, 1, |_, _| {}).unwrap_err();
+        assert_eq!(
+            (refused.offset, refused.what),
+            (place, format!("record {wrong} stands where record 2 belongs"))
+        );
+    }
+}
+
+#[test]
 fn a_length_beyond_any_record_is_not_read() {
     let mut bytes = record::RECORD_MAGIC.to_vec();
     bytes.extend(u32::MAX.to_le_bytes());

@@ -8,7 +8,8 @@ use super::{entry, one, open, pending, together};
 use crate::journal::disk::memory::{Fault, MemoryDisk, Survival};
 use crate::journal::{AppendError, Journal, JournalConfig, JournalHealth, NewEntry};
 
-const SURVIVALS: [Survival; 4] = [Survival::All, Survival::Nothing, Survival::Half, Survival::LaterHalf];
+const SURVIVALS: [Survival; 5] =
+    [Survival::All, Survival::Nothing, Survival::Half, Survival::LaterHalf, Survival::WritesOnly];
 
 /// What the callers of a run were told.
 #[derive(Debug, Default)]
@@ -198,6 +199,24 @@ fn a_full_disk_at_rotation_refuses_and_recovers() {
     let (journal, _writer, recovery) = open(&disk.after_crash(Survival::Nothing));
     assert_eq!(recovery.entries, 2);
     assert_eq!(journal.find("second"), None);
+}
+
+/// The new segment may be there under its name although making it failed: a record added to the old one would then
+/// have its number taken twice.
+#[test]
+fn after_a_rotation_that_failed_half_way_the_old_segment_takes_nothing() {
+    let disk = MemoryDisk::default();
+    let (journal, mut writer, _) = open(&disk);
+    let large = "x".repeat(3000);
+    together(&journal, &mut writer, &[entry("first", &large)]);
+    disk.set_faults(&[Fault::FolderFull]);
+    assert_eq!(together(&journal, &mut writer, &[entry("second", &large)]), [Err(AppendError::Full)]);
+    disk.set_faults(&[]);
+    assert_eq!(one(&journal, &mut writer, "small"), Ok(2));
+    for survival in SURVIVALS {
+        let (journal, _writer, _) = open(&disk.after_crash(survival));
+        assert_eq!(journal.find("small").unwrap().sequence, 2, "{survival:?}");
+    }
 }
 
 /// Each sync of the run fails once, in turn: the same promises as at a power cut.
