@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::folder::RunFolder;
 use crate::ports;
 use crate::postgres::{self, Binaries};
-use crate::process::{self, Exit, Handle, Process, poll_until};
+use crate::process::{self, Entry, Exit, Handle, Process, poll_until};
 
 pub(crate) use template::{ADMIN_DATABASE, CANARY};
 
@@ -115,16 +115,20 @@ pub struct Hang {
 }
 
 impl Hang {
-    /// How many processes were stopped.
+    /// How many processes it holds. One that was just ending when it was stopped ends all the same, and is not counted.
     #[must_use]
     pub fn processes(&self) -> usize {
-        self.handles.len()
+        self.entries().count()
     }
 
     /// How many of them are stopped now, as the kernel says.
     #[must_use]
     pub fn stopped_now(&self) -> usize {
-        self.handles.iter().filter(|handle| handle.entry().is_some_and(|entry| entry.is_stopped())).count()
+        self.entries().filter(Entry::is_stopped).count()
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.handles.iter().filter_map(Handle::entry).filter(Entry::is_alive)
     }
 }
 

@@ -20,7 +20,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Cancel safety
 /// Dropping the future ends and removes the cluster it tried on.
-pub async fn examine(options: &Options) -> (String, bool) {
+pub(crate) async fn examine(options: &Options) -> (String, bool) {
     let mut sheet = Sheet { text: String::new(), fit: true };
     sheet.text += "Machine\n";
     match Binaries::find(options.cluster.pg_bin.as_deref()) {

@@ -19,7 +19,7 @@ use crate::process::{self, Handle, Table};
 /// How long a clean-up goes on signalling and looking before it gives up.
 pub(crate) const CLEAN_UP_LIMIT: Duration = Duration::from_secs(4);
 /// The hidden sub-command of `ridethrough-chaos` that becomes a guardian.
-pub const SUB_COMMAND: &str = "guardian";
+pub(crate) const SUB_COMMAND: &str = "guardian";
 
 const BINARY: &str = "ridethrough-chaos";
 /// Between two looks at the process table.
@@ -59,7 +59,11 @@ impl Drop for Guardian {
     }
 }
 
-/// Where the guardian's binary is: as given, the current program itself, or beside it or in a folder above.
+/// The current program, for when it is `ridethrough-chaos` itself. Not its path: a rebuild may have put another
+/// program there meanwhile.
+pub(crate) const OWN_BINARY: &str = "/proc/self/exe";
+
+/// Where the guardian's binary is: as given, or beside the current program or in a folder above.
 ///
 /// # Errors
 /// [`Error::NoBinary`] when it is nowhere.
@@ -74,12 +78,6 @@ pub(crate) fn binary(given: Option<&Path>) -> Result<PathBuf, Error> {
         return if path.is_file() { Ok(path.to_owned()) } else { Err(missing(path)) };
     }
     let current = std::env::current_exe().map_err(Error::io("find the current program"))?;
-    if current.file_name().is_some_and(|name| name.to_string_lossy().starts_with(BINARY))
-        && !current.parent().is_some_and(|folder| folder.ends_with("deps"))
-    {
-        // Not the path: a rebuild may have put another program there meanwhile.
-        return Ok(PathBuf::from("/proc/self/exe"));
-    }
     let folders = current.ancestors().skip(1).take(LEVELS_UP);
     let found = folders.map(|folder| folder.join(BINARY)).find(|path| path.is_file());
     found.ok_or_else(|| missing(&current.with_file_name(BINARY)))

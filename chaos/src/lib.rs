@@ -4,19 +4,22 @@
 //! code with it, because a checker that shares code with the thing it judges shares its bugs.
 //!
 //! Modules in reading order:
-//! - [`scenario`]: which faults come when.
+//! - [`run`]: one experiment from start to verdict. START HERE. [`scenario`]: which faults come when.
 //! - [`history`]: what happened in a run, one line each; the only file format. [`workload`]: open-loop users.
-//!   [`checker`]: from the history to the [`verdict`].
+//!   [`checker`]: from the history to the [`verdict`]. [`report`]: the verdict for people.
 //! - [`nemesis`]: the faults. [`canary`]: an independent witness of when the database commits.
 //! - [`stack`]: PostgreSQL, servers and proxy together. [`cluster`]: a throw-away PostgreSQL, on the binaries that
 //!   [`postgres`] finds.
 //! - [`folder`], [`guardian`], [`process`]: the care that nothing of a run outlives it.
+//! - [`cli`]: the command line.
 
-pub mod history;
-pub mod workload;
+pub mod run;
+
 pub mod checker;
+pub mod history;
 pub mod report;
 pub mod verdict;
+pub mod workload;
 
 pub mod nemesis;
 pub mod scenario;
@@ -33,7 +36,9 @@ pub mod guardian;
 mod ports;
 pub mod process;
 
-pub mod doctor;
+pub mod cli;
+mod doctor;
+mod up;
 
 pub use cluster::Cluster;
 pub use error::Error;

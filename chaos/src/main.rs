@@ -1,14 +1,15 @@
-//! The binary: guards a run folder, or examines the machine.
+//! The binary: hands the command line to `cli.rs` and its answer to the shell. Nothing is decided here.
 
 use std::io::Write;
+use std::process::ExitCode;
 
-fn main() -> anyhow::Result<()> {
-    let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|arg| arg == ridethrough_chaos::guardian::SUB_COMMAND) {
-        let folder = std::path::PathBuf::from(args.next().unwrap_or_default());
-        std::process::exit(i32::from(ridethrough_chaos::guardian::watch(&folder)));
+fn main() -> ExitCode {
+    match ridethrough_chaos::cli::main(std::env::args_os()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // Nowhere to tell it when standard error is closed; the exit code still does.
+            let _ = writeln!(std::io::stderr().lock(), "ridethrough-chaos: failed to {error}");
+            ExitCode::from(3)
+        }
     }
-    let runtime = tokio::runtime::Runtime::new()?;
-    let (text, _) = runtime.block_on(ridethrough_chaos::doctor::examine(&Default::default()));
-    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
 }
