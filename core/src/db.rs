@@ -9,6 +9,7 @@
 mod classify;
 mod command;
 mod config;
+mod guards;
 mod keys;
 mod pool;
 mod probe;
@@ -18,16 +19,13 @@ mod state;
 mod transaction;
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 pub use self::{
@@ -46,14 +44,14 @@ use self::{
     transaction::{Attempted, Failed},
 };
 use crate::{
-    breaker::{Admission, Breaker, BreakerState, CallResult},
+    breaker::{Breaker, CallResult},
     budget::RetryBudget,
-    bulkhead::{Bulkhead, Permit},
+    bulkhead::Bulkhead,
     cache::{CacheConfig, Cacheable, Freshness, ReadCache, StaleReason},
     deadline::Deadline,
     error::{Error, ErrorClass, Phase, RejectReason, Stage},
-    health::{CachePart, DatabasePart, JournalPart, SchemaPart},
-    journal::{AppendError, Journal, JournalHealth, NewEntry},
+    health::{DatabasePart, SchemaPart},
+    journal::{AppendError, Journal, NewEntry},
     metrics,
 };
 
@@ -250,25 +248,6 @@ impl Db {
         Ok(client)
     }
 
-    /// How the parts are at `now`, for the health table.
-    #[must_use]
-    pub fn parts(&self, now: Instant) -> (DatabasePart, CachePart, JournalPart, SchemaPart) {
-        let seen = *self.0.database.borrow();
-        let database = match (seen, self.0.breaker.state(now)) {
-            (DatabasePart::Up, BreakerState::Open) => DatabasePart::Away,
-            (DatabasePart::Up, BreakerState::HalfOpen) => DatabasePart::Slow,
-            _ => seen,
-        };
-        let cache = if self.0.cache.is_warm(now) { CachePart::Warm } else { CachePart::Cold };
-        let journal = match self.0.journal.health() {
-            JournalHealth::Full => JournalPart::Full,
-            JournalHealth::Failed => JournalPart::Failed,
-            JournalHealth::Ok if self.0.journal.backlog().entries > 0 => JournalPart::Backlog,
-            JournalHealth::Ok => JournalPart::Ok,
-        };
-        (database, cache, journal, *self.0.schema.borrow())
-    }
-
     /// When asking again is worth while: the breaker's next trial plus jitter, so that a crowd does not come at once.
     #[must_use]
     pub fn retry_after(&self, now: Instant) -> Duration {
@@ -439,102 +418,6 @@ impl Db {
             self.0.commands.accepted(command, &self.0.cache.fill_by_write(sent_at, Instant::now()));
         }
         Ok(Written::Journaled { sequence, repeated })
-    }
-}
-
-/// What reads and writes share.
-impl Db {
-    /// One autocommit question on a connection of the pool, through all guards.
-    async fn asked<T>(
-        &self,
-        deadline: Deadline,
-        limit: Duration,
-        ask: impl AsyncFnOnce(&pool::Loan) -> Result<T, tokio_postgres::Error>,
-    ) -> Result<T, Failed> {
-        let deadline = deadline.capped(Instant::now(), limit);
-        let (_permit, admission) = self.admitted(deadline, false).await?;
-        let loan = match self.0.pool.checkout(deadline).await {
-            Ok(loan) => loan,
-            Err(none) => {
-                self.report(admission, none.breaker);
-                return Err(Failed { error: none.error, breaker: none.breaker });
-            }
-        };
-        metrics::db_attempt();
-        match timeout_at(deadline.instant(), ask(&loan)).await {
-            Ok(Ok(answer)) => {
-                loan.give_back();
-                self.report(admission, CallResult::Success);
-                Ok(answer)
-            }
-            Ok(Err(source)) => {
-                let (error, verdict) = classify::error(source, Stage::Query, Phase::Sent);
-                loan.settle(verdict);
-                self.report(admission, verdict.breaker);
-                Err(Failed { error, breaker: verdict.breaker })
-            }
-            Err(_) => {
-                self.report(admission, CallResult::Failure);
-                let error = Error::Timeout { stage: Stage::Query, phase: Phase::Sent, limit };
-                Err(Failed { error, breaker: CallResult::Failure })
-            }
-        }
-    }
-
-    /// The guards before a connection, in order. Replay brings its own connection and so needs no permit.
-    async fn admitted(
-        &self,
-        deadline: Deadline,
-        replayed: bool,
-    ) -> Result<(Option<Permit>, Admission), Failed> {
-        let rejected = |reason, retry_after| Failed {
-            error: Error::Rejected { reason, retry_after },
-            breaker: CallResult::Neutral,
-        };
-        if !matches!(*self.0.schema.borrow(), SchemaPart::Ok | SchemaPart::Pending) {
-            return Err(rejected(RejectReason::SchemaUnusable, self.retry_after(Instant::now())));
-        }
-        // Asked first without a permit: in an outage nobody should queue up only to be rejected.
-        if self.0.breaker.state(Instant::now()) == BreakerState::Open {
-            return Err(rejected(RejectReason::BreakerOpen, self.retry_after(Instant::now())));
-        }
-        let permit = if replayed {
-            None
-        } else {
-            let permit = self.0.bulkhead.acquire(deadline).await;
-            let overloaded = |_| rejected(RejectReason::Overloaded, self.retry_after(Instant::now()));
-            Some(permit.map_err(overloaded)?)
-        };
-        match self.0.breaker.admit(Instant::now()) {
-            Ok(admission) => Ok((permit, admission)),
-            Err(open) => {
-                let spread = self.retry_after(Instant::now());
-                Err(rejected(RejectReason::BreakerOpen, open.retry_after.max(spread)))
-            }
-        }
-    }
-
-    /// Tells the breaker; a failure may be the last word of all idle connections too.
-    fn report(&self, admission: Admission, result: CallResult) {
-        admission.record(result, Instant::now());
-    }
-
-    /// Waits before the next attempt, where budget and deadline allow one.
-    async fn pause_before_retry(&self, attempt: u32, deadline: Deadline) -> bool {
-        let now = Instant::now();
-        if self.0.breaker.state(now) != BreakerState::Closed {
-            return false;
-        }
-        let delay = self.random(|random| self.0.config.backoff.delay(attempt, random));
-        if delay >= deadline.remaining(now) || !self.0.budget.withdraw(now) {
-            return false;
-        }
-        sleep(delay).await;
-        true
-    }
-
-    fn count_replayed(&self) {
-        self.0.replayed.fetch_add(1, Ordering::Relaxed);
     }
 }
 

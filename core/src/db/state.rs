@@ -1,16 +1,37 @@
-//! What an operator sees of the database path: gauges, and the document under `/debug/state`.
+//! What is seen of the database path: the parts for the health table, gauges, and the document under `/debug/state`.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::Db;
-use crate::metrics;
+use crate::{
+    breaker::BreakerState,
+    health::{CachePart, DatabasePart, JournalPart, SchemaPart},
+    journal::JournalHealth,
+    metrics,
+};
 
 impl Db {
+    /// How the parts are at `now`, for the health table.
+    #[must_use]
+    pub fn parts(&self, now: Instant) -> (DatabasePart, CachePart, JournalPart, SchemaPart) {
+        let seen = *self.0.database.borrow();
+        let database = match (seen, self.0.breaker.state(now)) {
+            (DatabasePart::Up, BreakerState::Open) => DatabasePart::Away,
+            (DatabasePart::Up, BreakerState::HalfOpen) => DatabasePart::Slow,
+            _ => seen,
+        };
+        let cache = if self.0.cache.is_warm(now) { CachePart::Warm } else { CachePart::Cold };
+        let journal = match self.0.journal.health() {
+            JournalHealth::Full => JournalPart::Full,
+            JournalHealth::Failed => JournalPart::Failed,
+            JournalHealth::Ok if self.0.journal.backlog().entries > 0 => JournalPart::Backlog,
+            JournalHealth::Ok => JournalPart::Ok,
+        };
+        (database, cache, journal, *self.0.schema.borrow())
+    }
+
     /// Publishes what is a level rather than an event. Call it on a timer.
     pub fn publish_gauges(&self, now: Instant) {
         let backlog = self.0.journal.backlog();
@@ -51,7 +72,7 @@ impl Db {
                 "entries": backlog.entries,
                 "bytes": backlog.bytes,
                 "oldest_seconds": age(backlog.oldest_accepted_at).as_secs_f64(),
-                "replayed": self.0.replayed.load(Ordering::Relaxed),
+                "replayed": self.0.replayed.load(std::sync::atomic::Ordering::Relaxed),
             },
         })
     }

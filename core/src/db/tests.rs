@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::*;
-use crate::{cache::CacheFill, journal::JournalConfig};
+use crate::{breaker::BreakerState, cache::CacheFill, health::JournalPart, journal::JournalConfig};
 
 /// Counts what it is told and applies nothing: no transaction is ever reached here.
 #[derive(Default)]

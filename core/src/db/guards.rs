@@ -1,0 +1,109 @@
+//! The guards that every call passes, in order: schema, bulkhead, breaker, connection, time limit; and the pause before
+//! the next attempt.
+//!
+//! What a call does and what becomes of its failure is decided in `db`.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Db, classify, pool, transaction::Failed};
+use crate::{
+    breaker::{Admission, BreakerState, CallResult},
+    bulkhead::Permit,
+    deadline::Deadline,
+    error::{Error, Phase, RejectReason, Stage},
+    health::SchemaPart,
+    metrics,
+};
+
+impl Db {
+    /// One autocommit question on a connection of the pool, through all guards.
+    pub(super) async fn asked<T>(
+        &self,
+        deadline: Deadline,
+        limit: Duration,
+        ask: impl AsyncFnOnce(&pool::Loan) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Failed> {
+        let deadline = deadline.capped(Instant::now(), limit);
+        let (_permit, admission) = self.admitted(deadline, false).await?;
+        let loan = match self.0.pool.checkout(deadline).await {
+            Ok(loan) => loan,
+            Err(none) => {
+                self.report(admission, none.breaker);
+                return Err(Failed { error: none.error, breaker: none.breaker });
+            }
+        };
+        metrics::db_attempt();
+        match timeout_at(deadline.instant(), ask(&loan)).await {
+            Ok(Ok(answer)) => {
+                loan.give_back();
+                self.report(admission, CallResult::Success);
+                Ok(answer)
+            }
+            Ok(Err(source)) => {
+                let (error, verdict) = classify::error(source, Stage::Query, Phase::Sent);
+                loan.settle(verdict);
+                self.report(admission, verdict.breaker);
+                Err(Failed { error, breaker: verdict.breaker })
+            }
+            Err(_) => {
+                self.report(admission, CallResult::Failure);
+                let error = Error::Timeout { stage: Stage::Query, phase: Phase::Sent, limit };
+                Err(Failed { error, breaker: CallResult::Failure })
+            }
+        }
+    }
+
+    /// The guards before a connection, in order. Replay brings its own connection and so needs no permit.
+    pub(super) async fn admitted(
+        &self,
+        deadline: Deadline,
+        replayed: bool,
+    ) -> Result<(Option<Permit>, Admission), Failed> {
+        let rejected = |reason, retry_after| Failed {
+            error: Error::Rejected { reason, retry_after },
+            breaker: CallResult::Neutral,
+        };
+        if !matches!(*self.0.schema.borrow(), SchemaPart::Ok | SchemaPart::Pending) {
+            return Err(rejected(RejectReason::SchemaUnusable, self.retry_after(Instant::now())));
+        }
+        // Asked first without a permit: in an outage nobody should queue up only to be rejected.
+        if self.0.breaker.state(Instant::now()) == BreakerState::Open {
+            return Err(rejected(RejectReason::BreakerOpen, self.retry_after(Instant::now())));
+        }
+        let permit = if replayed {
+            None
+        } else {
+            let permit = self.0.bulkhead.acquire(deadline).await;
+            let overloaded = |_| rejected(RejectReason::Overloaded, self.retry_after(Instant::now()));
+            Some(permit.map_err(overloaded)?)
+        };
+        match self.0.breaker.admit(Instant::now()) {
+            Ok(admission) => Ok((permit, admission)),
+            Err(open) => {
+                let spread = self.retry_after(Instant::now());
+                Err(rejected(RejectReason::BreakerOpen, open.retry_after.max(spread)))
+            }
+        }
+    }
+
+    /// Tells the breaker; a failure may be the last word of all idle connections too.
+    pub(super) fn report(&self, admission: Admission, result: CallResult) {
+        admission.record(result, Instant::now());
+    }
+
+    /// Waits before the next attempt, where budget and deadline allow one.
+    pub(super) async fn pause_before_retry(&self, attempt: u32, deadline: Deadline) -> bool {
+        let now = Instant::now();
+        if self.0.breaker.state(now) != BreakerState::Closed {
+            return false;
+        }
+        let delay = self.random(|random| self.0.config.backoff.delay(attempt, random));
+        if delay >= deadline.remaining(now) || !self.0.budget.withdraw(now) {
+            return false;
+        }
+        sleep(delay).await;
+        true
+    }
+}
