@@ -58,7 +58,8 @@ fn conclude(checks: &[Check]) -> (Outcome, String) {
         (!found.is_empty()).then(|| found.join(", "))
     };
     if let Some(broken) = ids(Some(Class::Safety), State::Violated) {
-        return (Outcome::Violated, format!("broken: {broken}"));
+        let also = ids(Some(Class::Liveness), State::Violated).map(|also| format!("; also {also}"));
+        return (Outcome::Violated, format!("broken: {broken}{}", also.unwrap_or_default()));
     }
     if let Some(unmet) = ids(Some(Class::Honesty), State::Violated) {
         return (Outcome::Inconclusive, format!("the run was not fit to prove anything: {unmet}"));

@@ -106,7 +106,8 @@ struct Frame {
 impl Frame {
     fn x(&self, us: u64) -> f64 {
         let share = us.saturating_sub(self.from_us) as f64 / (self.until_us - self.from_us).max(1) as f64;
-        LEFT + share.min(1.0) * (WIDTH - LEFT - RIGHT)
+        // On the raster of what is written, so that neighbours meet without a gap.
+        ((LEFT + share.min(1.0) * (WIDTH - LEFT - RIGHT)) * 10.0).round() / 10.0
     }
 }
 
@@ -119,9 +120,9 @@ pub(crate) fn draw(events: &[Event], verdict: &Verdict) -> Option<String> {
     let height = TOP + BAND_HEIGHT + AXIS_HEIGHT + lanes.len() as f64 * (LANE_HEIGHT + LANE_GAP) + 8.0;
     let title = "What users got, per tenth of a second";
     let mut svg = Svg::new("band", WIDTH, height, title, &describe(verdict, &lanes, &frame));
-    svg.stripes("stripes-stale", "stripe-stale");
-    svg.stripes("stripes-journaled", "stripe-journaled");
-    svg.stripes("stripes-away", "stripe-away");
+    svg.stripes("stripes-stale", "stripe-stale", 45);
+    svg.stripes("stripes-journaled", "stripe-journaled", -45);
+    svg.stripes("stripes-away", "stripe-away", 45);
     draw_band(&mut svg, &counts, &frame);
     draw_axis(&mut svg, &frame, height);
     for (place, lane) in lanes.iter().enumerate() {

@@ -117,8 +117,12 @@ fn not_held(check: &Check) -> String {
     let Check { id, title, measured, .. } = check;
     match (check.state, check.witnesses.first()) {
         (State::NotMeasured, _) => format!("{id} ({title}) could not be measured: {measured}."),
+        (_, Some(witness)) if check.violations == 1 => {
+            format!("{id} ({title}) was broken: {}.", witness.summary)
+        }
         (_, Some(witness)) => {
-            format!("{id} ({title}) was broken {} times: {}.", count(check.violations), witness.summary)
+            let many = count(check.violations);
+            format!("{id} ({title}) was broken {many} times, first: {}.", witness.summary)
         }
         (_, None) => format!("{id} ({title}) was broken: {measured}."),
     }

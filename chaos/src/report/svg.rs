@@ -92,16 +92,18 @@ impl Svg {
         ));
     }
 
-    /// A pattern of slanted stripes: `class` colours the stripes, `class` with `-ground` what lies below.
-    pub(crate) fn stripes(&mut self, id: &str, class: &str) {
+    /// A pattern of stripes slanted by `degrees`: `class` colours the stripes, `class` with `-ground` what lies
+    /// below.
+    pub(crate) fn stripes(&mut self, id: &str, class: &str, degrees: i32) {
         let (id, class) = (escape(id), escape(class));
         self.add(format_args!(
             concat!(
-                r#"<pattern id="{id}" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">"#,
+                r#"<pattern id="{id}" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate({degrees})">"#,
                 r#"<rect class="{class}-ground" width="6" height="6"/><rect class="{class}" width="3" height="6"/></pattern>"#
             ),
             id = id,
-            class = class
+            class = class,
+            degrees = degrees
         ));
     }
 
