@@ -95,6 +95,14 @@ impl BreakerState {
             Self::HalfOpen => "half-open",
         }
     }
+
+    fn level(self) -> f64 {
+        match self {
+            Self::Closed => 0.0,
+            Self::HalfOpen => 1.0,
+            Self::Open => 2.0,
+        }
+    }
 }
 
 /// Why the breaker last opened.
@@ -194,7 +202,7 @@ impl Breaker {
             trips_in_a_row: 0,
             last_trip: None,
         };
-        metrics::breaker_state(circuit, BreakerState::Closed);
+        metrics::breaker_state(circuit, BreakerState::Closed.level());
         Arc::new(Self { circuit, config, machine: Mutex::new(machine) })
     }
 
@@ -349,7 +357,8 @@ impl Breaker {
 
     fn turned(&self, machine: &mut Machine, to: BreakerState) {
         machine.generation += 1;
-        metrics::breaker_transition(self.circuit, to);
+        metrics::breaker_transition(self.circuit, to.as_str());
+        metrics::breaker_state(self.circuit, to.level());
     }
 
     fn end_of_open_interval(&self, machine: &mut Machine, now: Instant) {

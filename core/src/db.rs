@@ -40,6 +40,7 @@ pub use self::{
     replay::Replay,
 };
 use self::{
+    guards::Connected,
     pool::Pool,
     transaction::{Attempted, Failed},
 };
@@ -358,21 +359,11 @@ impl Db {
     ) -> Result<Attempted, Failed> {
         let sent_at = Instant::now();
         let deadline = deadline.capped(sent_at, limit);
-        let (_permit, admission) = self.admitted(deadline, replayed).await?;
-        let loan = match self.0.pool.checkout(deadline).await {
-            Ok(loan) => loan,
-            Err(none) => {
-                self.report(admission, none.breaker);
-                return Err(Failed { error: none.error, breaker: none.breaker });
-            }
-        };
-        metrics::db_attempt();
+        let Connected { _permit, admission, loan } = self.connected(deadline, replayed).await?;
         let commands = self.0.commands.as_ref();
         let attempted = transaction::attempt(loan, commands, command, replayed, deadline, limit).await;
-        self.report(
-            admission,
-            attempted.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success),
-        );
+        let result = attempted.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success);
+        admission.record(result, Instant::now());
         let settled = match &attempted {
             Ok(Attempted::Committed(Applied::Done(answer))) => Settled::Applied(answer.clone()),
             Ok(Attempted::Committed(Applied::Superseded(answer))) => Settled::Superseded(answer.clone()),

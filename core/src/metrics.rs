@@ -9,7 +9,6 @@ use std::time::Duration;
 
 #[cfg(feature = "postgres")]
 pub(crate) use self::database::*;
-use crate::{breaker::BreakerState, mode::Mode};
 
 /// Name, unit-bearing suffix and help text of every metric, for the exporter and the documentation.
 pub const CATALOGUE: &[(&str, Kind, &str)] = &[
@@ -69,19 +68,13 @@ pub fn describe() {
     }
 }
 
-pub(crate) fn breaker_state(circuit: &'static str, state: BreakerState) {
-    let value = match state {
-        BreakerState::Closed => 0.0,
-        BreakerState::HalfOpen => 1.0,
-        BreakerState::Open => 2.0,
-    };
-    metrics::gauge!("ridethrough_breaker_state", "circuit" => circuit).set(value);
+/// `level` is 0 closed, 1 half-open, 2 open.
+pub(crate) fn breaker_state(circuit: &'static str, level: f64) {
+    metrics::gauge!("ridethrough_breaker_state", "circuit" => circuit).set(level);
 }
 
-pub(crate) fn breaker_transition(circuit: &'static str, to: BreakerState) {
-    metrics::counter!("ridethrough_breaker_transitions_total", "circuit" => circuit, "to" => to.as_str())
-        .increment(1);
-    breaker_state(circuit, to);
+pub(crate) fn breaker_transition(circuit: &'static str, to: &'static str) {
+    metrics::counter!("ridethrough_breaker_transitions_total", "circuit" => circuit, "to" => to).increment(1);
 }
 
 pub(crate) fn journal_append(took: Duration) {
@@ -92,9 +85,6 @@ pub(crate) fn journal_rejected(reason: &'static str) {
     metrics::counter!("ridethrough_journal_rejected", "reason" => reason).increment(1);
 }
 
-pub(crate) fn mode(now: Mode) {
-    for mode in Mode::ALL {
-        let value = if mode == now { 1.0 } else { 0.0 };
-        metrics::gauge!("ridethrough_mode", "mode" => mode.as_str()).set(value);
-    }
+pub(crate) fn mode(mode: &'static str, is_now: bool) {
+    metrics::gauge!("ridethrough_mode", "mode" => mode).set(if is_now { 1.0 } else { 0.0 });
 }

@@ -104,7 +104,9 @@ impl ModeBoard {
         });
         if changed {
             tracing::info!(mode = mode.as_str(), reason, "mode changed");
-            metrics::mode(mode);
+            for one in Mode::ALL {
+                metrics::mode(one.as_str(), one == mode);
+            }
         }
     }
 

@@ -7,7 +7,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Db, classify, pool, transaction::Failed};
+use super::{
+    Db, classify,
+    pool::{Loan, NoConnection},
+    transaction::Failed,
+};
 use crate::{
     breaker::{Admission, BreakerState, CallResult},
     bulkhead::Permit,
@@ -17,46 +21,60 @@ use crate::{
     metrics,
 };
 
+/// A call that passed all guards.
+pub(super) struct Connected {
+    /// Held until the call is over; replay has none, because the pool keeps a connection for it.
+    pub(super) _permit: Option<Permit>,
+    pub(super) admission: Admission,
+    pub(super) loan: Loan,
+}
+
 impl Db {
     /// One autocommit question on a connection of the pool, through all guards.
     pub(super) async fn asked<T>(
         &self,
         deadline: Deadline,
         limit: Duration,
-        ask: impl AsyncFnOnce(&pool::Loan) -> Result<T, tokio_postgres::Error>,
+        ask: impl AsyncFnOnce(&Loan) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Failed> {
         let deadline = deadline.capped(Instant::now(), limit);
-        let (_permit, admission) = self.admitted(deadline, false).await?;
-        let loan = match self.0.pool.checkout(deadline).await {
-            Ok(loan) => loan,
-            Err(none) => {
-                self.report(admission, none.breaker);
-                return Err(Failed { error: none.error, breaker: none.breaker });
-            }
-        };
-        metrics::db_attempt();
+        let Connected { _permit, admission, loan } = self.connected(deadline, false).await?;
         match timeout_at(deadline.instant(), ask(&loan)).await {
             Ok(Ok(answer)) => {
                 loan.give_back();
-                self.report(admission, CallResult::Success);
+                admission.record(CallResult::Success, Instant::now());
                 Ok(answer)
             }
             Ok(Err(source)) => {
                 let (error, verdict) = classify::error(source, Stage::Query, Phase::Sent);
                 loan.settle(verdict);
-                self.report(admission, verdict.breaker);
+                admission.record(verdict.breaker, Instant::now());
                 Err(Failed { error, breaker: verdict.breaker })
             }
             Err(_) => {
-                self.report(admission, CallResult::Failure);
+                admission.record(CallResult::Failure, Instant::now());
                 let error = Error::Timeout { stage: Stage::Query, phase: Phase::Sent, limit };
                 Err(Failed { error, breaker: CallResult::Failure })
             }
         }
     }
 
-    /// The guards before a connection, in order. Replay brings its own connection and so needs no permit.
-    pub(super) async fn admitted(
+    /// Schema, bulkhead, breaker, connection.
+    pub(super) async fn connected(&self, deadline: Deadline, replayed: bool) -> Result<Connected, Failed> {
+        let (permit, admission) = self.admitted(deadline, replayed).await?;
+        match self.0.pool.checkout(deadline).await {
+            Ok(loan) => {
+                metrics::db_attempt();
+                Ok(Connected { _permit: permit, admission, loan })
+            }
+            Err(NoConnection { error, breaker }) => {
+                admission.record(breaker, Instant::now());
+                Err(Failed { error, breaker })
+            }
+        }
+    }
+
+    async fn admitted(
         &self,
         deadline: Deadline,
         replayed: bool,
@@ -86,11 +104,6 @@ impl Db {
                 Err(rejected(RejectReason::BreakerOpen, open.retry_after.max(spread)))
             }
         }
-    }
-
-    /// Tells the breaker; a failure may be the last word of all idle connections too.
-    pub(super) fn report(&self, admission: Admission, result: CallResult) {
-        admission.record(result, Instant::now());
     }
 
     /// Waits before the next attempt, where budget and deadline allow one.
