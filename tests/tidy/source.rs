@@ -23,7 +23,7 @@ impl SourceFile {
         let lines: Vec<&str> = self.text.lines().collect();
         let tests_start = lines.windows(2).position(|pair| {
             matches!(pair, [attribute, module]
-                if is_for_tests(attribute.trim()) && module.trim_start().starts_with("mod ") && module.ends_with('{'))
+                if is_for_tests(attribute.trim()) && is_module(module) && module.ends_with('{'))
         });
         let end = tests_start.unwrap_or(lines.len());
         lines.into_iter().take(end).enumerate().map(|(index, line)| (index + 1, line)).collect()
@@ -64,6 +64,13 @@ impl SourceFile {
 /// Whether an attribute keeps its item out of everything but tests.
 fn is_for_tests(attribute: &str) -> bool {
     attribute == "#[cfg(test)]" || attribute.starts_with("#[cfg(all(test,")
+}
+
+/// Whether a line begins a module, however visible.
+fn is_module(line: &str) -> bool {
+    line.trim_start()
+        .split_once("mod ")
+        .is_some_and(|(before, _)| before.is_empty() || before.starts_with("pub"))
 }
 
 /// Cuts a line comment off. `//` after a colon is taken for part of an address in a string.
@@ -117,7 +124,7 @@ mod tests {
         let file =
             planted("core/src/a.rs", "//! A.\nfn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\n");
         assert_eq!(file.lines_without_tests().last(), Some(&(2, "fn a() {}")));
-        let text = "fn a() {}\n#[cfg(all(test, feature = \"b\"))]\nmod tests {\n}\n";
+        let text = "fn a() {}\n#[cfg(all(test, feature = \"b\"))]\npub(crate) mod tests {\n}\n";
         assert_eq!(planted("core/src/a.rs", text).lines_without_tests().len(), 1);
     }
 
