@@ -314,19 +314,22 @@ fn experiment(
 
 /// The closing sentences, and where the report is.
 fn tell(verdict: &Verdict, out: Option<&Path>) {
+    let colourful = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = match verdict.outcome {
+        Outcome::Held => "32",
+        Outcome::Inconclusive => "33",
+        Outcome::Violated | Outcome::HarnessError => "31",
+    };
     let mut text = String::new();
     for sentence in report::sentences(verdict) {
-        text += &format!("{sentence}\n");
+        if colourful && sentence.starts_with("Verdict") {
+            text += &format!("\x1b[1;{colour}m{sentence}\x1b[0m\n");
+        } else {
+            text += &format!("{sentence}\n");
+        }
     }
     if let Some(out) = out {
-        text += &format!("Report: {}\n", out.join("report.html").display());
-    }
-    let (code, word) = (verdict.outcome.exit_code(), verdict.outcome.word());
-    let colour = [32, 31, 33].get(usize::from(code)).copied().unwrap_or(31);
-    if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
-        text += &format!("\x1b[1;{colour}mVerdict: {word}\x1b[0m\n");
-    } else {
-        text += &format!("Verdict: {word}\n");
+        text += &format!("Report: {}\n", out.join(report::PAGE).display());
     }
     print(&text);
 }

@@ -74,9 +74,9 @@ pub enum Error {
         source: tokio_postgres::Error,
     },
     /// A name on the command line is not known.
-    #[error("{what} `{name}` is not known; known are: {known}")]
+    #[error("find {what} `{name}`: known are {known}")]
     Unknown {
-        /// What kind of thing was named ("scenario").
+        /// What kind of thing was named ("the scenario").
         what: &'static str,
         /// The name.
         name: String,

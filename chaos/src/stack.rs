@@ -111,8 +111,11 @@ impl Stack {
     /// # Cancel safety
     /// Dropping the future ends and removes what was started, possibly a moment later.
     pub async fn start(options: &Options) -> Result<Self, Error> {
-        // Looked for first: a missing binary should not cost the start of a database.
+        // Looked at first: a missing binary or a taken port should not cost the start of a database.
         binaries(options)?;
+        if let Some(address) = options.listen {
+            service::must_be_free("proxy", address)?;
+        }
         let folder = RunFolder::create(options.cluster.guardian.as_deref())?;
         let cluster = Cluster::start_in(&folder, &options.cluster).await?;
         Self::start_on(folder, cluster, options).await

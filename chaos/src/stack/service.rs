@@ -308,7 +308,8 @@ impl Service {
     }
 }
 
-fn must_be_free(name: &str, address: SocketAddr) -> Result<(), Error> {
+/// Whether the port of an address that the caller chose is free; told with the way out where it is not.
+pub(super) fn must_be_free(name: &str, address: SocketAddr) -> Result<(), Error> {
     match TcpListener::bind(address) {
         Ok(_) => Ok(()),
         Err(source) => Err(Error::state(
