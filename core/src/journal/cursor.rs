@@ -28,7 +28,7 @@ impl Cursor {
         out.extend_from_slice(&[0, 0]);
         out.extend_from_slice(&self.journal_id);
         out.extend_from_slice(&self.through.to_le_bytes());
-        out.extend_from_slice(&crc32fast::hash(&out).to_le_bytes());
+        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
         out
     }
 
@@ -41,7 +41,7 @@ impl Cursor {
         let (through, _) = rest.split_first_chunk::<8>()?;
         let sound = *magic == CURSOR_MAGIC
             && u16::from_le_bytes(*version) == CURSOR_VERSION
-            && crc32fast::hash(covered) == u32::from_le_bytes(*sum);
+            && crc32c::crc32c(covered) == u32::from_le_bytes(*sum);
         sound.then_some(Self { journal_id: *journal_id, through: u64::from_le_bytes(*through) })
     }
 

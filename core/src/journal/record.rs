@@ -3,8 +3,6 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crc32fast::Hasher;
-
 use crate::journal::NewEntry;
 
 /// The first bytes of every record. None of them is zero, so a record is never taken for padding or the reverse.
@@ -157,10 +155,7 @@ impl<'a> Bytes<'a> {
 }
 
 fn checksum(salt: u32, bytes: &[u8]) -> u32 {
-    let mut hasher = Hasher::new();
-    hasher.update(&salt.to_le_bytes());
-    hasher.update(bytes);
-    hasher.finalize()
+    crc32c::crc32c_append(crc32c::crc32c(&salt.to_le_bytes()), bytes)
 }
 
 /// Microseconds since 1970, negative before; a time beyond the year 290,000 is held at the end of the range.

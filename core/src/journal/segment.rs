@@ -52,7 +52,7 @@ impl Header {
         out.extend_from_slice(&self.first.to_le_bytes());
         out.extend_from_slice(&self.created_micros.to_le_bytes());
         out.extend_from_slice(&self.journal_id);
-        out.extend_from_slice(&crc32fast::hash(&out).to_le_bytes());
+        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
         out
     }
 
@@ -66,7 +66,7 @@ impl Header {
         let (version, rest) = rest.split_first_chunk::<2>().ok_or(HeaderFault::Magic)?;
         let version = u16::from_le_bytes(*version);
         let (covered, sum) = bytes.split_last_chunk::<4>().ok_or(HeaderFault::Magic)?;
-        let matches = crc32fast::hash(covered) == u32::from_le_bytes(*sum);
+        let matches = crc32c::crc32c(covered) == u32::from_le_bytes(*sum);
         match (version, matches) {
             (FORMAT_VERSION, true) => {}
             (FORMAT_VERSION, false) => return Err(HeaderFault::Checksum),

@@ -191,10 +191,8 @@ fn a_sound_record_of_a_newer_program_is_refused_and_not_cut() {
     let header = crate::journal::segment::Header::decode(&bytes).unwrap();
     let (last, end) = (last_record(&bytes), bytes.len() - 4);
     bytes[last + 66] = 1;
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&header.salt.to_le_bytes());
-    hasher.update(&bytes[last..end]);
-    bytes[end..].copy_from_slice(&hasher.finalize().to_le_bytes());
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&header.salt.to_le_bytes()), &bytes[last..end]);
+    bytes[end..].copy_from_slice(&sum.to_le_bytes());
     assert!(refusal(&with_segment(bytes)).contains("fields are not those of format version 1"));
 }
 
