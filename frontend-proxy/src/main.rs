@@ -1,2 +1,210 @@
-//! Under construction.
-fn main() {}
+//! The binary `ridethrough-proxy`: reads the configuration, opens the listeners, serves, drains.
+//!
+//! It decides nothing about a request; see `proxy`.
+
+mod backend;
+mod body;
+mod cli;
+mod config;
+mod fallback;
+mod headers;
+mod health;
+mod meters;
+mod proxy;
+mod retry;
+mod target;
+mod tunnel;
+mod upstream;
+
+use std::{io::Write as _, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use ridethrough::{
+    drain::{Drain, Draining},
+    health::{Health, Reads, Status, Writes},
+    http::{HealthReport, Probes, Verbosity},
+    mode::Mode,
+    service::{Admin, Signal, Signals, Watchdog, install_metrics, install_tracing, serve},
+};
+use serde_json::json;
+use tokio::{net::TcpListener, time::Instant};
+
+use crate::{
+    cli::{Cli, Command},
+    config::{Authority, Config},
+    proxy::Proxy,
+};
+
+/// Wrong configuration or usage, before anything was opened.
+const EXIT_CONFIGURATION: u8 = 1;
+/// Something was cut off while draining.
+const EXIT_CUT: u8 = 2;
+/// A fault of the program or its surroundings.
+const EXIT_FAULT: u8 = 70;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => {
+            let _ = message.print();
+            return ExitCode::from(if message.use_stderr() { EXIT_CONFIGURATION } else { 0 });
+        }
+    };
+    let command = cli.command;
+    let (config, backends) = match cli.configuration(environment()) {
+        Ok(configuration) => configuration,
+        Err(problem) => {
+            complain(&problem.to_string());
+            return ExitCode::from(EXIT_CONFIGURATION);
+        }
+    };
+    if matches!(command, Some(Command::CheckConfig)) {
+        return match say("the configuration is in order") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(EXIT_FAULT),
+        };
+    }
+    if let Err(error) = install_tracing(config.proxy.log_format, &config.proxy.log_filter) {
+        complain(&format!("proxy.log_filter: {error}"));
+        return ExitCode::from(EXIT_CONFIGURATION);
+    }
+    match run(config, backends) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(EXIT_CUT),
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::from(EXIT_FAULT)
+        }
+    }
+}
+
+/// Variables that are no text are not ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "ridethrough-proxy: {text}");
+}
+
+fn say(text: &str) -> std::io::Result<()> {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "{text}")?;
+    output.flush()
+}
+
+/// Serves until told to stop; gives the number of connections that were cut.
+#[tokio::main]
+async fn run(config: Config, backends: Vec<Authority>) -> anyhow::Result<usize> {
+    let signals = Signals::new().context("failed to take over the signals")?;
+    let recorder = install_metrics().context("failed to install the metrics")?;
+    meters::describe();
+    let listener = TcpListener::bind(config.proxy.listen)
+        .await
+        .with_context(|| format!("failed to listen on {}", config.proxy.listen))?;
+    let main_address = listener.local_addr().context("failed to read the main listener's address")?;
+
+    let watchdog = Arc::new(Watchdog::new(Instant::now()));
+    let (drain, draining) = Drain::new();
+    let proxy = Arc::new_cyclic(|proxy| {
+        let proxy = std::sync::Weak::<Proxy>::clone(proxy);
+        let probes = probes(proxy, Arc::clone(&watchdog), draining.clone());
+        Proxy::new(config.clone(), backends, probes)
+    });
+
+    let state = {
+        let proxy = Arc::clone(&proxy);
+        move || json!({ "backends": proxy.backends.describe(Instant::now()), "tunnels": proxy.tunnels.count() })
+    };
+    let shown = serde_json::to_value(&config).context("failed to show the configuration")?;
+    let admin = Admin::new(proxy.probes(), recorder, state, shown).start(config.proxy.admin_listen)?;
+
+    let beating = Arc::clone(&watchdog);
+    tokio::spawn(async move { beating.keep_beating().await });
+    for backend in proxy.backends.iter() {
+        let checks = health::watch(Arc::clone(backend), config.checks.clone());
+        tokio::spawn(end_is_noticed("health checks", checks, Arc::clone(&watchdog)));
+    }
+    tokio::spawn(obey(signals, drain));
+
+    say(&format!("listening main={main_address} admin={}", admin.address))
+        .context("failed to say where we listen")?;
+    tracing::info!(main = %main_address, admin = %admin.address, backends = config.backends.urls.len(), "serving");
+    let handler = Arc::clone(&proxy);
+    let served =
+        serve(listener, move |request| Arc::clone(&handler).handle(request), &config.limits, draining).await;
+    let cut = served.cut + proxy.tunnels.count();
+    tracing::info!(cut, "stopped");
+    Ok(cut)
+}
+
+/// Watches a part that should never end.
+async fn end_is_noticed(part: &'static str, running: impl Future<Output = ()>, watchdog: Arc<Watchdog>) {
+    struct Notice(&'static str, Arc<Watchdog>);
+    impl Drop for Notice {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                self.1.part_died(self.0);
+            }
+        }
+    }
+    let notice = Notice(part, watchdog);
+    running.await;
+    notice.1.part_died(part);
+}
+
+/// The first stop drains, the second hurries.
+async fn obey(mut signals: Signals, drain: Drain) {
+    let mut asked = false;
+    loop {
+        match signals.next().await {
+            Signal::Reload => tracing::warn!("the configuration cannot be re-read yet; restart to change it"),
+            Signal::Stop if asked => drain.hurry(),
+            Signal::Stop => {
+                tracing::info!("draining");
+                drain.begin();
+                asked = true;
+            }
+        }
+    }
+}
+
+/// The probes of the proxy itself. They never ask a backend, and no backend takes readiness away: a proxy that can
+/// say so is better than a refused connection.
+fn probes(proxy: std::sync::Weak<Proxy>, watchdog: Arc<Watchdog>, draining: Draining) -> Probes {
+    let started = Instant::now();
+    Probes::new(env!("CARGO_PKG_VERSION"), Verbosity::Brief, move || {
+        let now = Instant::now();
+        let any_up = proxy.upgrade().is_some_and(|proxy| proxy.backends.any_up(now));
+        let complaint = watchdog.complaint(now);
+        HealthReport {
+            health: health_of_self(complaint.is_some(), draining.is_requested(), any_up),
+            since: proxy::wall_clock(started),
+            retry_after: None,
+            checks: vec![
+                ("runtime", complaint.unwrap_or("ok")),
+                ("backends", if any_up { "up" } else { "none" }),
+            ],
+        }
+    })
+}
+
+fn health_of_self(is_broken: bool, is_draining: bool, any_up: bool) -> Health {
+    let (mode, status) = match (is_broken, is_draining, any_up) {
+        (true, ..) => (Mode::Broken, Status::Fail),
+        (_, true, _) => (Mode::Draining, Status::Fail),
+        (_, _, true) => (Mode::Normal, Status::Pass),
+        (_, _, false) => (Mode::Degraded, Status::Warn),
+    };
+    Health {
+        live: !is_broken,
+        ready: !is_broken && !is_draining,
+        started: true,
+        status,
+        mode,
+        reads: Reads::Fresh,
+        writes: Writes::Committed,
+    }
+}

@@ -1,0 +1,240 @@
+//! Header fields on their way through: hop-by-hop fields, `Via`, `Forwarded`, the ids of a request.
+//!
+//! Pure functions over header maps. Whether a request is let through at all is decided in `target`.
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use http::{
+    HeaderMap, HeaderValue,
+    header::{self, HeaderName},
+};
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(crate) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const PROXY: HeaderName = HeaderName::from_static("proxy");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Fields that belong to one connection, besides those that `Connection` names. `TE` and `Upgrade` are put back by
+/// whoever understands them; `Trailer` describes the message and stays.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Fields about the client that only we may write, because a backend believes them.
+const CLAIMS: [&str; 8] = [
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-forwarded-scheme",
+    "x-forwarded-ssl",
+    "x-real-ip",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
+/// Fields that `Connection` must not name: a proxy that strips them on demand changes what the request means.
+const PROTECTED: [&str; 13] = [
+    "host",
+    "content-length",
+    "content-type",
+    "authorization",
+    "cookie",
+    "forwarded",
+    "via",
+    "idempotency-key",
+    "if-match",
+    "origin",
+    "x-real-ip",
+    "x-request-id",
+    "traceparent",
+];
+
+/// Whether `Connection` names a field that no honest client names.
+pub(crate) fn connection_names_protected(headers: &HeaderMap) -> bool {
+    connection_options(headers).any(is_protected)
+}
+
+fn is_protected(option: &str) -> bool {
+    PROTECTED.iter().any(|name| option.eq_ignore_ascii_case(name))
+        || option.get(..12).is_some_and(|prefix| prefix.eq_ignore_ascii_case("x-forwarded-"))
+}
+
+fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok()).flat_map(list)
+}
+
+fn list(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// Takes out everything that belongs to one connection only. Protected fields stay even where `Connection` names
+/// them, which can only happen in an answer: such a request is refused before.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = connection_options(headers)
+            .filter(|option| !is_protected(option))
+            .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
+            .filter(|name| *name != header::TRAILER)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Whether the client says it can take trailers.
+pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(list).any(|coding| coding.eq_ignore_ascii_case("trailers"))
+}
+
+/// Whether the request asks to become a websocket, in both of the fields that take part.
+pub(crate) fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
+        && headers
+            .get(header::UPGRADE)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Writes the two fields that take part in a websocket upgrade.
+pub(crate) fn set_websocket(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// What a request needs to leave us.
+#[derive(Debug)]
+pub(crate) struct Onward<'a> {
+    /// The client's address, where it is known.
+    pub(crate) client: Option<IpAddr>,
+    /// The host the client asked for.
+    pub(crate) host: &'a HeaderValue,
+    /// Our line in `Via`.
+    pub(crate) via: &'a HeaderValue,
+    /// Whether the request becomes a websocket.
+    pub(crate) websocket: bool,
+}
+
+/// Makes the fields of a request fit for the backend.
+pub(crate) fn prepare_request(headers: &mut HeaderMap, onward: &Onward<'_>) {
+    let trailers = accepts_trailers(headers);
+    strip_hop_by_hop(headers);
+    // Our own listener answers `Expect`, and `Proxy` becomes a variable in CGI programs.
+    headers.remove(header::EXPECT);
+    headers.remove(PROXY);
+    for claim in CLAIMS {
+        headers.remove(claim);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if onward.websocket {
+        set_websocket(headers);
+    }
+    headers.append(header::VIA, onward.via.clone());
+    headers.insert(header::HOST, onward.host.clone());
+    headers.insert(X_FORWARDED_HOST, onward.host.clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    let (plain, forwarded) = client_fields(onward.client, onward.host);
+    match plain {
+        Some(address) => headers.insert(X_FORWARDED_FOR, address),
+        None => headers.remove(X_FORWARDED_FOR),
+    };
+    match forwarded {
+        Some(forwarded) => headers.insert(header::FORWARDED, forwarded),
+        None => headers.remove(header::FORWARDED),
+    };
+}
+
+fn client_fields(client: Option<IpAddr>, host: &HeaderValue) -> (Option<HeaderValue>, Option<HeaderValue>) {
+    let mut text = String::with_capacity(64);
+    let plain = client.and_then(|address| {
+        let _ = write!(text, "{address}");
+        let plain = HeaderValue::from_str(&text).ok();
+        text.clear();
+        plain
+    });
+    let _ = match client {
+        Some(IpAddr::V4(address)) => write!(text, "for={address}"),
+        Some(IpAddr::V6(address)) => write!(text, "for=\"[{address}]\""),
+        None => write!(text, "for=unknown"),
+    };
+    // A valid host has no quote in it, so it can stand between quotes as it is.
+    let _ = write!(text, ";host=\"{}\";proto=http", host.to_str().unwrap_or_default());
+    (plain, HeaderValue::from_str(&text).ok())
+}
+
+/// Makes the fields of an answer fit for the client.
+pub(crate) fn prepare_response(headers: &mut HeaderMap, websocket: bool) {
+    strip_hop_by_hop(headers);
+    if websocket {
+        set_websocket(headers);
+    }
+}
+
+/// Whether the request has been here before: our own name stands in `Via`.
+pub(crate) fn is_loop(headers: &HeaderMap, own_name: &str) -> bool {
+    let values = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(list).any(|hop| hop.split_ascii_whitespace().nth(1) == Some(own_name))
+}
+
+/// The caller's remaining time, where it says so. Zero means no limit there, so it is none here.
+pub(crate) fn expected_timeout_ms(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(EXPECTED_TIMEOUT)?.to_str().ok()?;
+    value.parse().ok().filter(|milliseconds| *milliseconds > 0)
+}
+
+/// The ids of a request: kept where they are valid, made where not.
+pub(crate) fn identify(headers: &mut HeaderMap, random: &mut fastrand::Rng) -> HeaderValue {
+    let trace_is_valid = headers.get(TRACEPARENT).is_some_and(|value| is_traceparent(value.as_bytes()));
+    let id_is_valid = headers.get(X_REQUEST_ID).is_some_and(|value| is_request_id(value.as_bytes()));
+    if !trace_is_valid {
+        headers.remove(TRACESTATE);
+        let (trace, span) = (random.u128(1..), random.u64(1..));
+        let made = HeaderValue::from_str(&format!("00-{trace:032x}-{span:016x}-01"));
+        headers.insert(TRACEPARENT, made.expect("hexadecimal digits and dashes are visible"));
+    }
+    if !id_is_valid {
+        let made = HeaderValue::from_str(&format!("{:032x}", random.u128(1..)));
+        headers.insert(X_REQUEST_ID, made.expect("hexadecimal digits are visible"));
+    }
+    headers.get(X_REQUEST_ID).cloned().expect("it was valid or has just been made")
+}
+
+fn is_request_id(id: &[u8]) -> bool {
+    (1..=128).contains(&id.len())
+        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=@~".contains(byte))
+}
+
+/// `00-<32 hex>-<16 hex>-<2 hex>`, lower case, no id all zeros; later versions may go on after that.
+fn is_traceparent(value: &[u8]) -> bool {
+    let mut parts = value.split(|byte| *byte == b'-');
+    let mut hex = |length: usize| {
+        let part = parts.next().unwrap_or_default();
+        let is_hex = part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        (part.len() == length && is_hex).then_some(part)
+    };
+    let (Some(version), Some(trace), Some(span), Some(_flags)) = (hex(2), hex(32), hex(16), hex(2)) else {
+        return false;
+    };
+    let has_more = parts.next().is_some();
+    let not_zero = |id: &[u8]| id.iter().any(|byte| *byte != b'0');
+    version != b"ff" && (version != b"00" || !has_more) && not_zero(trace) && not_zero(span)
+}

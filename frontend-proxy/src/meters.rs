@@ -1,0 +1,106 @@
+//! The metrics of the proxy: names, labels from closed sets, help texts. Handles of the busy ones are kept.
+//!
+//! It records; the exporter is installed by `main`.
+
+use std::{sync::OnceLock, time::Duration};
+
+use http::{Method, StatusCode};
+use metrics::{Counter, Histogram};
+
+use crate::health::CheckState;
+
+/// Where an answer came from: the rung of the ladder it stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rung {
+    /// From a backend, at the first attempt.
+    Passed,
+    /// From a backend, at the second attempt.
+    Retried,
+    /// Made here because no backend answered.
+    Fallback,
+    /// Made here because of what the request was.
+    Refused,
+}
+
+const RUNGS: [Rung; 4] = [Rung::Passed, Rung::Retried, Rung::Fallback, Rung::Refused];
+const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Counters that every request touches; each appears in the export once it was used.
+#[derive(Debug, Default)]
+pub(crate) struct Meters {
+    responses: [OnceLock<Counter>; RUNGS.len()],
+    requests: [[OnceLock<Counter>; CLASSES.len()]; METHODS.len()],
+    seconds: [OnceLock<Histogram>; RUNGS.len()],
+}
+
+impl Rung {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Retried => "retried",
+            Self::Fallback => "fallback",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl Meters {
+    /// Counts one answered request.
+    pub(crate) fn answered(&self, method: &Method, status: StatusCode, rung: Rung, took: Duration) {
+        let name = METHODS.iter().position(|name| *name == method.as_str()).unwrap_or(METHODS.len() - 1);
+        let class = usize::from((status.as_u16() / 100).clamp(1, 5) - 1);
+        if let Some(counter) = self.requests.get(name).and_then(|classes| classes.get(class)) {
+            let labels = (METHODS.get(name).copied(), CLASSES.get(class).copied());
+            if let (Some(method), Some(status)) = labels {
+                let made = || metrics::counter!("ridethrough_http_requests_total", "method" => method, "status" => status);
+                counter.get_or_init(made).increment(1);
+            }
+        }
+        let place = RUNGS.iter().position(|other| *other == rung).unwrap_or_default();
+        if let (Some(responses), Some(seconds)) = (self.responses.get(place), self.seconds.get(place)) {
+            let name = rung.as_str();
+            let made = || metrics::counter!("ridethrough_proxy_responses_total", "route" => "default", "rung" => name);
+            responses.get_or_init(made).increment(1);
+            let made = || metrics::histogram!("ridethrough_http_request_seconds", "rung" => name);
+            seconds.get_or_init(made).record(took.as_secs_f64());
+        }
+    }
+}
+
+/// Counts one attempt at a backend by how it went.
+pub(crate) fn attempt(backend: &'static str, result: &'static str) {
+    metrics::counter!("ridethrough_proxy_upstream_attempts_total", "backend" => backend, "result" => result)
+        .increment(1);
+}
+
+/// Shows what the checks say of a backend.
+pub(crate) fn backend_state(backend: &'static str, state: CheckState) {
+    let value = match state {
+        CheckState::Unknown => 0.5,
+        CheckState::Up => 1.0,
+        CheckState::Down => 0.0,
+    };
+    metrics::gauge!("ridethrough_proxy_backend_state", "backend" => backend).set(value);
+}
+
+/// Tells the installed recorder the help texts.
+pub(crate) fn describe() {
+    let counters = [
+        ("ridethrough_proxy_responses_total", "Answers by route and by where they came from."),
+        ("ridethrough_proxy_upstream_attempts_total", "Attempts at backends by how they went."),
+        ("ridethrough_http_requests_total", "Answered requests by method and class of the status."),
+    ];
+    for (name, help) in counters {
+        metrics::describe_counter!(name, help);
+    }
+    metrics::describe_gauge!(
+        "ridethrough_proxy_backend_state",
+        "1 where the backend passes its checks, 0 where not, 0.5 where it is not checked yet."
+    );
+    metrics::describe_histogram!(
+        "ridethrough_http_request_seconds",
+        metrics::Unit::Seconds,
+        "Time from the head of a request to the head of its answer."
+    );
+}
