@@ -143,3 +143,73 @@ fn join(steps: &BTreeMap<u64, bool>) -> Vec<Stretch> {
     }
     stretches
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Canary, FaultStart};
+
+    fn canary(sent_ms: u64, took_ms: u64, ok: bool) -> Event {
+        Event::Canary(Canary {
+            sent_us: sent_ms * 1_000,
+            at_us: (sent_ms + took_ms) * 1_000,
+            ok,
+            error: None,
+        })
+    }
+
+    fn probe(at_ms: u64, path: &str, status: Option<u16>) -> Event {
+        let (planned_us, at_us) = (at_ms * 1_000, at_ms * 1_000);
+        Event::Probe(Probe {
+            process: "server-1".into(),
+            path: path.into(),
+            planned_us,
+            at_us,
+            status,
+            error: None,
+        })
+    }
+
+    fn parts(lane: &Lane) -> Vec<(u64, u64, Kind)> {
+        lane.stretches.iter().map(|part| (part.from_us / 1_000, part.until_us / 1_000, part.kind)).collect()
+    }
+
+    #[test]
+    fn the_database_lane_shows_when_nothing_commits_also_while_a_canary_waits() {
+        let mut events: Vec<Event> = (0..10).map(|tick| canary(tick * 100, 2, true)).collect();
+        events.extend([canary(1_000, 500, false), canary(1_510, 480, false), canary(2_000, 2, true)]);
+        let outage = Outage { fault: "db-hang".into(), from_us: 1_000_000, until_us: Some(2_002_000) };
+        let lanes = all(&events, &[outage], 0, 2_100_000);
+        assert_eq!(
+            parts(&lanes[0]),
+            [(0, 1_000, Kind::Good), (1_000, 2_000, Kind::Bad), (2_000, 2_100, Kind::Good)]
+        );
+        assert_eq!(lanes[0].stretches[1].label, "away 1.0 s");
+    }
+
+    #[test]
+    fn a_probe_that_fails_colours_its_moment_and_no_other_lane() {
+        let events =
+            [probe(0, "/livez", Some(200)), probe(0, "/readyz", Some(503)), probe(100, "/readyz", None)];
+        let lanes = all(&events, &[], 0, 1_000_000);
+        assert_eq!(lanes.len(), 2);
+        assert_eq!(
+            (parts(&lanes[0]), lanes[0].stretches[0].label.as_str()),
+            (vec![(0, 100, Kind::Good)], "live")
+        );
+        assert_eq!(
+            (parts(&lanes[1]), lanes[1].stretches[0].label.as_str()),
+            (vec![(0, 200, Kind::Bad)], "not ready")
+        );
+    }
+
+    #[test]
+    fn a_fault_without_an_end_lasts_to_the_end_and_nothing_sticks_out() {
+        let start =
+            FaultStart { id: 1, fault: "db-kill".into(), at_us: 500_000, database_gone: true, witness: None };
+        let events = [Event::FaultStart(start), probe(5_000, "/livez", Some(200))];
+        let lanes = all(&events, &[], 600_000, 1_000_000);
+        assert_eq!(lanes.len(), 1, "the probe lies outside");
+        assert_eq!(parts(&lanes[0]), [(600, 1_000, Kind::Fault)]);
+    }
+}

@@ -45,11 +45,7 @@ impl Scene {
         for name in ["server-1", "server-2"] {
             scene.start(name, 0);
         }
-        for number in 0..5 {
-            let op = scene.push(Action::Create, ms(10), false, None, Some(&format!("warm-{number}")));
-            scene.end(op, "committed", &format!("id-warm-{number}"), &format!("warm-{number}"), ms(20));
-            scene.row(&format!("id-warm-{number}"), &format!("warm-{number}"), 1, false);
-        }
+        (0..5).for_each(|number| scene.warm(number));
         for slot in 0..140 {
             let time = ms(50 + slot * 100);
             let away = (ms(4_000)..ms(12_000)).contains(&time);
@@ -72,6 +68,14 @@ impl Scene {
             scene.probe("server-2", time, time + ms(2), Some(200));
         }
         scene
+    }
+
+    /// A todo that was there before the load, with its row.
+    pub(crate) fn warm(&mut self, number: usize) {
+        let (id, title) = (format!("id-warm-{number}"), format!("warm-{number}"));
+        let op = self.push(Action::Create, ms(10), false, None, Some(&title));
+        self.end(op, "committed", &id, &title, ms(20));
+        self.row(&id, &title, 1, false);
     }
 
     fn fault(&mut self) {
