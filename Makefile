@@ -10,7 +10,7 @@ export RIDETHROUGH_PG_BIN := $(PG_BIN)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo up test fmt lint doc deny
+.PHONY: help setup build demo up test bench fmt lint doc deny
 
 help: ## list the targets
 	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
@@ -30,6 +30,9 @@ up: build ## run the stack on http://127.0.0.1:8080 until Ctrl-C
 
 test: setup ## everything CI checks
 	@scripts/test.sh
+
+bench: ## what the library costs, as times and ratios
+	@$(CARGO) bench --quiet -p ridethrough --bench cost
 
 fmt: ## format the code
 	@$(CARGO) fmt --all

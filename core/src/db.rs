@@ -28,6 +28,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+/// The future type of [`Commands::apply`].
+pub use futures_util::future::BoxFuture;
+
 pub use self::{
     command::{
         Applied, ApplyError, Command, Commands, Refusal, Settled, WriteError, WriteState, WriteStatus,

@@ -44,3 +44,9 @@ pub mod service;
 #[cfg(feature = "postgres")]
 pub use crate::db::{Db, DbConfig};
 pub use crate::{deadline::Deadline, error::Error};
+
+/// The example of the front page is compiled with the tests.
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("../../README.md")]
+#[derive(Debug)]
+pub struct Readme;
