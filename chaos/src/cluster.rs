@@ -1,6 +1,7 @@
 //! A throw-away PostgreSQL cluster that can be killed, hung, brought back and removed.
 //! It breaks nothing by itself: `nemesis.rs` decides when, and `canary.rs` tells what was seen from outside.
 
+mod crash;
 mod node;
 mod template;
 
@@ -12,20 +13,17 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 use tokio_postgres::NoTls;
 
+use crate::cluster::crash::KILL_LIMIT;
 use crate::cluster::node::Node;
 use crate::error::Error;
 use crate::folder::RunFolder;
 use crate::ports;
 use crate::postgres::{self, Binaries};
-use crate::process::{self, Entry, Exit, Handle, Process, poll_until};
+use crate::process::{self, Exit, Handle, Process, poll_until};
 
+pub use crash::{Hang, Killed};
 pub(crate) use template::{ADMIN_DATABASE, CANARY};
 
-/// How long a killed postmaster may take to be gone. It takes milliseconds.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// How long backends of a killed postmaster may go on before the next start ends them: they notice the death at
-/// their next wait, and only one that computes goes on.
-const SURVIVOR_LIMIT: Duration = Duration::from_secs(2);
 /// The steps of an orderly stop: fast, then immediate.
 const STOP_FAST_LIMIT: Duration = Duration::from_secs(5);
 const STOP_IMMEDIATE_LIMIT: Duration = Duration::from_secs(3);
@@ -33,10 +31,6 @@ const STOP_IMMEDIATE_LIMIT: Duration = Duration::from_secs(3);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Starts on another port after a collision.
 const PORT_TRIES: u32 = 8;
-/// How long the kernel may take to stop a process.
-const HANG_LIMIT: Duration = Duration::from_secs(2);
-/// Looks at the process table until no new process appears while the tree is being stopped.
-const HANG_ROUNDS: u32 = 20;
 
 /// How a cluster is made.
 #[derive(Debug, Clone)]
@@ -93,48 +87,6 @@ impl State {
     fn running(&mut self) -> Option<&mut Process> {
         let process = self.postmaster.as_mut()?;
         process.poll_exit().is_none().then_some(process)
-    }
-}
-
-/// What a kill found and left.
-#[derive(Debug, Clone, Copy)]
-pub struct Killed {
-    /// The postmaster that was killed.
-    pub pid: u32,
-    /// How it ended; signal 9.
-    pub exit: Exit,
-    /// Processes of the cluster before the kill, the postmaster included.
-    pub processes: usize,
-}
-
-/// Every process of a cluster stopped by SIGSTOP. They go on when this is dropped.
-#[derive(Debug)]
-#[must_use = "the cluster goes on as soon as this guard is dropped"]
-pub struct Hang {
-    handles: Vec<Handle>,
-}
-
-impl Hang {
-    /// How many processes it holds. One that was just ending when it was stopped ends all the same, and is not counted.
-    #[must_use]
-    pub fn processes(&self) -> usize {
-        self.entries().count()
-    }
-
-    /// How many of them are stopped now, as the kernel says.
-    #[must_use]
-    pub fn stopped_now(&self) -> usize {
-        self.entries().filter(Entry::is_stopped).count()
-    }
-
-    fn entries(&self) -> impl Iterator<Item = Entry> {
-        self.handles.iter().filter_map(Handle::entry).filter(Entry::is_alive)
-    }
-}
-
-impl Drop for Hang {
-    fn drop(&mut self) {
-        node::signal_all(&self.handles, Signal::CONT);
     }
 }
 
@@ -246,93 +198,6 @@ impl Cluster {
         config
     }
 
-    /// Kills the postmaster as a crash would (SIGKILL) and reaps it. Its backends end by themselves a moment later,
-    /// except one that computes: that may still commit.
-    ///
-    /// # Errors
-    /// [`Error::State`] when it is not running, [`Error::Late`] when it does not die.
-    ///
-    /// # Cancel safety
-    /// Once polled the kill has happened; a drop only leaves the reaping to the next call.
-    pub async fn kill(&self) -> Result<Killed, Error> {
-        let (pid, processes) = {
-            let mut state = self.lock();
-            let Some(process) = state.running() else {
-                return Err(Error::state("kill PostgreSQL", "it is not running"));
-            };
-            let processes = self.0.node.tree(Some(process)).len();
-            process.signal(Signal::KILL);
-            (process.pid(), processes)
-        };
-        let exit = poll_until(KILL_LIMIT, || self.poll_exit()).await;
-        let exit = exit.ok_or(Error::Late { what: "kill PostgreSQL".to_owned(), limit: KILL_LIMIT })?;
-        process::reap_orphans("postgres");
-        Ok(Killed { pid, exit, processes })
-    }
-
-    /// Starts PostgreSQL again on the same port and data, and waits until it serves connections. Gives the time it
-    /// took, about 0.5 s after a crash.
-    ///
-    /// # Errors
-    /// [`Error::State`] when it is running, [`Error::Start`] with the log when it does not come up.
-    ///
-    /// # Cancel safety
-    /// A drop leaves PostgreSQL starting; it then comes up unwatched.
-    pub async fn start_again(&self) -> Result<Duration, Error> {
-        let began = Instant::now();
-        self.end_survivors().await;
-        self.spawn()?;
-        self.serve().await?;
-        Ok(began.elapsed())
-    }
-
-    /// As [`Cluster::start_again`] without waiting for anything: for drops, where there is no time.
-    pub(crate) fn start_again_unwatched(&self) {
-        node::signal_all(&self.0.node.tree(None), Signal::KILL);
-        process::reap_orphans("postgres");
-        // A guard that heals on drop has nobody to tell; the canary sees whether it worked.
-        let _ = self.spawn();
-    }
-
-    /// Stops every process of the cluster by SIGSTOP: connections stay open, the kernel still accepts new ones, and
-    /// nobody answers. They go on when the guard is dropped.
-    ///
-    /// # Errors
-    /// [`Error::State`] when the cluster is not running, [`Error::Late`] when the kernel does not stop it.
-    ///
-    /// # Cancel safety
-    /// Dropping the future lets everything go on.
-    pub async fn hang(&self) -> Result<Hang, Error> {
-        let hang = self.stop_tree()?;
-        // A sleeping process is stopped only when it gets to handle the signal.
-        let all = poll_until(HANG_LIMIT, || (hang.stopped_now() == hang.processes()).then_some(())).await;
-        match all {
-            Some(()) => Ok(hang),
-            None => {
-                Err(Error::Late { what: "stop every process of PostgreSQL".to_owned(), limit: HANG_LIMIT })
-            }
-        }
-    }
-
-    fn stop_tree(&self) -> Result<Hang, Error> {
-        let mut state = self.lock();
-        let Some(process) = state.running() else {
-            return Err(Error::state("hang PostgreSQL", "it is not running"));
-        };
-        let mut hang = Hang { handles: Vec::new() };
-        for _ in 0..HANG_ROUNDS {
-            let tree = self.0.node.tree(Some(process)).into_iter();
-            let new: Vec<Handle> =
-                tree.filter(|new| hang.handles.iter().all(|known| known.pid() != new.pid())).collect();
-            if new.is_empty() {
-                break;
-            }
-            node::signal_all(&new, Signal::STOP);
-            hang.handles.extend(new);
-        }
-        Ok(hang)
-    }
-
     /// Stops PostgreSQL in order (fast, then immediate, then by force) and says how it ended. The data stays until
     /// the last clone is dropped.
     ///
@@ -430,22 +295,6 @@ impl Cluster {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// Waits for the backends of a dead postmaster, and kills those that go on: while one lives, a new postmaster
-    /// refuses to start because of the shared memory they hold.
-    async fn end_survivors(&self) {
-        let gone = || {
-            process::reap_orphans("postgres");
-            let down = self.poll_exit().is_some();
-            (!down || self.0.node.tree(None).is_empty()).then_some(())
-        };
-        if poll_until(SURVIVOR_LIMIT, gone).await.is_none() {
-            let survivors = self.0.node.tree(None);
-            node::signal_all(&survivors, Signal::CONT);
-            node::signal_all(&survivors, Signal::KILL);
-            poll_until(KILL_LIMIT, gone).await;
         }
     }
 
