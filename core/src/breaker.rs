@@ -26,6 +26,10 @@ use tokio::time::Instant;
 use self::window::Window;
 use crate::metrics;
 
+/// While probes report at least this often, they alone end the open interval: no user's request has to be the one that
+/// finds out. Without a probe, or when it falls silent, time ends it.
+const PROBE_SILENCE: Duration = Duration::from_secs(5);
+
 /// When to trip, and how to come back.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(
@@ -43,7 +47,7 @@ pub struct BreakerConfig {
     /// Length of the window. Default 10 s.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub window: Duration,
-    /// How long it stays open where no probe ends it earlier. Default 1 s, doubled by each failed trial.
+    /// How long it stays open where there is no background probe. Default 1 s, doubled by each failed trial.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub open: Duration,
     /// No open interval is longer than this. Default 10 s.
@@ -170,6 +174,8 @@ struct Machine {
     /// Open intervals since it was last closed; doubles the interval.
     trips_in_a_row: u32,
     last_trip: Option<(TripReason, Instant)>,
+    /// When a background probe last reported, if there is one.
+    last_probe: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -201,6 +207,7 @@ impl Breaker {
             consecutive_failures: 0,
             trips_in_a_row: 0,
             last_trip: None,
+            last_probe: None,
         };
         metrics::breaker_state(circuit, BreakerState::Closed.level());
         Arc::new(Self { circuit, config, machine: Mutex::new(machine) })
@@ -237,9 +244,10 @@ impl Breaker {
     /// The state at `now`. An open interval that is over reads as half-open.
     #[must_use]
     pub fn state(&self, now: Instant) -> BreakerState {
-        match &self.machine().state {
+        let machine = self.machine();
+        match &machine.state {
             State::Closed => BreakerState::Closed,
-            State::Open { until } if now < *until => BreakerState::Open,
+            State::Open { until } if !machine.is_over(*until, now) => BreakerState::Open,
             State::Open { .. } | State::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
@@ -264,6 +272,7 @@ impl Breaker {
     /// so that probes alone close the breaker and no user's request has to be the one that finds out.
     pub fn probe_succeeded(&self, now: Instant) {
         let mut machine = self.machine();
+        machine.last_probe = Some(now);
         match &mut machine.state {
             State::Closed => {}
             State::Open { .. } => self.half_open(&mut machine),
@@ -279,14 +288,12 @@ impl Breaker {
     /// The background probe found nobody there: opens, or keeps open until the next probe at `next_probe`.
     pub fn probe_failed(&self, now: Instant, next_probe: Instant) {
         let mut machine = self.machine();
-        match &mut machine.state {
-            State::Open { until } => *until = (*until).max(next_probe),
-            State::Closed | State::HalfOpen { .. } => {
-                self.trip(&mut machine, TripReason::Probe, now);
-                if let State::Open { until } = &mut machine.state {
-                    *until = next_probe.max(now);
-                }
-            }
+        machine.last_probe = Some(now);
+        if !matches!(machine.state, State::Open { .. }) {
+            self.trip(&mut machine, TripReason::Probe, now);
+        }
+        if let State::Open { until } = &mut machine.state {
+            *until = next_probe;
         }
     }
 
@@ -362,7 +369,7 @@ impl Breaker {
     }
 
     fn end_of_open_interval(&self, machine: &mut Machine, now: Instant) {
-        if matches!(machine.state, State::Open { until } if now >= until) {
+        if matches!(machine.state, State::Open { until } if machine.is_over(until, now)) {
             self.half_open(machine);
         }
     }
@@ -381,6 +388,12 @@ impl Breaker {
 }
 
 impl Machine {
+    /// Whether an open interval until then is over at `now`.
+    fn is_over(&self, until: Instant, now: Instant) -> bool {
+        let probed = self.last_probe.is_some_and(|at| now.saturating_duration_since(at) < PROBE_SILENCE);
+        now >= until && !probed
+    }
+
     fn rejection(&self, retry_after: Duration, now: Instant) -> BreakerOpen {
         let (reason, since) = self.last_trip.unwrap_or((TripReason::Probe, now));
         BreakerOpen { reason, since, retry_after }

@@ -160,6 +160,21 @@ fn a_good_probe_ends_the_open_interval_and_a_bad_one_opens() {
     assert_eq!(breaker.state(now + SECOND / 2), BreakerState::HalfOpen);
 }
 
+/// In an outage the open interval ran out while the probe was still waiting for its answer, so users' requests were let
+/// through as trials, failed, and doubled the interval.
+#[test]
+fn users_make_no_trials_while_a_probe_reports() {
+    let now = Instant::now();
+    let breaker = tripped(now);
+    breaker.probe_failed(now, now + SECOND / 2);
+    let probe_is_late = now + SECOND * 3;
+    assert!(breaker.admit(probe_is_late).is_err());
+    assert_eq!(breaker.state(probe_is_late), BreakerState::Open);
+    let probe_is_dead = now + PROBE_SILENCE;
+    assert_eq!(breaker.state(probe_is_dead), BreakerState::HalfOpen);
+    assert!(breaker.admit(probe_is_dead).is_ok(), "without the probe, time must end the interval");
+}
+
 #[test]
 fn probes_alone_close_it_when_nobody_calls() {
     let now = Instant::now();

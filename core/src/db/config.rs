@@ -35,6 +35,9 @@ pub struct PoolConfig {
     /// Bound on making a connection, name lookup, authentication and session settings included. Default 3 s.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub connect: Duration,
+    /// Connections made at once. Default 2: at the end of an outage the pool fills gently, because each new session costs
+    /// the server a process and both sides the key derivation of the password.
+    pub dials: usize,
     /// `statement_timeout` of the sessions: the server gives up by itself. Default 5 s.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub statement: Duration,
@@ -51,6 +54,7 @@ impl Default for PoolConfig {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(3),
+            dials: 2,
             statement: Duration::from_secs(5),
             lock: Duration::from_secs(2),
             idle_in_transaction: Duration::from_secs(10),
@@ -164,6 +168,9 @@ impl DbConfig {
         }
         if !(1..=1_000).contains(&self.bulkhead.permits) {
             return invalid("bulkhead.permits", "must be 1 to 1000");
+        }
+        if !(1..=1_000).contains(&self.pool.dials) {
+            return invalid("pool.dials", "must be 1 to 1000");
         }
         if !(0.0..=1.0).contains(&self.breaker.failure_ratio) {
             return invalid("breaker.failure_ratio", "must be between 0.0 and 1.0");

@@ -10,6 +10,7 @@ use deadpool_postgres::{
 };
 use futures_util::future::BoxFuture;
 use tokio::{
+    sync::Semaphore,
     task::JoinHandle,
     time::{Duration, Instant},
 };
@@ -45,6 +46,8 @@ pub(crate) struct Dialler {
     target: Arc<Config>,
     limit: Duration,
     session: Arc<str>,
+    /// Connections of the pool that may be in the making at once.
+    dials: Arc<Semaphore>,
 }
 
 /// A connection on loan. Unless it is given back with [`Loan::give_back`] it is destroyed: a dropped future can leave a
@@ -173,44 +176,55 @@ impl Dialler {
         if target.get_application_name().is_none() {
             target.application_name("ridethrough");
         }
-        Self { target: Arc::new(target), limit: config.connect, session: session_settings(config).into() }
+        Self {
+            target: Arc::new(target),
+            limit: config.connect,
+            session: session_settings(config).into(),
+            dials: Arc::new(Semaphore::new(config.dials)),
+        }
     }
 
-    /// A connection of its own within `limit`, with the session settings of the pool.
+    /// A connection of its own within `limit`, with the session settings of the pool. It does not queue up behind the
+    /// pool's: the prober must be heard when everybody dials.
     pub(crate) async fn dial(&self, limit: Duration) -> Result<(Client, JoinHandle<()>), Error> {
         let limit = limit.min(self.limit);
-        match tokio::time::timeout(limit, Connect::connect(self, &self.target)).await {
+        match tokio::time::timeout(limit, self.handshake(&self.target)).await {
             Ok(Ok(connected)) => Ok(connected),
             Ok(Err(source)) => Err(classify::error(source, Stage::Connect, Phase::NotSent).0),
             Err(_) => Err(Error::Timeout { stage: Stage::Connect, phase: Phase::NotSent, limit }),
         }
     }
+
+    /// Connects, authenticates, sets up the session; logs the connection's own end, whose last words are often the only
+    /// place that says why.
+    async fn handshake(&self, target: &Config) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        let shaken = async {
+            let (client, connection) = target.connect(NoTls).await?;
+            let driver = AbortOnDrop(Some(tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    let code = error.code().map(|code| code.code().to_owned());
+                    tracing::debug!(code, "a database connection ended");
+                }
+            })));
+            client.batch_execute(&self.session).await?;
+            Ok((client, driver.disarm()))
+        };
+        let shaken = shaken.await;
+        metrics::connect_attempt(if shaken.is_ok() { "ok" } else { "failed" });
+        shaken
+    }
 }
 
-/// The driver's connect, with the session settings, and with the connection's own end logged: its last words are
-/// often the only place that says why.
+/// What the pool calls for a new connection, inside the pool's own time limit.
 impl Connect for Dialler {
     fn connect(
         &self,
         target: &Config,
     ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
-        let (target, session) = (target.clone(), Arc::clone(&self.session));
+        let target = target.clone();
         Box::pin(async move {
-            let dialled = async {
-                let (client, connection) = target.connect(NoTls).await?;
-                let driver = tokio::spawn(async move {
-                    if let Err(error) = connection.await {
-                        let code = error.code().map(|code| code.code().to_owned());
-                        tracing::debug!(code, "a database connection ended");
-                    }
-                });
-                let guard = AbortOnDrop(Some(driver));
-                client.batch_execute(&session).await?;
-                Ok((client, guard.disarm()))
-            };
-            let dialled = dialled.await;
-            metrics::connect_attempt(if dialled.is_ok() { "ok" } else { "failed" });
-            dialled
+            let _place = self.dials.acquire().await;
+            self.handshake(&target).await
         })
     }
 }

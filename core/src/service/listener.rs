@@ -2,9 +2,21 @@
 //!
 //! Accept loop, limits of a connection, drain. What a request means is the business of the service it is given.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+mod lingering;
 
-use http::{HeaderValue, Request, Response, header};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -13,6 +25,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use self::lingering::Lingering;
 use crate::drain::{Drain, Draining, InFlight};
 
 /// After a failed accept (out of file descriptors, say) the loop waits this long instead of spinning.
@@ -116,7 +129,7 @@ async fn accepting_is_over(mut draining: Draining, delay: Duration) {
     let _ = timeout(delay, draining.hurried()).await;
 }
 
-type Connection<S> = http1::UpgradeableConnection<TokioIo<TcpStream>, S>;
+type Connection<S> = http1::UpgradeableConnection<TokioIo<Lingering>, S>;
 
 /// Drives one connection; once the listener is closing, it ends after the answer in progress.
 async fn until_closing<S, B, Guards>(connection: Connection<S>, mut closing: Draining, guards: Guards)
@@ -158,14 +171,23 @@ where
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
+        // The buffer alone lets heads of nearly twice its size through.
+        .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(8 * 1024))
         .max_headers(limits.headers);
+    // Wanted from the start: a head that cannot be read is refused before there is a request.
+    let linger = Arc::new(AtomicBool::new(true));
+    let stream = Lingering::new(stream, Arc::clone(&linger));
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
+        let linger = Arc::clone(&linger);
         let (answer, draining) = (service(request), draining.clone());
         async move {
             let mut answer = answer.await;
-            if draining.is_requested() {
+            let status = answer.status();
+            linger.store(status.is_client_error() || status.is_server_error(), Ordering::Relaxed);
+            // An upgrade says something else in that field, and ends as the two sides agree.
+            if draining.is_requested() && status != StatusCode::SWITCHING_PROTOCOLS {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
@@ -181,6 +203,49 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    /// A client in the middle of its upload once got a reset instead of the 413, because the connection was closed with
+    /// the rest of the upload unread.
+    #[tokio::test]
+    async fn a_refused_upload_gets_its_answer_and_not_a_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_drain, draining) = Drain::new();
+        let refuse = |_: Request<Incoming>| async {
+            let mut answer = Response::new(Full::new(Bytes::from_static(b"too much")));
+            *answer.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+            answer
+        };
+        let limits = Limits::default();
+        let _served = tokio::spawn(async move { serve(listener, refuse, &limits, draining).await });
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let upload = vec![b'a'; 4 * 1024 * 1024];
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", upload.len());
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&upload).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.ends_with("too much"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_head_over_the_limit_is_refused_at_the_limit() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_drain, draining) = Drain::new();
+        let accept = |_: Request<Incoming>| async { Response::new(Full::<Bytes>::default()) };
+        let limits = Limits { head_bytes: 10_000, ..Limits::default() };
+        let _served = tokio::spawn(async move { serve(listener, accept, &limits, draining).await });
+        for (size, status) in [(9_000, "HTTP/1.1 200"), (11_000, "HTTP/1.1 431")] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let value = "a".repeat(size);
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: {value}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with(status), "{size}: {answer}");
+        }
+    }
 
     #[tokio::test]
     async fn a_request_knows_the_address_it_came_from() {

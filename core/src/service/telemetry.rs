@@ -9,6 +9,10 @@ use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 use crate::metrics;
 
+/// deadpool warns of each idle connection that the server closed: a crowd of lines at every restart of the database that
+/// say nothing the breaker does not say. A filter of the operator's comes later and wins.
+const QUIET: &str = "deadpool.postgres=error";
+
 /// Bounds of the histogram buckets in seconds: from a cache hit to the longest deadline.
 const BUCKETS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
@@ -41,8 +45,9 @@ impl FromStr for LogFormat {
 /// # Errors
 /// Where `filter` cannot be read.
 pub fn install_tracing(format: LogFormat, filter: &str) -> Result<(), ParseError> {
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(filter)?).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(format!("{QUIET},{filter}"))?)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),

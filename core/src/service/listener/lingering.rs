@@ -1,0 +1,112 @@
+//! A stream that is closed so that the other side can still read what was written last.
+//!
+//! A socket closed with unread bytes in it sends a reset, and the reset makes the other side throw away the answer it
+//! has not read yet: a client that is told 413 in the middle of its upload would see a broken connection. So the end
+//! is announced first, and what still arrives is read and thrown away for a moment. When that is needed is decided by
+//! the listener.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+
+/// Enough for a client on a slow line to read a short answer.
+const LINGER: Duration = Duration::from_secs(2);
+/// Whoever sends more than this after our end does not listen anyway.
+const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A TCP stream with a patient end.
+#[derive(Debug)]
+pub(super) struct Lingering {
+    stream: TcpStream,
+    /// Whether the other side may have sent bytes that nobody read.
+    wanted: Arc<AtomicBool>,
+    limit: Option<Pin<Box<Sleep>>>,
+    thrown_away: usize,
+}
+
+impl Lingering {
+    pub(super) fn new(stream: TcpStream, wanted: Arc<AtomicBool>) -> Self {
+        Self { stream, wanted, limit: None, thrown_away: 0 }
+    }
+
+    fn poll_throw_away(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut space = [0; 4096];
+        while self.thrown_away < LINGER_BYTES_MAX {
+            let mut buffer = ReadBuf::new(&mut space);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.thrown_away += buffer.filled().len()
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.limit.is_none() {
+            std::task::ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            if !self.wanted.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+            self.limit = Some(Box::pin(sleep(LINGER)));
+        }
+        if self.poll_throw_away(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.limit {
+            Some(limit) => limit.as_mut().poll(context).map(Ok),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}
