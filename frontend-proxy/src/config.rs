@@ -248,10 +248,9 @@ impl Authority {
             return Err(wrong("a user name is not supported"));
         }
         let authority: http::uri::Authority = text.parse().map_err(|_| wrong("it has no valid host"))?;
-        let port = match authority.port() {
-            Some(_) => authority.port_u16().filter(|port| *port != 0),
-            None if text.ends_with(':') => None,
-            None => Some(80),
+        let port = match text.strip_prefix(authority.host()).unwrap_or_default() {
+            "" => Some(80),
+            rest => rest.strip_prefix(':').and_then(|port| port.parse().ok()).filter(|port| *port != 0),
         };
         let port = port.ok_or_else(|| wrong("the port must be a number from 1 to 65535"))?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();

@@ -13,6 +13,8 @@ mod meters;
 mod proxy;
 mod retry;
 mod target;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 mod upstream;
 
@@ -119,7 +121,10 @@ async fn run(config: Config, backends: Vec<Authority>) -> anyhow::Result<usize> 
         move || json!({ "backends": proxy.backends.describe(Instant::now()), "tunnels": proxy.tunnels.count() })
     };
     let shown = serde_json::to_value(&config).context("failed to show the configuration")?;
-    let admin = Admin::new(proxy.probes(), recorder, state, shown).start(config.proxy.admin_listen)?;
+    let admin = Admin::new(proxy.probes(), recorder, state, shown)
+        .start(config.proxy.admin_listen)
+        // Its text names its cause already.
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
 
     let beating = Arc::clone(&watchdog);
     tokio::spawn(async move { beating.keep_beating().await });
@@ -206,5 +211,22 @@ fn health_of_self(is_broken: bool, is_draining: bool, any_up: bool) -> Health {
         mode,
         reads: Reads::Fresh,
         writes: Writes::Committed,
+    }
+}
+
+#[cfg(test)]
+mod self_tests {
+    use super::*;
+
+    #[test]
+    fn readiness_of_the_proxy_never_depends_on_its_backends() {
+        for any_up in [true, false] {
+            let health = health_of_self(false, false, any_up);
+            assert!(health.live && health.ready && health.started, "any_up {any_up}");
+            let draining = health_of_self(false, true, any_up);
+            assert!(draining.live && !draining.ready);
+            assert!(!health_of_self(true, false, any_up).live);
+        }
+        assert_eq!(health_of_self(false, false, false).mode, Mode::Degraded);
     }
 }

@@ -14,7 +14,7 @@ use ridethrough::{budget::RetryBudget, drain::InFlight, http::Probes, service::P
 use tokio::time::Instant;
 
 use crate::{
-    backend::{Backends, Choice, Excluded},
+    backend::{Backends, Choice, Excluded, NoBackend},
     body::{Download, ProxyBody, Upload, UploadError},
     config::{Authority, Config},
     fallback::{self, Asked, Failure, Fallback, Trouble},
@@ -64,10 +64,8 @@ struct Forward {
     deadline: Option<Instant>,
 }
 
-/// Where an attempt leads.
-enum Step {
-    Done(Answer),
-    /// Ends here, for this reason.
+/// Why the attempts ended without an answer.
+enum Ended {
     Failed(Failure),
     Refused(Refusal),
 }
@@ -151,11 +149,11 @@ impl Proxy {
             }
         };
         let mut forward = self.prepare(request, &host, nature, now);
-        let (step, may_have_acted) = self.attempts(&mut forward, now, random).await;
-        let trouble = match step {
-            Step::Done(answer) => return answer,
-            Step::Refused(refusal) => Trouble::Refused(refusal),
-            Step::Failed(failure) => {
+        let (ended, may_have_acted) = self.attempts(&mut forward, now, random).await;
+        let trouble = match ended {
+            Ok(answer) => return answer,
+            Err(Ended::Refused(refusal)) => Trouble::Refused(refusal),
+            Err(Ended::Failed(failure)) => {
                 let now = Instant::now();
                 let (chance, down_for) = (self.backends.next_chance(now), self.backends.all_down_for(now));
                 Trouble::Failed(failure, fallback::retry_after(chance, down_for, random))
@@ -208,7 +206,7 @@ impl Proxy {
         forward: &mut Forward,
         now: Instant,
         random: &mut fastrand::Rng,
-    ) -> (Step, bool) {
+    ) -> (Result<Answer, Ended>, bool) {
         self.budget.deposit(now);
         let mut avoid = Excluded::default();
         let mut spare: Option<Spare> = None;
@@ -239,7 +237,7 @@ impl Proxy {
                         continue;
                     }
                     let rung = if attempt == 1 { Rung::Passed } else { Rung::Retried };
-                    return (self.pass(forward, response, lease, rung, index), true);
+                    return (Ok(self.pass(forward, response, lease, rung, index)), true);
                 }
                 Err(error) => {
                     may_have_acted |= error.may_have_acted();
@@ -253,10 +251,10 @@ impl Proxy {
             }
         }
         if let Some(Spare { response, lease, backend }) = spare {
-            return (self.pass(forward, response, lease, Rung::Passed, backend), true);
+            return (Ok(self.pass(forward, response, lease, Rung::Passed, backend)), true);
         }
-        let failure = last_error.unwrap_or(Failure::NoBackend(crate::backend::NoBackend::Away));
-        (refused_or_failed(failure), may_have_acted)
+        let failure = last_error.unwrap_or(Failure::NoBackend(NoBackend::Away));
+        (Err(refused_or_failed(failure)), may_have_acted)
     }
 
     /// Whether there is time and budget for another attempt; takes it out of the budget.
@@ -308,7 +306,7 @@ impl Proxy {
         lease: Lease,
         rung: Rung,
         backend: usize,
-    ) -> Step {
+    ) -> Answer {
         let upgraded = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
             .then(|| forward.upgrade.take())
             .flatten()
@@ -328,17 +326,19 @@ impl Proxy {
                 Response::from_parts(parts, ProxyBody::Passed { body })
             }
         };
-        Step::Done(Answer { response, rung, backend: Some(backend) })
+        Answer { response, rung, backend: Some(backend) }
     }
 }
 
 /// A failed attempt that was the client's doing is no outage.
-fn refused_or_failed(failure: Failure) -> Step {
+fn refused_or_failed(failure: Failure) -> Ended {
     match failure {
-        Failure::Attempt(AttemptError::Upload(UploadError::TooLarge)) => Step::Refused(Refusal::BodyTooLarge),
-        Failure::Attempt(AttemptError::Upload(_)) => Step::Refused(Refusal::BodyBroken),
-        Failure::Attempt(AttemptError::UploadIdle) => Step::Refused(Refusal::BodyTooSlow),
-        failure => Step::Failed(failure),
+        Failure::Attempt(AttemptError::Upload(UploadError::TooLarge)) => {
+            Ended::Refused(Refusal::BodyTooLarge)
+        }
+        Failure::Attempt(AttemptError::Upload(_)) => Ended::Refused(Refusal::BodyBroken),
+        Failure::Attempt(AttemptError::UploadIdle) => Ended::Refused(Refusal::BodyTooSlow),
+        failure => Ended::Failed(failure),
     }
 }
 

@@ -1,0 +1,8 @@
+//! The whole proxy over real sockets on loopback, against backends that do exactly what a test wants.
+//!
+//! No test sleeps: each waits for something to happen, for ten seconds at the most.
+
+mod framing;
+mod harness;
+mod outage;
+mod streaming;
