@@ -142,7 +142,7 @@ impl Stack {
             name: "proxy".to_owned(),
             program: proxy_bin,
             args,
-            env: Vec::new(),
+            env: vec![no_drain_delay()],
             listen: options.listen,
             start_timeout: options.start_timeout,
         };
@@ -252,11 +252,17 @@ async fn start_server(
     let mut args: Vec<OsString> = vec!["--data-dir".into(), "data".into()];
     args.extend(options.server_args.iter().map(OsString::from));
     // In the environment and not on the command line, which every user of the machine can read.
-    let mut env = vec![("DATABASE_URL".to_owned(), cluster.url())];
+    let mut env = vec![no_drain_delay(), ("DATABASE_URL".to_owned(), cluster.url())];
     env.extend(options.server_env.iter().cloned());
     let program = program.to_owned();
     let start_timeout = options.start_timeout;
     Service::start(folder, Blueprint { name, program, args, env, listen: None, start_timeout }).await
+}
+
+/// The delay lets balancers notice a drain before connections are refused. Here the proxy is stopped first, so that
+/// nobody is left to notice it.
+fn no_drain_delay() -> (String, String) {
+    ("RIDETHROUGH_LIMITS__DRAIN_DELAY".to_owned(), "0s".to_owned())
 }
 
 /// The server's and the proxy's binary.
