@@ -1,0 +1,86 @@
+//! The application: what handlers share, the routes, and the layers around them. This is the only place that lists
+//! layers; what they do stands in the files below.
+
+mod observe;
+mod people;
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware,
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use http::{HeaderValue, StatusCode, header};
+use ridethrough::{Db, drain::InFlight, http::Probes, journal::Journal};
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub(crate) use self::{observe::describe_metrics, people::Pages};
+use crate::{
+    error::Trouble,
+    routes::{page, todos, writes},
+    todo::Waiting,
+};
+
+/// What every handler may use. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct App {
+    pub(crate) db: Db,
+    pub(crate) journal: Journal,
+    /// Journaled changes that readers see already.
+    pub(crate) waiting: Arc<Waiting>,
+    /// Writes in progress, also those whose client has left.
+    pub(crate) writes: InFlight,
+    pub(crate) pages: Arc<Pages>,
+    pub(crate) probes: Probes,
+    /// For one read.
+    pub(crate) read_limit: Duration,
+    /// For one write.
+    pub(crate) write_limit: Duration,
+}
+
+/// The routes with their layers.
+pub(crate) fn router(app: App) -> Router {
+    let mut router = Router::new()
+        .route("/", get(page::show))
+        .route("/todos", post(page::add))
+        .route("/todos/{id}/done", post(page::set_done))
+        .route("/todos/{id}/delete", post(page::delete))
+        .route("/api/todos", get(todos::list).post(todos::create))
+        .route("/api/todos/{id}", get(todos::read).put(todos::replace).delete(todos::remove))
+        .route("/api/writes/{key}", get(writes::status));
+    for path in Probes::PATHS {
+        router = router.route(path, get(probe));
+    }
+    router
+        .fallback(async || Trouble::no_such_path())
+        .method_not_allowed_fallback(wrong_method)
+        // From the inside out: the last layer here is the first that a request meets.
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(app.clone(), people::pages_for_people))
+        .layer(middleware::from_fn(observe::observe))
+        .with_state(app)
+}
+
+async fn probe(State(app): State<App>, request: Request) -> Response {
+    let answer = app.probes.answer(request.method(), request.uri().path());
+    answer.map_or_else(|| Trouble::no_such_path().into_response(), |answer| answer.map(axum::body::Body::new))
+}
+
+/// The framework adds `Allow`.
+async fn wrong_method() -> Trouble {
+    Trouble::new(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", "this address does not know that method")
+        .detail("the header Allow lists the methods it knows")
+}
+
+/// One request's panic is that request's alone. Where and why it happened is in the log, not in the answer.
+fn panicked(_panic: Box<dyn Any + Send + 'static>) -> Response {
+    let mut response = Trouble::internal().into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

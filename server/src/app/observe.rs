@@ -1,0 +1,188 @@
+//! The outermost layer: identity of a request, one log line, two metrics. It changes nothing about the answer but its
+//! headers, and logs nothing that a user wrote.
+
+use std::borrow::Cow;
+
+use axum::{
+    extract::{MatchedPath, Request},
+    middleware::Next,
+    response::Response,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use ridethrough::http::Probes;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::{error::OUTCOME, routes::FRESHNESS};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_CHARACTERS_MAX: usize = 128;
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+const REQUESTS: &str = "ridethrough_http_requests_total";
+const SECONDS: &str = "ridethrough_http_request_seconds";
+/// The route of what matched none.
+const NO_ROUTE: &str = "none";
+/// Logged where a client left before its answer; no such status is ever sent.
+const CLIENT_LEFT: u16 = 499;
+
+/// Tells the recorder the help texts.
+pub(crate) fn describe_metrics() {
+    metrics::describe_counter!(REQUESTS, "HTTP requests by method, route and status.");
+    metrics::describe_histogram!(
+        SECONDS,
+        metrics::Unit::Seconds,
+        "Time from a request's head to its answer's, by route."
+    );
+}
+
+pub(crate) async fn observe(request: Request, next: Next) -> Response {
+    let request_id = request_id(request.headers());
+    let traceparent = traceparent(request.headers());
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let mut line = Line {
+        started: Instant::now(),
+        request_id: request_id.clone(),
+        trace_id: traceparent.clone(),
+        method: method_label(request.method()),
+        route: route.map_or(Cow::Borrowed(NO_ROUTE), Cow::Owned),
+        status: CLIENT_LEFT,
+        outcome: None,
+        freshness: None,
+    };
+    let mut response = next.run(request).await;
+    line.status = response.status().as_u16();
+    line.outcome = response.headers().get(OUTCOME).cloned();
+    line.freshness = response.headers().get(FRESHNESS).cloned();
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, request_id);
+    headers.insert(TRACEPARENT, traceparent);
+    headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// What is known of one request; written when dropped, so that a client that leaves is not left out.
+struct Line {
+    started: Instant,
+    request_id: HeaderValue,
+    trace_id: HeaderValue,
+    method: &'static str,
+    route: Cow<'static, str>,
+    status: u16,
+    outcome: Option<HeaderValue>,
+    freshness: Option<HeaderValue>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
+        let trace_id = text(&self.trace_id);
+        let labels = [
+            ("method", Cow::Borrowed(self.method)),
+            ("route", self.route.clone()),
+            ("status", self.status.to_string().into()),
+        ];
+        metrics::counter!(REQUESTS, &labels).increment(1);
+        metrics::histogram!(SECONDS, "route" => self.route.clone()).record(took.as_secs_f64());
+        macro_rules! write_at {
+            ($level:ident) => {
+                tracing::$level!(
+                    request_id = text(&self.request_id),
+                    trace_id = trace_id.split('-').nth(1),
+                    method = self.method,
+                    route = self.route.as_ref(),
+                    status = self.status,
+                    outcome = self.outcome.as_ref().map(text),
+                    freshness = self.freshness.as_ref().map(text),
+                    duration_ms = took.as_secs_f64() * 1e3,
+                    "request"
+                )
+            };
+        }
+        // Probes come every second from everywhere and say nothing new.
+        if Probes::PATHS.contains(&self.route.as_ref()) {
+            write_at!(debug);
+        } else {
+            write_at!(info);
+        }
+    }
+}
+
+/// A closed set: anybody can send any method.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        _ => "other",
+    }
+}
+
+/// The sender's request id where it is one, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let valid = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=REQUEST_ID_CHARACTERS_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    let given = headers.get(REQUEST_ID).filter(valid).cloned();
+    given.unwrap_or_else(|| made(&Uuid::new_v4().to_string()))
+}
+
+/// The sender's trace context where it is one, else the root of a new trace.
+fn traceparent(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(TRACEPARENT).filter(|value| value.to_str().is_ok_and(is_traceparent)).cloned();
+    given.unwrap_or_else(|| {
+        let trace = Uuid::new_v4().simple();
+        let span = Uuid::new_v4().as_u128() as u64 | 1;
+        made(&format!("00-{trace}-{span:016x}-00"))
+    })
+}
+
+/// Version 00 of the W3C recommendation: lower-case hexadecimal fields of fixed length, ids not all zero.
+fn is_traceparent(text: &str) -> bool {
+    let fields: Vec<&str> = text.split('-').collect();
+    let [version, trace, span, flags] = fields.as_slice() else { return false };
+    let lower_hex = |field: &str| field.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let id = |field: &str, length| {
+        field.len() == length && lower_hex(field) && field.bytes().any(|byte| byte != b'0')
+    };
+    *version == "00" && id(trace, 32) && id(span, 16) && flags.len() == 2 && lower_hex(flags)
+}
+
+fn made(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("an id made here is visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sound_identities_are_taken_over() {
+        let given = |name: HeaderName, text: &str| {
+            HeaderMap::from_iter([(name, HeaderValue::from_bytes(text.as_bytes()).unwrap())])
+        };
+        let id = |text: &str| request_id(&given(REQUEST_ID, text));
+        assert_eq!(id("abc-1"), "abc-1");
+        for unsound in ["", "two words", "\u{e4}", &"x".repeat(129)] {
+            assert_ne!(id(unsound).as_bytes(), unsound.as_bytes());
+        }
+        let sound = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(traceparent(&given(TRACEPARENT, sound)), sound);
+        for unsound in [
+            "",
+            "00-0-0-0",
+            &sound.to_uppercase(),
+            &sound.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+        ] {
+            let new = traceparent(&given(TRACEPARENT, unsound));
+            assert_ne!(new.as_bytes(), unsound.as_bytes());
+            assert!(is_traceparent(new.to_str().unwrap()), "{new:?}");
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The router as a whole, with a database that is away and a real journal: bad input, labels, outcomes, pages. What needs
+//! PostgreSQL is tested end to end.
+
+use std::{sync::Arc, time::SystemTime};
+
+use axum::body::Body;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use ridethrough::{
+    db::DbConfig,
+    health::{CachePart, DatabasePart, JournalPart, Life, Parts, ReadyPolicy, SchemaPart, decide},
+    http::{HealthReport, Verbosity},
+    journal::JournalConfig,
+};
+use serde_json::Value;
+use tower::ServiceExt as _;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    error::OUTCOME,
+    routes::{FRESHNESS, decode::IDEMPOTENCY_KEY},
+    todo::{Todo, TodoCommands, tests::todo},
+};
+
+/// Nothing listens there, and the schema was never seen: every call is refused at once.
+const AWAY: &str = "postgres://nobody@127.0.0.1:1/nothing";
+
+struct Stack {
+    router: Router,
+    app: App,
+    _folder: tempfile::TempDir,
+}
+
+struct Answer {
+    status: u16,
+    headers: http::HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {}", self.text))
+    }
+
+    fn header(&self, name: impl http::header::AsHeaderName) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+fn stack() -> Stack {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, writer, _) = Journal::open(JournalConfig::new(folder.path())).unwrap();
+    std::thread::spawn(move || writer.run());
+    let waiting = Arc::new(Waiting::default());
+    let commands = Arc::new(TodoCommands::new(Uuid::nil(), Arc::clone(&waiting)));
+    let config = DbConfig { url: AWAY.to_owned(), ..DbConfig::default() };
+    let (db, _background) =
+        Db::new(config.clone(), ridethrough::cache::CacheConfig::default(), journal.clone(), commands)
+            .unwrap();
+    let parts = Parts {
+        life: Life::Running,
+        was_ready: true,
+        database: DatabasePart::Away,
+        cache: CachePart::Warm,
+        journal: JournalPart::Ok,
+        schema: SchemaPart::Ok,
+    };
+    let probes = Probes::new("test", Verbosity::Brief, move || HealthReport {
+        health: decide(&parts, &ReadyPolicy::default()),
+        since: SystemTime::now(),
+        retry_after: None,
+        checks: Vec::new(),
+    });
+    let app = App {
+        db,
+        journal,
+        waiting,
+        writes: InFlight::default(),
+        pages: Arc::new(Pages::new()),
+        probes,
+        read_limit: config.read.deadline,
+        write_limit: config.write.deadline,
+    };
+    Stack { router: router(app.clone()), app, _folder: folder }
+}
+
+impl Stack {
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, text }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    async fn write(&self, method: Method, path: &str, body: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        request = request.header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Body::from(body.to_owned())).unwrap()).await
+    }
+
+    fn know(&self, todo: &Todo) {
+        let now = tokio::time::Instant::now();
+        self.app.db.cache().fill(now, now).put(&Todo::cache_key(todo.id), todo.encode());
+    }
+}
+
+#[tokio::test]
+async fn bad_input_is_a_problem_that_names_what_is_wrong() {
+    let stack = stack();
+    let item = "/api/todos/00000000-0000-0000-0000-000000000001";
+    let long = format!("{{\"title\":\"{}\"}}", "x".repeat(501));
+    let oversize = format!("{{\"title\":\"{}\"}}", "x".repeat(70_000));
+    let cases = [
+        (Method::POST, "/api/todos", "{\"title\":", 400, "line 1, column 9"),
+        (Method::POST, "/api/todos", "[]", 400, "object"),
+        (Method::POST, "/api/todos", "", 400, "empty"),
+        (Method::POST, "/api/todos", "{\"title\":7}", 422, "`title`"),
+        (Method::POST, "/api/todos", "{}", 422, "`title`"),
+        (Method::POST, "/api/todos", &long, 422, "500"),
+        (Method::POST, "/api/todos", &oversize, 413, "65536"),
+        (Method::POST, "/api/todos", "{\"title\":\"a\",\"colour\":1}", 422, "`colour`"),
+        (Method::PUT, item, "{\"title\":\"a\"}", 422, "`done`"),
+        (Method::PUT, "/api/todos/seven", "{\"title\":\"a\",\"done\":true}", 400, "UUID"),
+        (Method::DELETE, "/api/todos/seven", "", 400, "UUID"),
+        (Method::DELETE, "/api/todos/%ff", "", 400, "UUID"),
+    ];
+    for (method, path, body, status, named) in cases {
+        let answer = stack.write(method.clone(), path, body, &[]).await;
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text);
+        let problem = answer.json();
+        assert!(problem["detail"].as_str().unwrap().contains(named), "{method} {path}: {}", answer.text);
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+        assert_eq!((answer.header(OUTCOME), &problem["outcome"]), ("rejected", &Value::from("rejected")));
+        assert_ne!(answer.header(IDEMPOTENCY_KEY), "");
+    }
+    assert_eq!(stack.app.journal.backlog().entries, 0);
+}
+
+#[tokio::test]
+async fn wrong_headers_are_named_too() {
+    let stack = stack();
+    let item = "/api/todos/00000000-0000-0000-0000-000000000001";
+    let good = "{\"title\":\"a\",\"done\":true}";
+    let answer = stack.write(Method::PUT, item, good, &[("if-match", "seven")]).await;
+    assert!(answer.status == 400 && answer.text.contains("If-Match"), "{}", answer.text);
+    let answer = stack.write(Method::PUT, item, good, &[("idempotency-key", "two words")]).await;
+    assert!(answer.status == 400 && answer.text.contains("Idempotency-Key"), "{}", answer.text);
+    assert_eq!(answer.header(OUTCOME), "rejected");
+    let plain =
+        Request::post("/api/todos").header("content-type", "text/plain").body(Body::from("{}")).unwrap();
+    assert_eq!(stack.send(plain).await.status, 415);
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_problems() {
+    let stack = stack();
+    for path in ["/nowhere", "/api", "/api/todos/1/2", "/livez/"] {
+        let answer = stack.get(path).await;
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (404, "application/problem+json"),
+            "{path}"
+        );
+    }
+    let answer = stack.write(Method::DELETE, "/api/todos", "", &[]).await;
+    assert_eq!((answer.status, answer.json()["type"].as_str().unwrap()), (405, "/problems/wrong-method"));
+    assert_eq!(answer.header("allow"), "GET,HEAD,POST");
+    assert_eq!(stack.get("/api/todos?limit=0").await.status, 400);
+}
+
+#[tokio::test]
+async fn a_write_is_journaled_shown_as_pending_and_repeatable() {
+    let stack = stack();
+    let key = [("idempotency-key", "k/1")];
+    let first = stack.write(Method::POST, "/api/todos", "{\"title\":\"milk\"}", &key).await;
+    assert_eq!((first.status, first.header(OUTCOME)), (202, "journaled"), "{}", first.text);
+    assert_eq!(first.header("location"), "/api/writes/k%2F1");
+    let again = stack.write(Method::POST, "/api/todos", "{ \"title\" : \"milk\" }", &key).await;
+    assert_eq!((again.status, &again.text), (202, &first.text));
+    let other = stack.write(Method::POST, "/api/todos", "{\"title\":\"beer\"}", &key).await;
+    assert_eq!((other.status, other.header(OUTCOME)), (422, "rejected"));
+    let id = first.json()["id"].as_str().unwrap().to_owned();
+    let read = stack.get(&format!("/api/todos/{id}")).await;
+    assert_eq!((read.status, &read.text), (200, &first.text));
+    assert!(read.header(FRESHNESS).ends_with("reason=pending"), "{}", read.header(FRESHNESS));
+    assert!(!read.header("age").is_empty());
+    let status = stack.get("/api/writes/k%2F1").await;
+    assert_eq!(status.json(), serde_json::json!({ "key": "k/1", "status": "pending" }));
+    assert_eq!(stack.app.journal.backlog().entries, 1);
+}
+
+#[tokio::test]
+async fn changes_of_one_todo_follow_each_other_while_they_wait() {
+    let stack = stack();
+    stack.know(&todo(1, 4));
+    let path = format!("/api/todos/{}", todo(1, 4).id);
+    let first = stack.write(Method::PUT, &path, "{\"title\":\"b\",\"done\":true}", &[]).await;
+    assert_eq!((first.status, first.json()["version"].as_i64()), (202, Some(5)));
+    let second = stack.write(Method::PUT, &path, "{\"title\":\"c\",\"done\":true}", &[]).await;
+    assert_eq!((second.json()["version"].as_i64(), second.header("etag")), (Some(6), "\"6\""));
+    assert_eq!(stack.get(&path).await.json()["title"], "c");
+    assert_eq!(stack.write(Method::DELETE, &path, "", &[]).await.status, 202);
+    let gone = stack.get(&path).await;
+    assert_eq!(gone.status, 404);
+    assert!(gone.header(FRESHNESS).ends_with("reason=pending"));
+}
+
+#[tokio::test]
+async fn a_known_todo_is_served_stale_and_an_unknown_one_refused_honestly() {
+    let stack = stack();
+    stack.know(&todo(1, 4));
+    let known = stack.get(&format!("/api/todos/{}", todo(1, 4).id)).await;
+    assert_eq!((known.status, known.header("etag")), (200, "\"4\""));
+    assert!(known.header(FRESHNESS).starts_with("stale; age="), "{}", known.header(FRESHNESS));
+    let unknown = stack.get(&format!("/api/todos/{}", Uuid::max())).await;
+    assert_eq!((unknown.status, unknown.headers.contains_key(FRESHNESS)), (503, false));
+    assert!(unknown.header("retry-after").parse::<u64>().unwrap() > 0);
+    let list = stack.get("/api/todos").await;
+    assert_eq!(list.status, 503);
+}
+
+#[tokio::test]
+async fn a_full_journal_refuses_with_the_time_to_come_back() {
+    let stack = stack();
+    stack.app.journal.close();
+    let answer = stack.write(Method::POST, "/api/todos", "{\"title\":\"milk\"}", &[]).await;
+    assert_eq!((answer.status, answer.header(OUTCOME)), (503, "rejected"), "{}", answer.text);
+    assert_eq!(answer.json()["type"], "/problems/write-not-accepted");
+    assert!(answer.header("retry-after").parse::<u64>().unwrap() > 0);
+}
+
+#[tokio::test]
+async fn people_get_pages_and_their_forms_work() {
+    let stack = stack();
+    let browser = ("accept", "text/html,*/*;q=0.8");
+    let page = stack.send(Request::get("/").header(browser.0, browser.1).body(Body::empty()).unwrap()).await;
+    assert_eq!(page.status, 503);
+    assert!(page.text.contains("<form") && page.text.contains("database is away"), "{}", page.text);
+    assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
+    let form = Request::post("/todos").header("content-type", "application/x-www-form-urlencoded");
+    let back = stack.send(form.body(Body::from("key=f1&title=buy+%3Cb%3Emilk")).unwrap()).await;
+    assert_eq!((back.status, back.header("location")), (303, "/"));
+    let page = stack.get("/").await;
+    assert!(page.text.contains("1 change waits"), "{}", page.text);
+    let wrong =
+        Request::post("/todos").header(browser.0, browser.1).body(Body::from("key=f2&title=")).unwrap();
+    let wrong = stack.send(wrong).await;
+    assert_eq!((wrong.status, wrong.header("content-type")), (422, "text/html; charset=utf-8"));
+    assert!(wrong.text.contains("must not be empty"), "{}", wrong.text);
+}
+
+#[tokio::test]
+async fn a_panic_is_contained_and_says_nothing() {
+    let failing = Router::new()
+        .route("/", get(async || -> StatusCode { panic!("canary") }))
+        .layer(CatchPanicLayer::custom(panicked));
+    let response = failing.oneshot(Request::get("/").body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(!String::from_utf8_lossy(&body).contains("canary"));
+}
+
+#[tokio::test]
+async fn probes_answer_here_too_and_only_briefly() {
+    let stack = stack();
+    let ready = stack.get("/readyz?verbose").await;
+    assert_eq!((ready.status, ready.json()["mode"].as_str().unwrap()), (200, "degraded"));
+    assert_eq!(ready.json().get("checks"), None);
+    assert_eq!(stack.write(Method::POST, "/livez", "", &[]).await.status, 405);
+}
+
+#[tokio::test]
+async fn every_answer_has_its_identity() {
+    let stack = stack();
+    let request = Request::get("/nowhere").header("x-request-id", "r-1").body(Body::empty()).unwrap();
+    let answer = stack.send(request).await;
+    assert_eq!(answer.header("x-request-id"), "r-1");
+    assert_eq!(answer.header("traceparent").len(), 55);
+}

@@ -1,0 +1,177 @@
+//! The command line: flags over environment over file, sub-commands, exit codes. It starts nothing by itself.
+
+use std::{ffi::OsString, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+use ridethrough::service::{self, LogFormat};
+
+use crate::{
+    config::{self, Config},
+    life, migrate,
+};
+
+/// Everything went as asked.
+pub(crate) const CLEAN: u8 = 0;
+/// Wrong configuration or usage; nothing was opened.
+pub(crate) const WRONG_CONFIGURATION: u8 = 1;
+/// Something was cut off while draining.
+pub(crate) const CUT: u8 = 2;
+/// A fault inside, or a journal that cannot be trusted.
+pub(crate) const INTERNAL_FAULT: u8 = 70;
+
+/// A todo service that keeps answering while its PostgreSQL is away.
+///
+/// Every key of the configuration file is also an environment variable RIDETHROUGH_<SECTION>__<KEY>; a flag wins over
+/// the environment, and the environment over the file.
+#[derive(Debug, Parser)]
+#[command(name = "ridethrough-server", version)]
+struct Cli {
+    /// Where PostgreSQL is: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, several hosts separated by commas; also
+    /// DATABASE_URL
+    #[arg(long, global = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// Folder of the journal; belongs to one server alone [default: ./data]
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address for users; port 0 picks a free one [default: 127.0.0.1:8081]
+    #[arg(long, global = true, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Address for probes, metrics and state [default: 127.0.0.1:9091]
+    #[arg(long, global = true, value_name = "ADDR")]
+    admin_listen: Option<SocketAddr>,
+    /// Configuration file (TOML)
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Form of the log on standard error: json or text [default: text]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Check the configuration, open nothing, and exit with 0 or 1
+    CheckConfig,
+    /// Bring the schema of the database up to date once, and exit
+    Migrate,
+}
+
+/// Runs the program with the arguments and environment of this process, and answers its exit code: 0 clean, 1 wrong
+/// configuration or usage, 2 something was cut off while draining, 70 a fault inside or a journal that cannot be
+/// trusted.
+#[must_use]
+pub fn run() -> ExitCode {
+    let code = match Cli::try_parse() {
+        Ok(cli) => execute(cli, std::env::vars_os()),
+        Err(error) => {
+            let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // A reader that went away changes nothing about the exit code.
+            let _ = error.print();
+            if asked_for { CLEAN } else { WRONG_CONFIGURATION }
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn execute(cli: Cli, environment: impl Iterator<Item = (OsString, OsString)>) -> u8 {
+    let config = match configure(&cli, environment) {
+        Ok(config) => config,
+        Err(message) => return refuse(&message),
+    };
+    if let Err(error) = service::install_tracing(config.log.format, &config.log.filter) {
+        return refuse(&format!("log.filter: {error}"));
+    }
+    silence_panic_texts();
+    match cli.command {
+        Some(Command::CheckConfig) => {
+            let _ = writeln!(std::io::stdout().lock(), "the configuration is in order");
+            CLEAN
+        }
+        Some(Command::Migrate) => migrate::once(&config),
+        None => life::run(config),
+    }
+}
+
+/// The configuration after file, environment and flags, checked.
+fn configure(cli: &Cli, environment: impl Iterator<Item = (OsString, OsString)>) -> Result<Config, String> {
+    // Variables that are no text cannot be ours.
+    let environment: Vec<(String, String)> = environment
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let general_url = environment.iter().find(|(name, _)| name == "DATABASE_URL").map(|(_, url)| url.clone());
+    let special_url = environment.iter().any(|(name, _)| name == "RIDETHROUGH_DATABASE__URL");
+    let mut config: Config =
+        service::load(cli.config.as_deref(), environment).map_err(|error| error.to_string())?;
+    let url = cli.database_url.clone().or(general_url.filter(|_| !special_url));
+    config.database.url = url.unwrap_or(config.database.url);
+    config.server.data_dir = cli.data_dir.clone().unwrap_or(config.server.data_dir);
+    config.server.listen = cli.listen.unwrap_or(config.server.listen);
+    config.server.admin_listen = cli.admin_listen.unwrap_or(config.server.admin_listen);
+    config.log.format = cli.log_format.unwrap_or(config.log.format);
+    config::validate(&config)?;
+    Ok(config)
+}
+
+fn refuse(message: &str) -> u8 {
+    let _ = writeln!(std::io::stderr().lock(), "ridethrough-server: {message}");
+    WRONG_CONFIGURATION
+}
+
+/// A panic's text may quote what a user wrote; its place in the code is what a person needs to find the fault.
+fn silence_panic_texts() {
+    std::panic::set_hook(Box::new(|panic| {
+        let (file, line) = panic.location().map_or(("unknown", 0), |place| (place.file(), place.line()));
+        let file = file.rsplit_once("src/").map_or(file, |(_, inner)| inner);
+        tracing::error!(file, line, "a task panicked");
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configured(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, String> {
+        let cli = Cli::try_parse_from(["ridethrough-server"].iter().chain(arguments)).unwrap();
+        let environment: Vec<(OsString, OsString)> =
+            environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        configure(&cli, environment.into_iter())
+    }
+
+    fn database(configured: Result<Config, String>) -> String {
+        configured.ok().unwrap().database.validate().unwrap().get_dbname().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_the_special_variable_over_the_general() {
+        let general = ("DATABASE_URL", "postgresql://a@localhost/general");
+        let special = ("RIDETHROUGH_DATABASE__URL", "postgresql://a@localhost/special");
+        let flag = ["--database-url", "postgresql://a@localhost/flag"];
+        assert_eq!(database(configured(&[], &[general])), "general");
+        assert_eq!(database(configured(&[], &[general, special])), "special");
+        assert_eq!(database(configured(&flag, &[general, special])), "flag");
+    }
+
+    #[test]
+    fn without_a_database_the_message_says_how_to_name_one() {
+        let message = configured(&[], &[]).err().unwrap();
+        assert!(message.contains("--database-url") && message.contains("DATABASE_URL"), "{message}");
+    }
+
+    #[test]
+    fn flags_may_follow_the_sub_command() {
+        let cli = Cli::try_parse_from(["x", "migrate", "--database-url", "postgresql://h/d"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Migrate)));
+        assert_eq!(cli.database_url.as_deref(), Some("postgresql://h/d"));
+    }
+
+    #[test]
+    fn an_unknown_variable_of_ours_is_refused_by_name() {
+        let url = ("DATABASE_URL", "postgresql://localhost/d");
+        let message = configured(&[], &[url, ("RIDETHROUGH_LIMITS__DRAIN_DELY", "0s")]).err().unwrap();
+        assert!(
+            message.contains("RIDETHROUGH_LIMITS__DRAIN_DELY") && message.contains("`drain_delay`"),
+            "{message}"
+        );
+    }
+}

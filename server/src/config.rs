@@ -1,0 +1,231 @@
+//! The configuration: its sections, what makes sense together, and how it is shown without its secrets. Where it comes
+//! from (file, environment, flags) is the business of `cli`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use ridethrough::{
+    cache::CacheConfig,
+    db::DbConfig,
+    health::ReadyPolicy,
+    journal::JournalConfig,
+    service::{Limits, LogFormat},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio_postgres::config::Host;
+
+/// Everything that can be set.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Addresses and folder.
+    pub(crate) server: ServerSection,
+    /// The database path.
+    pub(crate) database: DbConfig,
+    /// The write journal.
+    pub(crate) journal: JournalSection,
+    /// The read cache.
+    pub(crate) cache: CacheConfig,
+    /// When this replica counts as ready.
+    pub(crate) ready: ReadyPolicy,
+    /// Bounds of the main listener, and the drain.
+    pub(crate) limits: Limits,
+    /// The log.
+    pub(crate) log: LogSection,
+}
+
+/// Addresses and folder.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ServerSection {
+    /// For users. Default 127.0.0.1:8081.
+    pub(crate) listen: SocketAddr,
+    /// For probes, metrics and state. Default 127.0.0.1:9091.
+    pub(crate) admin_listen: SocketAddr,
+    /// Folder of the journal; one server alone. Default `data` in the current folder.
+    pub(crate) data_dir: PathBuf,
+}
+
+impl Default for ServerSection {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 9091)),
+            data_dir: PathBuf::from("./data"),
+        }
+    }
+}
+
+/// Bounds of the journal; what each means stands at [`JournalConfig`].
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct JournalSection {
+    /// Bytes of writes that wait. Default 256 MiB.
+    pub(crate) bytes_max: u64,
+    /// Writes that wait. Default 1,000,000.
+    pub(crate) entries_max: u64,
+    /// Length of one file in bytes. Default 16 MiB.
+    pub(crate) segment_bytes: u64,
+    /// Appends that may wait for the disk. Default 4096.
+    pub(crate) queue_max: usize,
+}
+
+impl Default for JournalSection {
+    fn default() -> Self {
+        let JournalConfig { bytes_max, entries_max, segment_bytes, queue_max, .. } = JournalConfig::new("");
+        Self { bytes_max, entries_max, segment_bytes, queue_max }
+    }
+}
+
+/// The log.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LogSection {
+    /// Default text.
+    pub(crate) format: LogFormat,
+    /// A level, or targets with levels, such as `info,hyper=warn`. Default info.
+    pub(crate) filter: String,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { format: LogFormat::default(), filter: "info".to_owned() }
+    }
+}
+
+impl Config {
+    /// The journal's settings, in its folder below the data folder.
+    pub(crate) fn journal(&self) -> JournalConfig {
+        let JournalSection { bytes_max, entries_max, segment_bytes, queue_max } = self.journal.clone();
+        let defaults = JournalConfig::new(self.server.data_dir.join("journal"));
+        JournalConfig { bytes_max, entries_max, segment_bytes, queue_max, ..defaults }
+    }
+
+    /// The configuration for `/debug/config`: everything but the password.
+    pub(crate) fn redacted(&self) -> Value {
+        let database = &self.database;
+        let duration = ridethrough::duration_text::format;
+        json!({
+            "server": self.server,
+            "database": {
+                "target": database.validate().map_or(Value::Null, |target| describe(&target)),
+                "pool": {
+                    "connect": duration(database.pool.connect),
+                    "statement": duration(database.pool.statement),
+                    "lock": duration(database.pool.lock),
+                    "idle_in_transaction": duration(database.pool.idle_in_transaction),
+                },
+                "read": {
+                    "deadline": duration(database.read.deadline),
+                    "attempt": duration(database.read.attempt),
+                    "attempts": database.read.attempts,
+                },
+                "write": {
+                    "deadline": duration(database.write.deadline),
+                    "attempt": duration(database.write.attempt),
+                    "attempts": database.write.attempts,
+                },
+                "breaker": database.breaker,
+                "bulkhead": database.bulkhead,
+                "budget": database.budget,
+                "backoff": database.backoff,
+            },
+            "journal": self.journal,
+            "cache": self.cache,
+            "ready": self.ready,
+            "limits": self.limits,
+            "log": self.log,
+        })
+    }
+}
+
+/// Checks what the types cannot: that the values make sense, each and together.
+///
+/// # Errors
+/// One sentence that names the key and quotes nothing of the database's URL, since a part of it is a password.
+pub(crate) fn validate(config: &Config) -> Result<(), String> {
+    if config.database.url.trim().is_empty() {
+        return Err("no database: give --database-url, or set DATABASE_URL or database.url".to_owned());
+    }
+    config.database.validate().map_err(|error| error.to_string())?;
+    config.journal().validate().map_err(|error| error.to_string())?;
+    let server = &config.server;
+    if server.listen.port() != 0 && server.listen == server.admin_listen {
+        return Err(
+            "server.listen and server.admin_listen are the same address; give each its own".to_owned()
+        );
+    }
+    if config.limits.connections == 0 {
+        return Err("limits.connections must be at least 1".to_owned());
+    }
+    Ok(())
+}
+
+/// Hosts, ports, user and database: what an operator looks for, without the password.
+fn describe(database: &tokio_postgres::Config) -> Value {
+    let hosts: Vec<String> = database
+        .get_hosts()
+        .iter()
+        .map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            #[cfg(unix)]
+            Host::Unix(folder) => folder.display().to_string(),
+        })
+        .collect();
+    json!({
+        "hosts": hosts,
+        "ports": database.get_ports(),
+        "user": database.get_user(),
+        "database": database.get_dbname(),
+        "password": database.get_password().map(|_| "redacted"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_url(url: &str) -> Config {
+        let mut config = Config::default();
+        url.clone_into(&mut config.database.url);
+        config
+    }
+
+    #[test]
+    fn defaults_and_a_url_are_enough() {
+        assert_eq!(validate(&with_url("postgresql://u:p@localhost:5432/todos")), Ok(()));
+        assert_eq!(validate(&with_url("postgresql://u:p@first:5432,second:5433/todos")), Ok(()));
+    }
+
+    #[test]
+    fn a_broken_url_is_refused_without_quoting_it() {
+        for url in ["mysql://u:canary@h/d", "postgresql://u:canary@h:port/d", "canary"] {
+            let message = validate(&with_url(url)).unwrap_err();
+            assert!(message.contains("database.url") && !message.contains("canary"), "{url}: {message}");
+        }
+    }
+
+    #[test]
+    fn required_tls_is_refused_rather_than_ignored() {
+        let message = validate(&with_url("postgresql://u@h/d?sslmode=require")).unwrap_err();
+        assert!(message.contains("TLS"), "{message}");
+    }
+
+    #[test]
+    fn the_shown_configuration_has_no_password() {
+        let config = with_url("postgresql://user:canary@db.example:5433/todos?password=canary2");
+        let shown = config.redacted().to_string();
+        assert!(!shown.contains("canary"), "{shown}");
+        assert!(shown.contains("db.example") && shown.contains("5433") && shown.contains("user"), "{shown}");
+    }
+
+    #[test]
+    fn wrong_values_name_their_section() {
+        let mut config = with_url("postgresql://u@localhost/d");
+        config.journal.entries_max = 0;
+        assert!(validate(&config).unwrap_err().contains("entries_max"));
+        let mut config = with_url("postgresql://u@localhost/d");
+        config.server.admin_listen = config.server.listen;
+        assert!(validate(&config).unwrap_err().contains("server.admin_listen"));
+    }
+}

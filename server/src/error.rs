@@ -1,0 +1,285 @@
+//! What goes wrong with a request, as status, problem document and outcome. How a problem looks to a person is the
+//! business of `app`; nothing of a driver, a host or a path can get in here, because every text is our own.
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use ridethrough::{
+    db::{Refusal, WriteError},
+    error::{Error, ErrorClass, RejectReason, Stage},
+    http::Problem,
+};
+
+use crate::todo;
+
+/// What became of a write, for a program.
+pub(crate) const OUTCOME: HeaderName = HeaderName::from_static("ridethrough-outcome");
+
+/// The value of [`OUTCOME`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Committed,
+    Journaled,
+    Rejected,
+    Unknown,
+}
+
+impl Outcome {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Journaled => "journaled",
+            Self::Rejected => "rejected",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    pub(crate) fn insert_into(self, headers: &mut HeaderMap) {
+        headers.insert(OUTCOME, HeaderValue::from_static(self.as_str()));
+    }
+}
+
+/// A request that was not answered as its sender wished.
+#[derive(Debug, Clone)]
+#[must_use = "trouble that is not answered helps nobody"]
+pub(crate) struct Trouble {
+    pub(crate) status: StatusCode,
+    slug: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) detail: Option<Cow<'static, str>>,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) outcome: Option<Outcome>,
+}
+
+impl Trouble {
+    pub(crate) fn new(status: StatusCode, slug: &'static str, title: &'static str) -> Self {
+        Self { status, slug, title, detail: None, retry_after: None, outcome: None }
+    }
+
+    pub(crate) fn detail(self, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
+
+    pub(crate) fn outcome(self, outcome: Outcome) -> Self {
+        Self { outcome: Some(outcome), ..self }
+    }
+
+    /// The same in answer to a write: without another outcome it had no effect.
+    pub(crate) fn of_a_write(self) -> Self {
+        Self { outcome: self.outcome.or(Some(Outcome::Rejected)), ..self }
+    }
+
+    /// A part of the request cannot be understood.
+    pub(crate) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", "the request cannot be understood").detail(detail)
+    }
+
+    /// The request is understood, and makes no valid todo.
+    pub(crate) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-todo", "the todo is not valid").detail(detail)
+    }
+
+    pub(crate) fn no_such_todo() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no-such-todo", "there is no such todo")
+    }
+
+    pub(crate) fn no_such_path() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no-such-path", "there is nothing at this address")
+    }
+
+    pub(crate) fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong inside the server")
+            .detail("it was logged under the request id of this answer")
+    }
+
+    /// A read, or the question for a write's status, that got no answer. `wait` is for errors that do not know better.
+    pub(crate) fn of_read(error: &Error, wait: Duration) -> Self {
+        if is_internal(error) {
+            tracing::error!(
+                code = error.code(),
+                stage = error.stage().as_str(),
+                "the database refused a statement"
+            );
+            return Self::internal();
+        }
+        Self { retry_after: Some(error.retry_after().unwrap_or(wait)), ..unavailable(error) }
+    }
+
+    /// A write that was not acknowledged.
+    pub(crate) fn of_write(error: &WriteError, wait: Duration) -> Self {
+        match error {
+            WriteError::Refused(refusal) => Self::of_refusal(refusal).of_a_write(),
+            WriteError::KeyReused => Self::key_reused(),
+            WriteError::Unknown(_) => Self {
+                retry_after: Some(wait),
+                ..Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "outcome-unknown",
+                    "it is not known whether the write had its effect",
+                )
+                .detail(
+                    "send the same request again with the same Idempotency-Key, which is safe and finds out, or ask \
+                     /api/writes/{key}",
+                )
+                .outcome(Outcome::Unknown)
+            },
+            WriteError::Rejected(error) => Self::of_rejected_write(error, wait),
+            _ => Self::internal().outcome(Outcome::Unknown),
+        }
+    }
+
+    /// Neither the database nor the journal took it.
+    fn of_rejected_write(error: &Error, wait: Duration) -> Self {
+        let trouble = Self::of_read(error, wait);
+        let title = "the write was not accepted: the database is away, and no more writes can be kept for it";
+        match trouble.slug {
+            "database-away" => Self { slug: "write-not-accepted", title, ..trouble },
+            _ => trouble,
+        }
+        .of_a_write()
+    }
+
+    pub(crate) fn key_reused() -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "key-reused",
+            "the Idempotency-Key was used before for another request",
+        )
+        .detail("use a new key for each new write, and an old one only to repeat the very same request")
+        .outcome(Outcome::Rejected)
+    }
+
+    fn of_refusal(refusal: &Refusal) -> Self {
+        match refusal.code.as_str() {
+            todo::NOT_FOUND => Self::no_such_todo(),
+            todo::VERSION_MISMATCH => Self::new(
+                StatusCode::PRECONDITION_FAILED,
+                "version-mismatch",
+                "the todo has another version than If-Match says",
+            )
+            .detail("read it again, decide again, and send the version you have read"),
+            _ => Self::new(
+                StatusCode::CONFLICT,
+                "refused",
+                "the write was accepted earlier and could not be applied",
+            ),
+        }
+    }
+
+    /// A repeated write that had been journaled and came too late.
+    pub(crate) fn superseded() -> Self {
+        Self::new(StatusCode::CONFLICT, "superseded", "a change of somebody else stands instead")
+            .detail("the write was accepted while the database was away, and the todo was changed elsewhere meanwhile")
+            .outcome(Outcome::Rejected)
+    }
+}
+
+/// The database answered and said no to a statement of ours: asking again would not help.
+fn is_internal(error: &Error) -> bool {
+    error.class() == ErrorClass::Permanent && matches!(error.stage(), Stage::Query | Stage::Commit)
+}
+
+fn unavailable(error: &Error) -> Trouble {
+    let (slug, title) = match error {
+        Error::Rejected { reason: RejectReason::Overloaded, .. } => {
+            ("overloaded", "the server has more to do than it can")
+        }
+        Error::Rejected { reason: RejectReason::DeadlinePassed, .. } => {
+            ("too-slow", "the answer was not there in time")
+        }
+        Error::Timeout { stage: Stage::Journal, .. } => ("database-away", "the database is away"),
+        Error::Timeout { .. } => ("too-slow", "the answer was not there in time"),
+        _ => ("database-away", "the database is away, and nothing is kept that could answer instead"),
+    };
+    Trouble::new(StatusCode::SERVICE_UNAVAILABLE, slug, title)
+}
+
+impl IntoResponse for Trouble {
+    fn into_response(self) -> Response {
+        let mut problem = Problem::new(self.status, self.slug, self.title);
+        if let Some(detail) = self.detail.clone() {
+            problem = problem.detail(detail);
+        }
+        if let Some(wait) = self.retry_after {
+            problem = problem.retry_after(wait);
+        }
+        if let Some(outcome) = self.outcome {
+            problem = problem.member("outcome", outcome.as_str());
+        }
+        let mut response = problem.into_response().map(Body::new);
+        if let Some(outcome) = self.outcome {
+            outcome.insert_into(response.headers_mut());
+        }
+        // For the layer that makes a page of it where a person asked.
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ridethrough::error::Phase;
+
+    use super::*;
+
+    const WAIT: Duration = Duration::from_millis(1_500);
+
+    fn database(stage: Stage, class: ErrorClass) -> Error {
+        Error::Database {
+            stage,
+            phase: Phase::InTransaction,
+            class,
+            code: Some("42P01".to_owned()),
+            source: "relation canary does not exist".into(),
+        }
+    }
+
+    fn rejected(reason: RejectReason) -> Error {
+        Error::Rejected { reason, retry_after: Duration::from_secs(7) }
+    }
+
+    #[test]
+    fn what_passes_is_a_503_that_says_when_to_come_back() {
+        let timeout = Error::Timeout { stage: Stage::Query, phase: Phase::Sent, limit: WAIT };
+        let cases = [
+            (rejected(RejectReason::BreakerOpen), "database-away", "7"),
+            (rejected(RejectReason::Overloaded), "overloaded", "7"),
+            (timeout, "too-slow", "2"),
+            (database(Stage::Connect, ErrorClass::Permanent), "database-away", "2"),
+            (database(Stage::Query, ErrorClass::Transient), "database-away", "2"),
+        ];
+        for (error, slug, seconds) in cases {
+            let trouble = Trouble::of_read(&error, WAIT);
+            assert_eq!((trouble.status, trouble.slug), (StatusCode::SERVICE_UNAVAILABLE, slug), "{error}");
+            assert_eq!(trouble.into_response().headers()["retry-after"], seconds, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_statement_that_can_never_work_is_a_fault_of_ours() {
+        let trouble = Trouble::of_read(&database(Stage::Query, ErrorClass::Permanent), WAIT);
+        assert_eq!(trouble.status, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    #[test]
+    fn every_failed_write_says_what_became_of_it() {
+        let cases = [
+            (WriteError::Refused(Refusal::new(todo::NOT_FOUND)), 404, "rejected"),
+            (WriteError::Refused(Refusal::new(todo::VERSION_MISMATCH)), 412, "rejected"),
+            (WriteError::Refused(Refusal::new("unknown-command")), 409, "rejected"),
+            (WriteError::KeyReused, 422, "rejected"),
+            (WriteError::Rejected(rejected(RejectReason::BreakerOpen)), 503, "rejected"),
+            (WriteError::Unknown(database(Stage::Commit, ErrorClass::Unknown)), 503, "unknown"),
+        ];
+        for (error, status, outcome) in cases {
+            let response = Trouble::of_write(&error, WAIT).into_response();
+            assert_eq!(response.status().as_u16(), status, "{error}");
+            assert_eq!(response.headers()[OUTCOME], outcome, "{error}");
+            assert_eq!(response.headers().contains_key("retry-after"), status == 503, "{error}");
+        }
+    }
+}

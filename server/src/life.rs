@@ -1,0 +1,288 @@
+//! The life of the process: start order, the parts that run beside the requests, drain, exit code.
+//!
+//! Order: signals, metrics, admin port, journal, main port, database path, background parts, ready. What each part does
+//! is its own business.
+
+mod parts;
+mod replica;
+mod vitals;
+
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{Router, body::Body};
+use ridethrough::{
+    Db,
+    db::Background,
+    drain::{Drain, Draining, InFlight},
+    health::Life,
+    http::{Probes, Verbosity},
+    journal::{Journal, JournalError, JournalWriter},
+    service::{self, Admin, AdminThread, Served, Signal, Signals, serve},
+};
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tower::ServiceExt as _;
+
+use self::{
+    parts::{WriterThread, watched},
+    vitals::Vitals,
+};
+use crate::{
+    app::{self, App, Pages},
+    cli::{CLEAN, CUT, INTERNAL_FAULT, WRONG_CONFIGURATION},
+    config::Config,
+    migrate,
+    todo::{TodoCommands, Waiting},
+};
+
+/// How long each of the last parts may take to end: the journal has only to finish the sync in progress.
+const PART_END_MAX: Duration = Duration::from_secs(5);
+/// What is left after that is cut by the end of the process.
+const RUNTIME_END_MAX: Duration = Duration::from_secs(1);
+
+/// Why the process did not come up: the sentence for its operator, and the exit code.
+pub(crate) struct NotStarted(u8, String);
+
+impl NotStarted {
+    fn wrong_configuration(reason: impl Into<String>) -> Self {
+        Self(WRONG_CONFIGURATION, reason.into())
+    }
+
+    fn fault(reason: impl Into<String>) -> Self {
+        Self(INTERNAL_FAULT, reason.into())
+    }
+}
+
+/// Serves until it is told to stop. Answers the exit code.
+pub(crate) fn run(config: Config) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return not_started(&NotStarted::fault(format!("no runtime: {error}"))),
+    };
+    let code = runtime.block_on(async {
+        match start(&config).await {
+            Ok(running) => running.until_stopped().await,
+            Err(reason) => not_started(&reason),
+        }
+    });
+    runtime.shutdown_timeout(RUNTIME_END_MAX);
+    code
+}
+
+fn not_started(NotStarted(code, reason): &NotStarted) -> u8 {
+    let _ = writeln!(std::io::stderr().lock(), "ridethrough-server: {reason}");
+    *code
+}
+
+/// Everything that runs, and what ends it.
+struct Running {
+    signals: Signals,
+    vitals: Arc<Vitals>,
+    journal: Journal,
+    writes: InFlight,
+    /// Ends the listener.
+    front: Drain,
+    /// Ends the parts that requests need to the last.
+    back: Drain,
+    serving: JoinHandle<Served>,
+    background: Vec<JoinHandle<()>>,
+    writer: WriterThread,
+    _admin: AdminThread,
+}
+
+async fn start(config: &Config) -> Result<Running, NotStarted> {
+    let signals = Signals::new().map_err(|error| NotStarted::fault(format!("no signals: {error}")))?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    let replica = replica::identify(&config.server.data_dir).map_err(|error| {
+        NotStarted::wrong_configuration(format!(
+            "server.data_dir {} cannot be used: {error}",
+            config.server.data_dir.display()
+        ))
+    })?;
+    let vitals = Arc::new(Vitals::new(config.ready));
+    let probes = probes(&vitals);
+    let admin = admin(config, &vitals, &probes)?;
+    let (journal, writer) = open_journal(config).await?;
+    let listener = bind(config.server.listen).await?;
+    let main_address = listener.local_addr().map_err(|error| NotStarted::fault(error.to_string()))?;
+
+    let waiting = Arc::new(Waiting::default());
+    let commands = Arc::new(TodoCommands::new(replica, Arc::clone(&waiting)));
+    let database = Db::new(config.database.clone(), config.cache.clone(), journal.clone(), commands);
+    let (db, background) = database.map_err(|error| NotStarted::wrong_configuration(error.to_string()))?;
+    let app = App {
+        db: db.clone(),
+        journal: journal.clone(),
+        waiting: Arc::clone(&waiting),
+        writes: InFlight::default(),
+        pages: Arc::new(Pages::new()),
+        probes,
+        read_limit: config.database.read.deadline,
+        write_limit: config.database.write.deadline,
+    };
+    let (front, front_draining) = Drain::new();
+    let (back, back_draining) = Drain::new();
+    let writer = WriterThread::start(writer, Arc::clone(&vitals.watchdog), back_draining.clone())
+        .map_err(|error| NotStarted::fault(format!("no thread for the journal: {error}")))?;
+    let writes = app.writes.clone();
+    vitals.attach(db.clone());
+    let background = spawn_background(&vitals, &db, background, (waiting, journal.clone()), &back_draining);
+    let serving = spawn_serving(listener, app::router(app), config, &vitals, front_draining);
+    vitals.turn(Life::Running);
+    announce(main_address, admin.address);
+    Ok(Running { signals, vitals, journal, writes, front, back, serving, background, writer, _admin: admin })
+}
+
+fn probes(vitals: &Arc<Vitals>) -> Probes {
+    let vitals = Arc::clone(vitals);
+    Probes::new(env!("CARGO_PKG_VERSION"), Verbosity::Brief, move || vitals.report())
+}
+
+fn admin(config: &Config, vitals: &Arc<Vitals>, probes: &Probes) -> Result<AdminThread, NotStarted> {
+    let metrics =
+        service::install_metrics().map_err(|error| NotStarted::fault(format!("no metrics: {error}")))?;
+    app::describe_metrics();
+    let state = {
+        let vitals = Arc::clone(vitals);
+        move || vitals.state()
+    };
+    let admin = Admin::new(probes, metrics, state, config.redacted());
+    admin
+        .start(config.server.admin_listen)
+        .map_err(|error| NotStarted::wrong_configuration(error.to_string()))
+}
+
+/// Recovery reads the whole journal, so it stays off the runtime that answers probes.
+async fn open_journal(config: &Config) -> Result<(Journal, JournalWriter), NotStarted> {
+    let settings = config.journal();
+    let opened = tokio::task::spawn_blocking(move || Journal::open(settings)).await;
+    let (journal, writer, recovery) = match opened {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error @ (JournalError::Config { .. } | JournalError::Locked { .. }))) => {
+            return Err(NotStarted::wrong_configuration(error.to_string()));
+        }
+        Ok(Err(error)) => return Err(NotStarted::fault(error.to_string())),
+        Err(_) => return Err(NotStarted::fault("the recovery of the journal broke off")),
+    };
+    tracing::info!(
+        entries = recovery.entries,
+        torn_bytes = recovery.torn_bytes,
+        took_ms = recovery.duration.as_millis() as u64,
+        "journal recovered"
+    );
+    if recovery.cursor_lost {
+        tracing::warn!(
+            "the journal's cursor was unreadable; applied writes are looked up again, none is doubled"
+        );
+    }
+    Ok((journal, writer))
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, NotStarted> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| NotStarted::wrong_configuration(format!("cannot listen on {address}: {error}")))
+}
+
+fn spawn_background(
+    vitals: &Arc<Vitals>,
+    db: &Db,
+    Background { prober, replay }: Background,
+    (waiting, journal): (Arc<Waiting>, Journal),
+    draining: &Draining,
+) -> Vec<JoinHandle<()>> {
+    let watch = |name, task| watched(name, task, Arc::clone(&vitals.watchdog), draining.clone());
+    let beating = Arc::clone(vitals);
+    tokio::spawn(async move { beating.watchdog.keep_beating().await });
+    tokio::spawn(vitals::keep_shown(Arc::clone(vitals), (waiting, journal)));
+    let migrating = tokio::spawn(migrate::when_seen(db.clone(), draining.clone()));
+    vec![
+        watch("prober", tokio::spawn(prober.run(draining.clone()))),
+        watch("replay", tokio::spawn(replay.run(draining.clone()))),
+        watch("migrations", migrating),
+    ]
+}
+
+fn spawn_serving(
+    listener: TcpListener,
+    router: Router,
+    config: &Config,
+    vitals: &Arc<Vitals>,
+    draining: Draining,
+) -> JoinHandle<Served> {
+    let limits = config.limits.clone();
+    let watchdog = Arc::clone(&vitals.watchdog);
+    tokio::spawn(async move {
+        let accepting = tokio::spawn(async move {
+            let answer = move |request: http::Request<_>| {
+                let answered = router.clone().oneshot(request.map(Body::new));
+                async move { answered.await.unwrap_or_else(|never| match never {}) }
+            };
+            serve(listener, answer, &limits, draining).await
+        });
+        accepting.await.unwrap_or_else(|_| {
+            watchdog.part_died("listener");
+            Served { cut: 0 }
+        })
+    })
+}
+
+/// The line that scripts wait for.
+fn announce(main: SocketAddr, admin: SocketAddr) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "listening main={main} admin={admin}").and_then(|()| out.flush());
+    tracing::info!(%main, %admin, "listening");
+}
+
+impl Running {
+    async fn until_stopped(mut self) -> u8 {
+        while self.signals.next().await != Signal::Stop {
+            tracing::info!("SIGHUP changes nothing here; restart to read the configuration again");
+        }
+        let began = SystemTime::now();
+        tracing::info!("draining");
+        self.vitals.turn(Life::Draining);
+        self.front.begin();
+        let hurry = async {
+            while self.signals.next().await != Signal::Stop {}
+            tracing::warn!("a second signal; stopping at once");
+            self.front.hurry();
+            std::future::pending::<()>().await;
+        };
+        let served = tokio::select! {
+            served = &mut self.serving => served.map_or(0, |served| served.cut),
+            () = hurry => 0,
+        };
+        // A client may leave a write behind; it has a deadline of its own, which is shorter than this.
+        let writes_cut = self.writes.finish(PART_END_MAX).await;
+        let parts_cut = self.end_parts().await;
+        let took_ms = began.elapsed().unwrap_or_default().as_millis() as u64;
+        if served + writes_cut + parts_cut > 0 {
+            tracing::warn!(
+                requests = served,
+                writes = writes_cut,
+                parts = parts_cut,
+                took_ms,
+                "stopped; something was cut"
+            );
+            return CUT;
+        }
+        tracing::info!(took_ms, "stopped");
+        CLEAN
+    }
+
+    /// Ends what requests needed to the last, the journal at the very end. Answers how many parts did not end in time.
+    async fn end_parts(&mut self) -> usize {
+        self.back.begin();
+        let mut cut = 0;
+        for part in &mut self.background {
+            cut += usize::from(timeout(PART_END_MAX, part).await.is_err());
+        }
+        self.journal.close();
+        cut + usize::from(!self.writer.ended(PART_END_MAX).await)
+    }
+}

@@ -1,0 +1,267 @@
+//! The schema: numbered steps that only go forward, each in a transaction, one process at a time. It decides nothing
+//! about requests: until the schema is in order the library keeps them from the database.
+
+use std::{fmt, time::Duration};
+
+use ridethrough::{
+    Db,
+    db::SCHEMA_SQL,
+    drain::Draining,
+    health::{DatabasePart, SchemaPart},
+};
+use sha2::{Digest as _, Sha256};
+use tokio::time::{sleep, timeout};
+use tokio_postgres::{Client, NoTls};
+
+use crate::{
+    cli::{CLEAN, INTERNAL_FAULT, WRONG_CONFIGURATION},
+    config::Config,
+};
+
+/// One step of the schema.
+struct Migration {
+    version: i32,
+    name: &'static str,
+    /// Checked against what was applied: an applied step must never be edited.
+    sql: &'static str,
+    /// Statements of the library, which may be run again and are not part of the checksum.
+    library_sql: &'static str,
+}
+
+const MIGRATIONS: [Migration; 1] = [Migration {
+    version: 1,
+    name: "todos",
+    sql: include_str!("../migrations/0001_todos.sql"),
+    library_sql: SCHEMA_SQL,
+}];
+
+/// Any number will do that no other program locks in the same database.
+const LOCK: i64 = 0x5269_6465_746f_646f;
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// For all steps together, waiting for another process included. A step that needs longer is run by hand.
+const MIGRATE_MAX: Duration = Duration::from_secs(120);
+const SESSION: &str = "SET lock_timeout = '30s'; SET statement_timeout = '100s'; \
+                       SET idle_in_transaction_session_timeout = '30s'";
+const HISTORY: &str = "CREATE TABLE IF NOT EXISTS ridethrough_migrations (\
+                       version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, \
+                       applied_at timestamptz NOT NULL DEFAULT now())";
+
+/// How soon the start says that it goes on without the database.
+const PATIENCE_AT_START: Duration = Duration::from_secs(1);
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Why the schema is not in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum NotMigrated {
+    /// The database refused or lost a statement; its SQLSTATE where it spoke.
+    Failed(Option<String>),
+    /// It took too long.
+    TooSlow,
+    /// The database was migrated by a newer version of this program.
+    Newer(i32),
+    /// A step was applied in another form than this program knows.
+    Changed(i32),
+}
+
+impl fmt::Display for NotMigrated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(Some(code)) => write!(f, "the database answered with SQLSTATE {code}"),
+            Self::Failed(None) => f.write_str("the connection to the database failed"),
+            Self::TooSlow => write!(f, "it took longer than {} s", MIGRATE_MAX.as_secs()),
+            Self::Newer(version) => write!(
+                f,
+                "the database has schema version {version}, and this program knows only {}: use a newer one",
+                latest()
+            ),
+            Self::Changed(version) => {
+                write!(f, "schema version {version} in the database is not the one that this program knows")
+            }
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for NotMigrated {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Failed(error.code().map(|code| code.code().to_owned()))
+    }
+}
+
+impl NotMigrated {
+    /// The schema was seen and is not ours to use.
+    fn is_mismatch(&self) -> bool {
+        matches!(self, Self::Newer(_) | Self::Changed(_))
+    }
+}
+
+/// Brings the schema in order as soon as the database is seen, however late that is, and then says so to `db`.
+///
+/// # Cancel safety
+/// A dropped run leaves the steps that were committed; the next run goes on from there.
+pub(crate) async fn when_seen(db: Db, mut draining: Draining) {
+    let migrated = async {
+        let mut database = db.database();
+        let seen = database.wait_for(|part| *part == DatabasePart::Up);
+        if timeout(PATIENCE_AT_START, seen).await.is_err() {
+            tracing::warn!(
+                "database is away; starting degraded: writes go to the journal, reads wait for the database"
+            );
+        }
+        let mut pause = PAUSE_FIRST;
+        let mut logged = None;
+        loop {
+            if database.wait_for(|part| *part == DatabasePart::Up).await.is_err() {
+                return;
+            }
+            match attempt(&db).await {
+                Ok(applied) => {
+                    db.set_schema(SchemaPart::Ok);
+                    tracing::info!(schema_version = latest(), applied, "database taken over");
+                    return;
+                }
+                Err(reason) => {
+                    if reason.is_mismatch() {
+                        db.set_schema(SchemaPart::Mismatch);
+                    }
+                    if logged.as_ref() != Some(&reason) {
+                        tracing::error!(%reason, "the schema is not in order; the database is not used until it is");
+                    }
+                    logged = Some(reason);
+                }
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    };
+    let mut stopped = draining.clone();
+    tokio::select! {
+        () = migrated => draining.requested().await,
+        () = stopped.requested() => {}
+    }
+}
+
+async fn attempt(db: &Db) -> Result<usize, NotMigrated> {
+    let connected = db.connect(CONNECT_MAX).await;
+    let mut client = connected.map_err(|error| NotMigrated::Failed(error.code().map(str::to_owned)))?;
+    timeout(MIGRATE_MAX, migrate(&mut client)).await.unwrap_or(Err(NotMigrated::TooSlow))
+}
+
+/// The sub-command `migrate`: once, without a server.
+pub(crate) fn once(config: &Config) -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let (Ok(runtime), Ok(target)) = (runtime, config.database.validate()) else { return WRONG_CONFIGURATION };
+    let migrated = runtime.block_on(async {
+        let connected = timeout(CONNECT_MAX, target.connect(NoTls)).await;
+        let (mut client, connection) = connected.map_err(|_| NotMigrated::Failed(None))??;
+        let driver = tokio::spawn(connection);
+        let migrated = timeout(MIGRATE_MAX, migrate(&mut client)).await.unwrap_or(Err(NotMigrated::TooSlow));
+        drop(client);
+        // The goodbye to the server is a courtesy.
+        let _ = timeout(CONNECT_MAX, driver).await;
+        migrated
+    });
+    match migrated {
+        Ok(applied) => {
+            tracing::info!(schema_version = latest(), applied, "the schema is up to date");
+            CLEAN
+        }
+        Err(reason) => {
+            tracing::error!(%reason, "the schema was not brought up to date");
+            INTERNAL_FAULT
+        }
+    }
+}
+
+/// Applies what is missing, under a lock that ends with the session. Answers the number of steps.
+async fn migrate(client: &mut Client) -> Result<usize, NotMigrated> {
+    client.batch_execute(SESSION).await?;
+    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
+    let migrated = apply_missing(client).await;
+    // Where this fails the connection is gone, and the lock with it.
+    let _ = client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await;
+    migrated
+}
+
+async fn apply_missing(client: &mut Client) -> Result<usize, NotMigrated> {
+    client.batch_execute(HISTORY).await?;
+    let rows =
+        client.query("SELECT version, checksum FROM ridethrough_migrations ORDER BY version", &[]).await?;
+    let mut applied = Vec::new();
+    for row in rows {
+        applied.push((row.try_get::<_, i32>(0)?, row.try_get::<_, String>(1)?));
+    }
+    let missing = missing(&applied)?;
+    for migration in &missing {
+        let transaction = client.transaction().await?;
+        transaction.batch_execute(migration.sql).await?;
+        transaction.batch_execute(migration.library_sql).await?;
+        transaction
+            .execute(
+                "INSERT INTO ridethrough_migrations (version, name, checksum) VALUES ($1, $2, $3)",
+                &[&migration.version, &migration.name, &checksum(migration.sql)],
+            )
+            .await?;
+        transaction.commit().await?;
+        tracing::info!(version = migration.version, name = migration.name, "schema step applied");
+    }
+    Ok(missing.len())
+}
+
+/// The steps that a database with these still needs.
+fn missing(applied: &[(i32, String)]) -> Result<Vec<&'static Migration>, NotMigrated> {
+    for (version, recorded) in applied {
+        let known = MIGRATIONS.iter().find(|migration| migration.version == *version);
+        match known {
+            None => return Err(NotMigrated::Newer(*version)),
+            Some(known) if checksum(known.sql) != *recorded => return Err(NotMigrated::Changed(*version)),
+            Some(_) => {}
+        }
+    }
+    let is_applied = |version| applied.iter().any(|(done, _)| *done == version);
+    Ok(MIGRATIONS.iter().filter(|migration| !is_applied(migration.version)).collect())
+}
+
+fn latest() -> i32 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+fn checksum(sql: &str) -> String {
+    Sha256::digest(sql).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied() -> Vec<(i32, String)> {
+        MIGRATIONS.iter().map(|migration| (migration.version, checksum(migration.sql))).collect()
+    }
+
+    #[test]
+    fn an_empty_database_needs_all_steps_and_a_current_one_none() {
+        assert_eq!(missing(&[]).ok().unwrap().len(), MIGRATIONS.len());
+        assert!(missing(&applied()).ok().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_newer_database_is_left_alone() {
+        let mut newer = applied();
+        newer.push((latest() + 1, "x".to_owned()));
+        let refusal = missing(&newer).err().unwrap();
+        assert_eq!(refusal, NotMigrated::Newer(latest() + 1));
+        assert!(refusal.is_mismatch() && refusal.to_string().contains("use a newer one"));
+    }
+
+    #[test]
+    fn an_edited_step_is_noticed() {
+        let edited = vec![(1, checksum("something else"))];
+        assert_eq!(missing(&edited).err(), Some(NotMigrated::Changed(1)));
+    }
+
+    #[test]
+    fn versions_rise_by_one() {
+        let versions: Vec<i32> = MIGRATIONS.iter().map(|migration| migration.version).collect();
+        assert_eq!(versions, (1..=latest()).collect::<Vec<_>>());
+    }
+}

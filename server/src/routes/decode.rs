@@ -1,0 +1,369 @@
+//! Requests to values: keys, ids, versions, JSON bodies, query parameters. Each refusal names what is wrong with which
+//! part, and quotes no more of the request than a name.
+
+use std::time::Duration;
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{Query, RawPathParams, rejection::RawPathParamsRejection},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Limited};
+use serde_json::{Map, Value};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::{
+    error::Trouble,
+    todo::{PageQuery, Title},
+};
+
+/// Who says which write this is.
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const KEY_CHARACTERS_MAX: usize = 255;
+
+/// A todo with the longest title, written in escapes, is a tenth of this.
+pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
+/// A body of this size takes a second on the slowest line that is worth serving.
+const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+
+const PAGE_LIMIT: u8 = 50;
+const PAGE_LIMIT_MAX: u8 = 100;
+/// Names in refusals are cut here, since they come from the sender.
+const NAME_CHARACTERS_MAX: usize = 40;
+
+/// The idempotency key of a write: the sender's, or a new one.
+pub(crate) fn key(headers: &HeaderMap) -> Result<String, Trouble> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(new_key()),
+        (Some(value), None) if is_key(value.as_bytes()) => {
+            Ok(value.to_str().map(str::to_owned).unwrap_or_default())
+        }
+        _ => Err(Trouble::bad_request(format!(
+            "the header Idempotency-Key must be given once and have 1 to {KEY_CHARACTERS_MAX} visible ASCII characters"
+        ))),
+    }
+}
+
+/// A key that nobody has used.
+pub(crate) fn new_key() -> String {
+    Uuid::new_v4().to_string()
+}
+
+pub(crate) fn is_key(bytes: &[u8]) -> bool {
+    (1..=KEY_CHARACTERS_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+}
+
+/// The parameters of the path, or none where they are no text: asked for this way, no rejection of the framework is
+/// answered in our place.
+pub(crate) type PathParameters = Result<RawPathParams, RawPathParamsRejection>;
+
+/// One parameter of the path; empty where it is missing or no text.
+pub(crate) fn path_text(parameters: &PathParameters, name: &str) -> String {
+    let mut all = parameters.iter().flat_map(RawPathParams::iter);
+    all.find(|(known, _)| *known == name).map(|(_, value)| value.to_owned()).unwrap_or_default()
+}
+
+/// The id in the path.
+pub(crate) fn id(parameters: &PathParameters) -> Result<Uuid, Trouble> {
+    Uuid::try_parse(&path_text(parameters, "id"))
+        .map_err(|_| Trouble::bad_request("the id in the path is not a UUID"))
+}
+
+/// The version in `If-Match`, with or without the quotes of an entity tag.
+pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Trouble> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    // Any version will do: that is what a write without the header means, too.
+    if text == "*" {
+        return Ok(None);
+    }
+    let version = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    let digits = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
+    version.parse().ok().filter(|_| digits).map(Some).ok_or_else(|| {
+        Trouble::bad_request("the header If-Match must be one version as it stands in ETag, such as \"3\"")
+    })
+}
+
+/// The bytes of a body, within the bounds of size and time.
+pub(crate) async fn body(body: Body) -> Result<Bytes, Trouble> {
+    let too_large = || {
+        Trouble::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the body is too large")
+            .detail(format!("at most {BODY_BYTES_MAX} bytes are allowed"))
+    };
+    match timeout(BODY_TIME_MAX, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Trouble::bad_request("the body broke off")),
+        Err(_) => {
+            Err(Trouble::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", "the body did not arrive in time"))
+        }
+    }
+}
+
+/// The members of a JSON object in a body.
+#[derive(Debug)]
+pub(crate) struct Members(Map<String, Value>);
+
+impl Members {
+    pub(crate) async fn of(headers: &HeaderMap, from: Body) -> Result<Self, Trouble> {
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if !content_type.is_some_and(is_json) {
+            let trouble = Trouble::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "wrong-content-type",
+                "the body is of a kind that is not understood",
+            );
+            return Err(trouble.detail("send JSON with Content-Type: application/json"));
+        }
+        Self::parse(&body(from).await?)
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, Trouble> {
+        match serde_json::from_slice(bytes) {
+            Ok(Value::Object(members)) => Ok(Self(members)),
+            Ok(_) => Err(Trouble::bad_request("the body must be a JSON object")),
+            Err(_) if bytes.is_empty() => Err(Trouble::bad_request("the body is empty; send a JSON object")),
+            Err(error) => Err(Trouble::bad_request(format!(
+                "the body is not valid JSON: look at line {}, column {}",
+                error.line(),
+                error.column()
+            ))),
+        }
+    }
+
+    pub(crate) fn title(&mut self) -> Result<Title, Trouble> {
+        match self.0.remove("title") {
+            Some(Value::String(text)) => Title::new(text).map_err(Trouble::invalid),
+            Some(_) => Err(Trouble::invalid("`title` must be a text")),
+            None => Err(Trouble::invalid("`title` is missing")),
+        }
+    }
+
+    pub(crate) fn done(&mut self) -> Result<bool, Trouble> {
+        match self.0.remove("done") {
+            Some(Value::Bool(done)) => Ok(done),
+            Some(_) => Err(Trouble::invalid("`done` must be true or false")),
+            None => Err(Trouble::invalid("`done` is missing")),
+        }
+    }
+
+    /// Refuses what nobody asked for: a misspelt member would otherwise be lost without a word.
+    pub(crate) fn finish(self) -> Result<(), Trouble> {
+        match self.0.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(Trouble::invalid(format!("`{}` is not known here", shown(name)))),
+        }
+    }
+}
+
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// A name of the sender's, cut to a length that fits a sentence and without what could break it.
+fn shown(name: &str) -> String {
+    name.chars().filter(|character| !character.is_control()).take(NAME_CHARACTERS_MAX).collect()
+}
+
+/// The parameters of a list.
+pub(crate) fn page_query(uri: &Uri) -> Result<PageQuery, Trouble> {
+    let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+        .map_err(|_| Trouble::bad_request("the query of the address cannot be understood"))?;
+    let mut query = PageQuery { limit: PAGE_LIMIT, ..PageQuery::default() };
+    let mut known = Vec::new();
+    for (name, value) in &parameters {
+        if known.contains(&name) {
+            return Err(Trouble::bad_request(format!("the parameter `{}` is given twice", shown(name))));
+        }
+        known.push(name);
+        match name.as_str() {
+            "limit" => query.limit = limit(value)?,
+            "after" => {
+                let wrong = "the parameter `after` is not the `next` of an earlier page";
+                query.after = Some(value.parse().map_err(|_| Trouble::bad_request(wrong))?);
+            }
+            "done" => {
+                let wrong = "the parameter `done` must be true or false";
+                query.done = Some(value.parse().map_err(|_| Trouble::bad_request(wrong))?);
+            }
+            "from" => query.from = Some(instant(value, "from")?),
+            "to" => query.to = Some(instant(value, "to")?),
+            _ => {
+                return Err(Trouble::bad_request(format!(
+                    "the parameter `{}` is not known here",
+                    shown(name)
+                )));
+            }
+        }
+    }
+    Ok(query)
+}
+
+fn limit(text: &str) -> Result<u8, Trouble> {
+    let limit = text.parse().ok().filter(|limit| (1..=PAGE_LIMIT_MAX).contains(limit));
+    limit.ok_or_else(|| {
+        Trouble::bad_request(format!("the parameter `limit` must be a number from 1 to {PAGE_LIMIT_MAX}"))
+    })
+}
+
+fn instant(text: &str, name: &str) -> Result<OffsetDateTime, Trouble> {
+    // A plus sign that was not escaped arrives as a space.
+    OffsetDateTime::parse(&text.replace(' ', "+"), &Rfc3339).map_err(|_| {
+        Trouble::bad_request(format!("the parameter `{name}` must be a time such as 2026-11-20T12:00:00Z"))
+    })
+}
+
+/// A key as a part of an address.
+pub(crate) fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte))
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+/// A header value of a text that is known to be visible ASCII.
+pub(crate) fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    fn detail<T: std::fmt::Debug>(refused: Result<T, Trouble>) -> String {
+        refused.unwrap_err().detail.unwrap().into_owned()
+    }
+
+    #[test]
+    fn keys_are_visible_ascii_of_bounded_length() {
+        let key = |values: &[&str]| key(&headers(IDEMPOTENCY_KEY, values));
+        assert_eq!(key(&["order-17"]).unwrap(), "order-17");
+        assert_eq!(key(&[&"x".repeat(255)]).unwrap().len(), 255);
+        assert_ne!(key(&[]).unwrap(), key(&[]).unwrap());
+        for wrong in [&[""][..], &["a b"], &[&"x".repeat(256)], &["a", "a"]] {
+            assert!(detail(key(wrong)).contains("Idempotency-Key"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_version_may_stand_in_quotes() {
+        let version = |text| if_match(&headers(header::IF_MATCH, &[text]));
+        assert_eq!((version("\"3\"").unwrap(), version("3").unwrap()), (Some(3), Some(3)));
+        assert_eq!((version("*").unwrap(), if_match(&HeaderMap::new()).unwrap()), (None, None));
+        for wrong in ["", "abc", "W/\"3\"", "\"1\", \"2\"", "-1", "+1", "\"3", "99999999999999999999"] {
+            assert!(detail(version(wrong)).contains("If-Match"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn malformed_json_is_located_and_not_quoted() {
+        let detail = detail(Members::parse(b"{\"title\":\n \"canary\",}"));
+        assert!(detail.contains("line 2, column 11") && !detail.contains("canary"), "{detail}");
+        for wrong in [&b"[]"[..], b"null", b"\"x\"", b"", b"{", b"\xff", b"{\"title\":\"\\ud800\"}"] {
+            assert_eq!(Members::parse(wrong).unwrap_err().status, 400, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn each_wrong_member_is_named() {
+        let members = |text: &str| Members::parse(text.as_bytes()).unwrap();
+        for text in
+            ["{}", "{\"title\":5}", "{\"title\":null}", "{\"title\":\"\"}", "{\"title\":{\"canary\":1}}"]
+        {
+            let detail = detail(members(text).title());
+            assert!(detail.contains("`title`") && !detail.contains("canary"), "{text}: {detail}");
+        }
+        for text in ["{}", "{\"done\":\"true\"}", "{\"done\":1}"] {
+            assert!(detail(members(text).done()).contains("`done`"), "{text}");
+        }
+        assert!(detail(members("{\"titel\":\"x\"}").finish()).contains("`titel`"));
+        let long = format!("{{\"{}\":1}}", "x".repeat(5_000));
+        assert!(detail(members(&long).finish()).len() < 100);
+    }
+
+    #[test]
+    fn content_types_of_json_are_known_by_their_essence() {
+        for good in ["application/json", "Application/JSON; charset=utf-8", "application/merge-patch+json"] {
+            assert!(is_json(good), "{good}");
+        }
+        for wrong in ["text/plain", "application/x-www-form-urlencoded", "text/json", ""] {
+            assert!(!is_json(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn list_parameters_are_read() {
+        let query = page_query(&Uri::from_static(
+            "/api/todos?limit=7&done=true&from=2026-01-01T00:00:00%2B01:00&to=2026-01-02T00:00:00+01:00",
+        ));
+        let query = query.unwrap();
+        assert_eq!((query.limit, query.done), (7, Some(true)));
+        assert_eq!(query.to.unwrap() - query.from.unwrap(), time::Duration::DAY);
+        assert_eq!(page_query(&Uri::from_static("/api/todos")).unwrap().limit, PAGE_LIMIT);
+    }
+
+    #[test]
+    fn each_wrong_parameter_is_named() {
+        for (query, name) in [
+            ("limit=0", "limit"),
+            ("limit=101", "limit"),
+            ("limit=many", "limit"),
+            ("after=canary", "after"),
+            ("done=maybe", "done"),
+            ("from=yesterday", "from"),
+            ("to=2026-13-01T00:00:00Z", "to"),
+            ("colour=red", "colour"),
+            ("limit=1&limit=2", "limit"),
+        ] {
+            let uri: Uri = format!("/api/todos?{query}").parse().unwrap();
+            let detail = detail(page_query(&uri));
+            assert!(detail.contains(&format!("`{name}`")) && !detail.contains("canary"), "{query}: {detail}");
+        }
+    }
+
+    #[test]
+    fn keys_in_addresses_are_escaped() {
+        assert_eq!(percent_encoded("a-1/b?c%"), "a-1%2Fb%3Fc%25");
+    }
+
+    #[tokio::test]
+    async fn an_oversize_body_is_refused() {
+        assert_eq!(body(Body::from(vec![b'x'; BODY_BYTES_MAX])).await.unwrap().len(), BODY_BYTES_MAX);
+        let refused = body(Body::from(vec![b'x'; BODY_BYTES_MAX + 1])).await.unwrap_err();
+        assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_ends_is_cut() {
+        let refused = body(Body::new(Never)).await.unwrap_err();
+        assert_eq!(refused.status, StatusCode::REQUEST_TIMEOUT);
+    }
+
+    struct Never;
+
+    impl axum::body::HttpBody for Never {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _context: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+            std::task::Poll::Pending
+        }
+    }
+}

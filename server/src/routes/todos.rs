@@ -1,0 +1,202 @@
+//! The resource `/api/todos`: list, read, create, replace, remove.
+
+use axum::{
+    extract::{Request, State},
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header, request::Parts};
+use ridethrough::{
+    cache::{Freshness, StaleReason},
+    db::Read,
+};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{
+    decode::{self, IDEMPOTENCY_KEY, Members, PathParameters, header_value, percent_encoded},
+    json as json_response, label,
+    submit::{Submitted, submit},
+};
+use crate::{
+    app::App,
+    error::{Outcome, Trouble},
+    todo::{Intent, Page, PageQuery, Todo, TodoQuery, encode},
+};
+
+/// `GET /api/todos`
+pub(crate) async fn list(State(app): State<App>, request: Request) -> Response {
+    let query = match decode::page_query(request.uri()) {
+        Ok(query) => query,
+        Err(trouble) => return trouble.into_response(),
+    };
+    let deadline = super::deadline(request.headers(), app.read_limit);
+    match read_page(&app, &query, deadline).await {
+        Ok((document, freshness)) => {
+            let mut response = json_response(StatusCode::OK, document);
+            label(&mut response, freshness);
+            response
+        }
+        Err(trouble) => trouble.into_response(),
+    }
+}
+
+/// A page with the waiting changes of this replica laid over it.
+pub(crate) async fn read_page(
+    app: &App,
+    query: &PageQuery,
+    deadline: ridethrough::Deadline,
+) -> Result<(Bytes, Freshness), Trouble> {
+    let read = app.db.read(query, deadline).await;
+    let Read { value, freshness } =
+        read.map_err(|error| Trouble::of_read(&error, app.db.retry_after(Instant::now())))?;
+    let document = value.map(|answer| answer.document).unwrap_or_default();
+    if app.waiting.is_empty() {
+        return Ok((document, freshness));
+    }
+    let Ok(mut page) = serde_json::from_slice::<Page>(&document) else { return Ok((document, freshness)) };
+    let last_page = page.next.is_none();
+    if !app.waiting.lay_over(query, &mut page.items, last_page) {
+        return Ok((document, freshness));
+    }
+    let page = Page::of(page.items, usize::from(query.limit), !last_page);
+    let freshness = match freshness {
+        Freshness::Fresh => Freshness::Stale { age: std::time::Duration::ZERO, reason: StaleReason::Pending },
+        stale @ Freshness::Stale { .. } => stale,
+    };
+    Ok((encode(&page), freshness))
+}
+
+/// `GET /api/todos/{id}`
+pub(crate) async fn read(State(app): State<App>, parameters: PathParameters, request: Request) -> Response {
+    let id = match decode::id(&parameters) {
+        Ok(id) => id,
+        Err(trouble) => return trouble.into_response(),
+    };
+    let (document, freshness) = match app.waiting.find(id) {
+        Some(change) => {
+            let freshness = Freshness::Stale { age: change.since.elapsed(), reason: StaleReason::Pending };
+            (change.becomes.as_ref().map(Todo::encode), freshness)
+        }
+        None => {
+            let deadline = super::deadline(request.headers(), app.read_limit);
+            match app.db.read(&TodoQuery { id }, deadline).await {
+                Ok(Read { value, freshness }) => (value, freshness),
+                Err(error) => {
+                    return Trouble::of_read(&error, app.db.retry_after(Instant::now())).into_response();
+                }
+            }
+        }
+    };
+    let mut response = match document {
+        Some(document) => todo_response(StatusCode::OK, document),
+        None => Trouble::no_such_todo().into_response(),
+    };
+    label(&mut response, freshness);
+    response
+}
+
+/// `POST /api/todos`
+pub(crate) async fn create(State(app): State<App>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let decoded = async {
+        let mut members = Members::of(&parts.headers, body).await?;
+        let title = members.title()?;
+        members.finish()?;
+        Ok(Intent::Create { title })
+    };
+    answer(&app, &parts, decoded.await).await
+}
+
+/// `PUT /api/todos/{id}`
+pub(crate) async fn replace(
+    State(app): State<App>,
+    parameters: PathParameters,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let decoded = async {
+        let id = decode::id(&parameters)?;
+        let if_match = decode::if_match(&parts.headers)?;
+        let mut members = Members::of(&parts.headers, body).await?;
+        let (title, done) = (members.title()?, members.done()?);
+        members.finish()?;
+        Ok(Intent::Replace { id, title, done, if_match })
+    };
+    answer(&app, &parts, decoded.await).await
+}
+
+/// `DELETE /api/todos/{id}`
+pub(crate) async fn remove(State(app): State<App>, parameters: PathParameters, request: Request) -> Response {
+    let (parts, _body) = request.into_parts();
+    let decoded = decode::id(&parameters)
+        .and_then(|id| Ok(Intent::Remove { id, if_match: decode::if_match(&parts.headers)? }));
+    answer(&app, &parts, decoded).await
+}
+
+/// Writes, and answers with key and outcome whatever happens.
+async fn answer(app: &App, parts: &Parts, intent: Result<Intent, Trouble>) -> Response {
+    let key = match decode::key(&parts.headers) {
+        Ok(key) => key,
+        Err(trouble) => return trouble.of_a_write().into_response(),
+    };
+    let response = match intent {
+        Ok(intent) => {
+            let deadline = super::deadline(&parts.headers, app.write_limit);
+            let submitted = submit(app, &key, &intent, deadline).await;
+            submitted.map(|submitted| acknowledged(&key, &intent, submitted))
+        }
+        Err(trouble) => Err(trouble),
+    };
+    let mut response = response.unwrap_or_else(|trouble| trouble.of_a_write().into_response());
+    response.headers_mut().insert(IDEMPOTENCY_KEY, header_value(&key));
+    response
+}
+
+fn acknowledged(key: &str, intent: &Intent, submitted: Submitted) -> Response {
+    let status_address = format!("/api/writes/{}", percent_encoded(key));
+    let (mut response, outcome) = match (submitted, intent) {
+        (Submitted::Committed(_), Intent::Remove { .. }) => {
+            let mut response = json_response(StatusCode::NO_CONTENT, Bytes::new());
+            response.headers_mut().remove(header::CONTENT_TYPE);
+            (response, Outcome::Committed)
+        }
+        (Submitted::Committed(document), Intent::Create { .. }) => {
+            let location = Todo::decode(&document).map(|todo| format!("/api/todos/{}", todo.id));
+            let mut response = todo_response(StatusCode::CREATED, document);
+            response.headers_mut().extend(location.map(|at| (header::LOCATION, header_value(&at))));
+            (response, Outcome::Committed)
+        }
+        (Submitted::Committed(document), Intent::Replace { .. }) => {
+            (todo_response(StatusCode::OK, document), Outcome::Committed)
+        }
+        (Submitted::Journaled(promised), _) => {
+            let document = promised
+                .as_ref()
+                .map_or_else(|| encode(&json!({ "key": key, "status": "pending" })), Todo::encode);
+            let mut response = todo_response(StatusCode::ACCEPTED, document);
+            let headers = response.headers_mut();
+            headers.insert(header::LOCATION, header_value(&status_address));
+            headers.insert(header::LINK, header_value(&format!("<{status_address}>; rel=\"monitor\"")));
+            (response, Outcome::Journaled)
+        }
+    };
+    outcome.insert_into(response.headers_mut());
+    response
+}
+
+/// A todo's document, with its version as the entity tag where it is known.
+fn todo_response(status: StatusCode, document: Bytes) -> Response {
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        version: i64,
+    }
+    let versioned = serde_json::from_slice::<Versioned>(&document).ok().filter(|known| known.version > 0);
+    let mut response = json_response(status, document);
+    if let Some(Versioned { version }) = versioned
+        && let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\""))
+    {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}

@@ -1,0 +1,159 @@
+//! What a todo is: its fields, its limits, its JSON, its row. What can be done with one is in the files below.
+
+mod commands;
+mod cursor;
+mod intent;
+mod queries;
+mod waiting;
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+pub(crate) use self::{
+    commands::{NOT_FOUND, TodoCommands, VERSION_MISMATCH},
+    cursor::Cursor,
+    intent::{Intent, Payload, Seen},
+    queries::{Page, PageQuery, TodoQuery},
+    waiting::Waiting,
+};
+
+/// Longest title in characters; the table checks the same.
+pub(crate) const TITLE_CHARACTERS_MAX: usize = 500;
+
+/// What a user wrote. Its text is never part of a log line, so `Debug` shows none of it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Title(String);
+
+impl Title {
+    /// A title that the table will take: a write that is journaled must not turn out to be impossible later.
+    pub(crate) fn new(text: String) -> Result<Self, String> {
+        match text.chars().count() {
+            0 => Err("`title` must not be empty".to_owned()),
+            count if count > TITLE_CHARACTERS_MAX => {
+                Err(format!("`title` has {count} characters; at most {TITLE_CHARACTERS_MAX} are allowed"))
+            }
+            _ if text.contains('\0') => Err("`title` must not hold the character U+0000".to_owned()),
+            _ => Ok(Self(text)),
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Title {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Title(..)")
+    }
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Todo {
+    pub(crate) id: Uuid,
+    pub(crate) title: Title,
+    pub(crate) done: bool,
+    /// 1 at first, one more with each change. 0 where a journaled change was accepted without knowing what it changes.
+    pub(crate) version: i64,
+    #[serde(with = "time::serde::rfc3339")]
+    pub(crate) created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub(crate) updated_at: OffsetDateTime,
+}
+
+impl Todo {
+    /// The columns that [`Todo::from_row`] reads.
+    pub(crate) const COLUMNS: &str = "id, title, done, version, created_at, updated_at";
+
+    pub(crate) fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            title: Title(row.try_get("title")?),
+            done: row.try_get("done")?,
+            version: row.try_get("version")?,
+            created_at: row.try_get("created_at")?,
+            updated_at: row.try_get("updated_at")?,
+        })
+    }
+
+    /// The document that users get, and that is cached as it is.
+    pub(crate) fn encode(&self) -> Bytes {
+        encode(self)
+    }
+
+    pub(crate) fn decode(document: &[u8]) -> Option<Self> {
+        serde_json::from_slice(document).ok()
+    }
+
+    /// The key of the cache under which the todo is found.
+    pub(crate) fn cache_key(id: Uuid) -> String {
+        format!("todo/{id}")
+    }
+
+    /// Where it stands in the order of the list.
+    pub(crate) fn cursor(&self) -> Cursor {
+        Cursor { created_at: self.created_at, id: self.id }
+    }
+}
+
+/// A JSON document of our own types, all of which can be written as JSON.
+pub(crate) fn encode(document: &impl Serialize) -> Bytes {
+    serde_json::to_vec(document).expect("our own types are valid JSON documents").into()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    pub(crate) fn todo(number: u128, version: i64) -> Todo {
+        let at = datetime!(2026-11-20 12:00 UTC) + time::Duration::seconds(number as i64);
+        let title = Title::new(format!("todo {number}")).unwrap();
+        Todo { id: Uuid::from_u128(number), title, done: false, version, created_at: at, updated_at: at }
+    }
+
+    #[test]
+    fn titles_are_counted_in_characters_and_bounded() {
+        let of_length = |count| Title::new("ä".repeat(count));
+        assert!(of_length(1).is_ok() && of_length(TITLE_CHARACTERS_MAX).is_ok());
+        assert!(of_length(0).unwrap_err().contains("empty"));
+        let refusal = of_length(TITLE_CHARACTERS_MAX + 1).unwrap_err();
+        assert!(refusal.contains("501") && refusal.contains("500"), "{refusal}");
+    }
+
+    /// PostgreSQL stores no U+0000: such a title would be accepted into the journal and never be applied.
+    #[test]
+    fn a_title_that_cannot_be_stored_is_refused_at_once() {
+        assert!(Title::new("a\0b".to_owned()).unwrap_err().contains("U+0000"));
+    }
+
+    #[test]
+    fn the_text_of_a_title_is_not_in_its_debug_form() {
+        let shown = format!("{:?}", todo(7, 1));
+        assert!(!shown.contains("todo 7") && shown.contains("Title(..)"), "{shown}");
+    }
+
+    #[test]
+    fn the_document_has_the_promised_shape() {
+        let document: serde_json::Value = serde_json::from_slice(&todo(1, 3).encode()).unwrap();
+        let expected = serde_json::json!({
+            "id": "00000000-0000-0000-0000-000000000001",
+            "title": "todo 1",
+            "done": false,
+            "version": 3,
+            "created_at": "2026-11-20T12:00:01Z",
+            "updated_at": "2026-11-20T12:00:01Z",
+        });
+        assert_eq!(document, expected);
+        assert_eq!(Todo::decode(&todo(1, 3).encode()), Some(todo(1, 3)));
+        assert_eq!(Todo::decode(b"null"), None);
+    }
+}

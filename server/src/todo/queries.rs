@@ -1,0 +1,231 @@
+//! The two questions about todos: one by its id, and a page of the list. They only read.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use ridethrough::{
+    cache::{CacheFill, Cacheable},
+    db::{Query, Statements},
+};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio_postgres::{Error, types::ToSql};
+use uuid::Uuid;
+
+use crate::todo::{Cursor, Todo, encode};
+
+/// One todo by its id; the answer is its document.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TodoQuery {
+    pub(crate) id: Uuid,
+}
+
+impl Query for TodoQuery {
+    type Answer = Bytes;
+
+    fn name(&self) -> &'static str {
+        "todo"
+    }
+
+    fn cache_key(&self) -> String {
+        Todo::cache_key(self.id)
+    }
+
+    async fn fetch<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Option<Bytes>, Error> {
+        let sql = select("WHERE id = $1");
+        let row = statements.row(&sql, &[&self.id]).await?;
+        row.map(|row| Todo::from_row(&row).map(|todo| todo.encode())).transpose()
+    }
+}
+
+fn select(rest: &str) -> String {
+    format!("SELECT {} FROM todos {rest}", Todo::COLUMNS)
+}
+
+/// A page of the list, newest first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PageQuery {
+    /// Items at the most.
+    pub(crate) limit: u8,
+    /// Only what comes after this place.
+    pub(crate) after: Option<Cursor>,
+    /// Only done ones, or only open ones.
+    pub(crate) done: Option<bool>,
+    /// Only what was created at this time or later.
+    pub(crate) from: Option<OffsetDateTime>,
+    /// Only what was created before this time.
+    pub(crate) to: Option<OffsetDateTime>,
+}
+
+/// The document of a page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Page {
+    pub(crate) items: Vec<Todo>,
+    /// The cursor of the next page; nothing on the last one.
+    pub(crate) next: Option<String>,
+}
+
+impl Page {
+    /// At most `limit` of the items, with the cursor that goes on after them. `more` says that others follow.
+    pub(crate) fn of(mut items: Vec<Todo>, limit: usize, more: bool) -> Self {
+        let more = more || items.len() > limit;
+        items.truncate(limit);
+        let last = items.last().filter(|_| more);
+        let next = last.map(|last| last.cursor().to_string());
+        Self { items, next }
+    }
+}
+
+/// The document of a page, with the items it was made of while it is new.
+#[derive(Debug, Clone)]
+pub(crate) struct PageAnswer {
+    pub(crate) document: Bytes,
+    items: Vec<Todo>,
+}
+
+impl Cacheable for PageAnswer {
+    fn encode(&self) -> Bytes {
+        self.document.clone()
+    }
+
+    fn decode(bytes: &Bytes) -> Option<Self> {
+        Some(Self { document: bytes.clone(), items: Vec::new() })
+    }
+}
+
+impl PageQuery {
+    /// Whether the todo belongs to this page or one that follows it.
+    pub(crate) fn admits(&self, todo: &Todo) -> bool {
+        self.after.is_none_or(|after| todo.cursor() < after)
+            && self.done.is_none_or(|done| todo.done == done)
+            && self.from.is_none_or(|from| todo.created_at >= from)
+            && self.to.is_none_or(|to| todo.created_at < to)
+    }
+
+    /// The statement holds only the conditions that were asked for: one plan suits them all badly.
+    fn statement(&self) -> (String, Vec<&(dyn ToSql + Sync)>) {
+        let mut conditions: Vec<String> = Vec::new();
+        let mut values: Vec<&(dyn ToSql + Sync)> = Vec::new();
+        if let Some(after) = &self.after {
+            values.extend([&after.created_at as &(dyn ToSql + Sync), &after.id]);
+            conditions.push("(created_at, id) < ($1, $2)".to_owned());
+        }
+        if let Some(done) = &self.done {
+            values.push(done);
+            conditions.push(format!("done = ${}", values.len()));
+        }
+        if let Some(from) = &self.from {
+            values.push(from);
+            conditions.push(format!("created_at >= ${}", values.len()));
+        }
+        if let Some(to) = &self.to {
+            values.push(to);
+            conditions.push(format!("created_at < ${}", values.len()));
+        }
+        let mut rest = String::new();
+        if !conditions.is_empty() {
+            let _ = write!(rest, "WHERE {} ", conditions.join(" AND "));
+        }
+        // One more than asked for tells whether there is a next page.
+        let _ = write!(rest, "ORDER BY created_at DESC, id DESC LIMIT ${}::bigint", values.len() + 1);
+        (select(&rest), values)
+    }
+}
+
+impl Query for PageQuery {
+    type Answer = PageAnswer;
+
+    fn name(&self) -> &'static str {
+        "todos"
+    }
+
+    fn cache_key(&self) -> String {
+        let time = |time: Option<OffsetDateTime>| time.map_or(0, OffsetDateTime::unix_timestamp_nanos);
+        let after = self.after.map(|after| after.to_string()).unwrap_or_default();
+        format!("todos/{}/{after}/{:?}/{}/{}", self.limit, self.done, time(self.from), time(self.to))
+    }
+
+    async fn fetch<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Option<PageAnswer>, Error> {
+        let limit = i64::from(self.limit) + 1;
+        let (sql, mut values) = self.statement();
+        values.push(&limit);
+        let rows = statements.rows(&sql, &values).await?;
+        let items = rows.iter().map(Todo::from_row).collect::<Result<Vec<_>, _>>()?;
+        let page = Page::of(items, usize::from(self.limit), false);
+        Ok(Some(PageAnswer { document: encode(&page), items: page.items }))
+    }
+
+    /// Each item of a list can be read by itself in an outage.
+    fn fill(&self, answer: &PageAnswer, cache: &CacheFill<'_>) {
+        for todo in &answer.items {
+            cache.put(&Todo::cache_key(todo.id), todo.encode());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::todo::tests::todo;
+
+    #[test]
+    fn only_conditions_that_were_asked_for_are_in_the_statement() {
+        let all_of_it = PageQuery::default();
+        let (plain, values) = all_of_it.statement();
+        assert!(
+            !plain.contains("WHERE") && plain.ends_with("LIMIT $1::bigint") && values.is_empty(),
+            "{plain}"
+        );
+        let query = PageQuery {
+            limit: 10,
+            after: Some(todo(1, 1).cursor()),
+            done: Some(true),
+            from: None,
+            to: Some(datetime!(2026-11-20 0:00 UTC)),
+        };
+        let (all, values) = query.statement();
+        assert!(all.contains("(created_at, id) < ($1, $2) AND done = $3 AND created_at < $4"), "{all}");
+        assert!(all.ends_with("LIMIT $5::bigint") && values.len() == 4, "{all}");
+    }
+
+    #[test]
+    fn different_questions_have_different_cache_keys() {
+        let base = PageQuery { limit: 50, ..PageQuery::default() };
+        let at = Some(datetime!(2026-11-20 0:00 UTC));
+        let all = [
+            base,
+            PageQuery { limit: 5, ..base },
+            PageQuery { done: Some(false), ..base },
+            PageQuery { done: Some(true), ..base },
+            PageQuery { from: at, ..base },
+            PageQuery { to: at, ..base },
+            PageQuery { after: Some(todo(1, 1).cursor()), ..base },
+        ];
+        let mut keys: Vec<String> = all.iter().map(Query::cache_key).collect();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), all.len());
+    }
+
+    #[test]
+    fn a_page_goes_on_after_its_last_item_only_where_more_follows() {
+        let items = vec![todo(3, 1), todo(2, 1), todo(1, 1)];
+        let page = Page::of(items.clone(), 2, false);
+        assert_eq!(page.items.len(), 2);
+        assert_eq!(page.next.unwrap().parse(), Ok(todo(2, 1).cursor()));
+        assert_eq!(Page::of(items.clone(), 3, false).next, None);
+        assert_eq!(Page::of(items, 3, true).next.unwrap().parse(), Ok(todo(1, 1).cursor()));
+        assert_eq!(Page::of(Vec::new(), 3, false).next, None);
+    }
+
+    #[test]
+    fn from_is_inclusive_and_to_is_not() {
+        let item = todo(1, 1);
+        let at = Some(item.created_at);
+        assert!(PageQuery { from: at, ..PageQuery::default() }.admits(&item));
+        assert!(!PageQuery { to: at, ..PageQuery::default() }.admits(&item));
+        assert!(!PageQuery { after: Some(item.cursor()), ..PageQuery::default() }.admits(&item));
+    }
+}
