@@ -368,8 +368,7 @@ impl Db {
         let result = attempted.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success);
         admission.record(result, Instant::now());
         let settled = match &attempted {
-            Ok(Attempted::Committed(Applied::Done(answer))) => Settled::Applied(answer.clone()),
-            Ok(Attempted::Committed(Applied::Superseded(answer))) => Settled::Superseded(answer.clone()),
+            Ok(Attempted::Committed(applied)) => applied.clone().into(),
             Ok(Attempted::Known(known)) if replayed && known.is_same_request(command) => known.settled(),
             _ => return attempted,
         };

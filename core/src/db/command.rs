@@ -68,6 +68,26 @@ pub enum Settled {
     Refused(Refusal),
 }
 
+impl From<Applied> for Settled {
+    fn from(applied: Applied) -> Self {
+        match applied {
+            Applied::Done(answer) => Self::Applied(answer),
+            Applied::Superseded(answer) => Self::Superseded(answer),
+        }
+    }
+}
+
+impl Settled {
+    /// The word used in metrics.
+    pub(super) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Applied(_) => "applied",
+            Self::Superseded(_) => "superseded",
+            Self::Refused(_) => "rejected",
+        }
+    }
+}
+
 /// The service's own no: the command makes no sense against what is there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("refused: {code}")]

@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep};
 use super::{
     Command, Db, Refusal, Settled, Statements,
     classify::{self, Connection, Verdict},
+    guards::Connected,
     keys,
-    transaction::{Attempted, Failed},
+    transaction::{self, Attempted, Failed},
 };
 use crate::{
     backoff::Backoff,
@@ -88,6 +89,13 @@ impl Replay {
         let started = Instant::now();
         while self.possible() {
             let Some(entries) = self.batch().await else { return };
+            if let Some(last) = entries.last()
+                && self.settle_together(&entries).await
+            {
+                self.db.0.journal.acknowledge(last.sequence);
+                (failures, settled) = (0, settled + entries.len() as u64);
+                continue;
+            }
             for entry in entries {
                 match self.settle(&entry).await {
                     Ok(()) => {
@@ -129,15 +137,34 @@ impl Replay {
         }
     }
 
+    /// Brings all of them to an end with one COMMIT; `false` where one at a time is called for.
+    async fn settle_together(&self, entries: &[Entry]) -> bool {
+        let sent_at = Instant::now();
+        let deadline = Deadline::after(sent_at, ATTEMPT_LIMIT);
+        let Ok(Connected { _permit, admission, loan }) = self.db.connected(deadline, true).await else {
+            return false;
+        };
+        let together: Vec<Command> = entries.iter().map(command).collect();
+        let commands = self.db.0.commands.as_ref();
+        let (settled, result) = transaction::attempt_together(loan, commands, &together, deadline).await;
+        admission.record(result, Instant::now());
+        let Some(settled) = settled else { return false };
+        let fill = self.db.0.cache.fill_by_write(sent_at, Instant::now());
+        for (command, settled) in together.iter().zip(&settled) {
+            commands.settled(command, settled, &fill);
+            self.count(settled.as_str());
+        }
+        true
+    }
+
+    fn count(&self, outcome: &'static str) {
+        self.db.0.replayed.fetch_add(1, Ordering::Relaxed);
+        metrics::journal_replayed(outcome);
+    }
+
     /// Brings one entry to an end that is recorded in the database.
     async fn settle(&self, entry: &Entry) -> Result<(), NotYet> {
-        let command = Command {
-            key: entry.key.clone(),
-            name: entry.kind.clone(),
-            payload: entry.payload.clone(),
-            fingerprint: entry.fingerprint,
-            accepted_at: entry.accepted_at,
-        };
+        let command = command(entry);
         let deadline = Deadline::after(Instant::now(), ATTEMPT_LIMIT);
         let outcome = match self.db.write_attempt(&command, true, deadline, ATTEMPT_LIMIT).await {
             Ok(Attempted::Committed(super::Applied::Done(_))) => "applied",
@@ -163,8 +190,7 @@ impl Replay {
             }
             Err(Failed { error, .. }) => return Err(NotYet { error }),
         };
-        self.db.0.replayed.fetch_add(1, Ordering::Relaxed);
-        metrics::journal_replayed(outcome);
+        self.count(outcome);
         Ok(())
     }
 
@@ -200,6 +226,16 @@ impl Replay {
         let fill = self.db.0.cache.fill_by_write(sent_at, Instant::now());
         self.db.0.commands.settled(command, &Settled::Refused(refusal), &fill);
         Ok(())
+    }
+}
+
+fn command(entry: &Entry) -> Command {
+    Command {
+        key: entry.key.clone(),
+        name: entry.kind.clone(),
+        payload: entry.payload.clone(),
+        fingerprint: entry.fingerprint,
+        accepted_at: entry.accepted_at,
     }
 }
 

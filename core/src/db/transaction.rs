@@ -9,7 +9,7 @@ use tokio_postgres::Error as DriverError;
 
 use super::{
     classify::{self, Connection, Verdict},
-    command::{Applied, ApplyError, Command, Commands, Refusal},
+    command::{Applied, ApplyError, Command, Commands, Refusal, Settled},
     keys::{self, Known},
     pool::Loan,
     query::Statements,
@@ -96,6 +96,67 @@ async fn run(
             statements.batch_execute("ROLLBACK").await?;
             Ok(Attempted::Refused(refusal))
         }
+        Err(ApplyError::Database(error)) => Err(error),
+    }
+}
+
+/// Runs several journaled commands in one transaction, in order, so that one COMMIT carries them all. `None` where they
+/// did not all go through smoothly: then nothing happened, and one at a time will tell which is the odd one.
+///
+/// # Cancel safety
+/// As [`attempt`].
+pub(super) async fn attempt_together(
+    loan: Loan,
+    commands: &dyn Commands,
+    together: &[Command],
+    deadline: Deadline,
+) -> (Option<Vec<Settled>>, CallResult) {
+    let steps = async {
+        let statements = Statements(&loan);
+        statements.batch_execute("BEGIN").await?;
+        let mut settled = Vec::with_capacity(together.len());
+        for command in together {
+            match settle_one(&statements, commands, command).await? {
+                Some(one) => settled.push(one),
+                None => {
+                    statements.batch_execute("ROLLBACK").await?;
+                    return Ok(None);
+                }
+            }
+        }
+        statements.batch_execute(COMMIT).await?;
+        Ok::<_, DriverError>(Some(settled))
+    };
+    match timeout_at(deadline.instant(), steps).await {
+        Ok(Ok(settled)) => {
+            loan.give_back();
+            (settled, CallResult::Success)
+        }
+        // Whether it was COMMIT or not makes no difference here: the keys tell when it is done again one by one.
+        Ok(Err(source)) => {
+            let failed = failed(loan, source, Phase::InTransaction).await;
+            (None, failed.breaker)
+        }
+        Err(_) => (None, CallResult::Failure),
+    }
+}
+
+/// One command of several; `None` where it needs an attempt of its own.
+async fn settle_one(
+    statements: &Statements<'_>,
+    commands: &dyn Commands,
+    command: &Command,
+) -> Result<Option<Settled>, DriverError> {
+    if !keys::claim(statements, command).await? {
+        let known = keys::look_up(statements, &command.key).await?;
+        return Ok(known.filter(|known| known.is_same_request(command)).map(|known| known.settled()));
+    }
+    match commands.apply(statements, command, true).await {
+        Ok(applied) => {
+            keys::keep_answer(statements, &command.key, &applied).await?;
+            Ok(Some(applied.into()))
+        }
+        Err(ApplyError::Refused(_)) => Ok(None),
         Err(ApplyError::Database(error)) => Err(error),
     }
 }
