@@ -41,7 +41,8 @@ pub struct PoolConfig {
     /// `statement_timeout` of the sessions: the server gives up by itself. Default 5 s.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub statement: Duration,
-    /// `lock_timeout` of the sessions. Default 2 s.
+    /// `lock_timeout` of the sessions. Default 800 ms: shorter than an attempt, so that a lock held by others is told apart
+    /// from a server that does not answer, and does not open the breaker.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub lock: Duration,
     /// `idle_in_transaction_session_timeout` of the sessions: bounds how long a transaction of a process that hangs
@@ -56,7 +57,7 @@ impl Default for PoolConfig {
             connect: Duration::from_secs(3),
             dials: 2,
             statement: Duration::from_secs(5),
-            lock: Duration::from_secs(2),
+            lock: Duration::from_millis(800),
             idle_in_transaction: Duration::from_secs(10),
         }
     }
