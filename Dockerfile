@@ -45,12 +45,17 @@ COPY --from=build-server /out/ridethrough-server /usr/local/bin/ridethrough-serv
 # The journal of acknowledged writes lives here: losing the volume is losing them.
 COPY --from=source --chown=65532:65532 /empty /var/lib/ridethrough
 VOLUME ["/var/lib/ridethrough"]
+ENV RIDETHROUGH_SERVER__LISTEN=0.0.0.0:8080 \
+    RIDETHROUGH_SERVER__ADMIN_LISTEN=0.0.0.0:9090 \
+    RIDETHROUGH_SERVER__DATA_DIR=/var/lib/ridethrough \
+    RIDETHROUGH_LOG__FORMAT=json
 ENTRYPOINT ["/usr/local/bin/ridethrough-server"]
-CMD ["--listen", "0.0.0.0:8080", "--admin-listen", "0.0.0.0:9090", "--data-dir", "/var/lib/ridethrough"]
 
 FROM runtime AS proxy
 LABEL org.opencontainers.image.title="ridethrough-proxy" \
       org.opencontainers.image.description="Reverse proxy that always shows people a useful page"
 COPY --from=build-proxy /out/ridethrough-proxy /usr/local/bin/ridethrough-proxy
+ENV RIDETHROUGH_PROXY__LISTEN=0.0.0.0:8080 \
+    RIDETHROUGH_PROXY__ADMIN_LISTEN=0.0.0.0:9090 \
+    RIDETHROUGH_PROXY__LOG_FORMAT=json
 ENTRYPOINT ["/usr/local/bin/ridethrough-proxy"]
-CMD ["--listen", "0.0.0.0:8080", "--admin-listen", "0.0.0.0:9090", "--backend", "http://server:8080"]
