@@ -328,3 +328,6 @@ fn asks_for_page(headers: &HeaderMap) -> bool {
     let html = weight("text/html").max(weight("application/xhtml+xml"));
     html > 0 && html >= weight("application/json").max(weight("application/problem+json"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -238,3 +238,6 @@ fn is_traceparent(value: &[u8]) -> bool {
     let not_zero = |id: &[u8]| id.iter().any(|byte| *byte != b'0');
     version != b"ff" && (version != b"00" || !has_more) && not_zero(trace) && not_zero(span)
 }
+
+#[cfg(test)]
+mod tests;

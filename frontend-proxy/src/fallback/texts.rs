@@ -145,7 +145,9 @@ fn next(language: Language, content: &Content<'_>) -> Option<String> {
             }
         });
     }
-    matches!(content.trouble, Trouble::Failed(..)).then(|| match language {
+    // Where the entry may be stored and cannot be repeated safely, nobody is told to send it again.
+    let may_double = content.outcome == Some(Outcome::Unknown) && !content.has_key;
+    (matches!(content.trouble, Trouble::Failed(..)) && !may_double).then(|| match language {
         Language::English => {
             "To send your entry again, wait a few seconds and reload this page. Or go back; your text is usually still there."
                 .to_owned()
