@@ -7,12 +7,7 @@ mod parts;
 mod replica;
 mod vitals;
 
-use std::{
-    io::Write as _,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{io::Write as _, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use ridethrough::{
@@ -41,6 +36,8 @@ use crate::{
 
 /// How long each of the last parts may take to end: the journal has only to finish the sync in progress.
 const PART_END_MAX: Duration = Duration::from_secs(5);
+/// The same for everything together after a second signal.
+const HURRIED_END_MAX: Duration = Duration::from_secs(1);
 /// What is left after that is cut by the end of the process.
 const RUNTIME_END_MAX: Duration = Duration::from_secs(1);
 
@@ -243,46 +240,45 @@ impl Running {
         while self.signals.next().await != Signal::Stop {
             tracing::info!("SIGHUP changes nothing here; restart to read the configuration again");
         }
-        let began = SystemTime::now();
         tracing::info!("draining");
         self.vitals.turn(Life::Draining);
         self.front.begin();
-        let hurry = async {
-            while self.signals.next().await != Signal::Stop {}
-            tracing::warn!("a second signal; stopping at once");
-            self.front.hurry();
-            std::future::pending::<()>().await;
+        let Self { mut signals, journal, writes, front, back, serving, background, writer, .. } = self;
+        let mut ending = pin!(end(serving, writes, Parts { back, background, journal, writer }));
+        let second_signal = async { while signals.next().await != Signal::Stop {} };
+        let cut = tokio::select! {
+            cut = &mut ending => cut,
+            () = second_signal => {
+                tracing::warn!("a second signal; stopping at once");
+                front.hurry();
+                timeout(HURRIED_END_MAX, ending).await.unwrap_or(1)
+            }
         };
-        let served = tokio::select! {
-            served = &mut self.serving => served.map_or(0, |served| served.cut),
-            () = hurry => 0,
-        };
-        // A client may leave a write behind; it has a deadline of its own, which is shorter than this.
-        let writes_cut = self.writes.finish(PART_END_MAX).await;
-        let parts_cut = self.end_parts().await;
-        let took_ms = began.elapsed().unwrap_or_default().as_millis() as u64;
-        if served + writes_cut + parts_cut > 0 {
-            tracing::warn!(
-                requests = served,
-                writes = writes_cut,
-                parts = parts_cut,
-                took_ms,
-                "stopped; something was cut"
-            );
-            return CUT;
+        match cut {
+            0 => tracing::info!("stopped"),
+            cut => tracing::warn!(cut, "stopped; requests, writes or parts were cut off"),
         }
-        tracing::info!(took_ms, "stopped");
-        CLEAN
+        if cut == 0 { CLEAN } else { CUT }
     }
+}
 
-    /// Ends what requests needed to the last, the journal at the very end. Answers how many parts did not end in time.
-    async fn end_parts(&mut self) -> usize {
-        self.back.begin();
-        let mut cut = 0;
-        for part in &mut self.background {
-            cut += usize::from(timeout(PART_END_MAX, part).await.is_err());
-        }
-        self.journal.close();
-        cut + usize::from(!self.writer.ended(PART_END_MAX).await)
+/// What requests need to the last, and what ends it.
+struct Parts {
+    back: Drain,
+    background: Vec<JoinHandle<()>>,
+    journal: Journal,
+    writer: WriterThread,
+}
+
+/// Ends everything in order, the journal last. Answers how much did not end by itself.
+async fn end(serving: JoinHandle<Served>, writes: InFlight, mut parts: Parts) -> usize {
+    let mut cut = serving.await.map_or(0, |served| served.cut);
+    // A client may leave a write behind; it has a deadline of its own, which is shorter than this.
+    cut += writes.finish(PART_END_MAX).await;
+    parts.back.begin();
+    for part in parts.background {
+        cut += usize::from(timeout(PART_END_MAX, part).await.is_err());
     }
+    parts.journal.close();
+    cut + usize::from(!parts.writer.ended(PART_END_MAX).await)
 }

@@ -89,6 +89,18 @@ impl From<tokio_postgres::Error> for NotMigrated {
 }
 
 impl NotMigrated {
+    /// It goes away without a person: the database is starting, ending, overloaded or locked by another migration.
+    fn will_pass(&self) -> bool {
+        match self {
+            Self::Failed(code) => {
+                let passing = ["08", "53", "55P03", "57"];
+                code.as_ref().is_none_or(|code| passing.iter().any(|known| code.starts_with(known)))
+            }
+            Self::TooSlow => true,
+            Self::Newer(_) | Self::Changed(_) => false,
+        }
+    }
+
     /// The schema was seen and is not ours to use.
     fn is_mismatch(&self) -> bool {
         matches!(self, Self::Newer(_) | Self::Changed(_))
@@ -125,7 +137,7 @@ pub(crate) async fn when_seen(db: Db, mut draining: Draining) {
                         db.set_schema(SchemaPart::Mismatch);
                     }
                     if logged.as_ref() != Some(&reason) {
-                        tracing::error!(%reason, "the schema is not in order; the database is not used until it is");
+                        log(&reason);
                     }
                     logged = Some(reason);
                 }
@@ -138,6 +150,15 @@ pub(crate) async fn when_seen(db: Db, mut draining: Draining) {
     tokio::select! {
         () = migrated => draining.requested().await,
         () = stopped.requested() => {}
+    }
+}
+
+fn log(reason: &NotMigrated) {
+    const TEXT: &str = "the schema could not be checked; until it is, the database is not used";
+    if reason.will_pass() {
+        tracing::warn!(%reason, "{TEXT}");
+    } else {
+        tracing::error!(%reason, "{TEXT}");
     }
 }
 
@@ -257,6 +278,17 @@ mod tests {
     fn an_edited_step_is_noticed() {
         let edited = vec![(1, checksum("something else"))];
         assert_eq!(missing(&edited).err(), Some(NotMigrated::Changed(1)));
+    }
+
+    #[test]
+    fn only_what_will_not_pass_is_a_persons_business() {
+        let failed = |code: &str| NotMigrated::Failed(Some(code.to_owned()));
+        for passing in [NotMigrated::Failed(None), NotMigrated::TooSlow, failed("57P03"), failed("55P03")] {
+            assert!(passing.will_pass(), "{passing}");
+        }
+        for lasting in [failed("42501"), failed("42P07"), NotMigrated::Newer(2), NotMigrated::Changed(1)] {
+            assert!(!lasting.will_pass(), "{lasting}");
+        }
     }
 
     #[test]
