@@ -1,6 +1,6 @@
 //! X1, X2, X3: whether the run was fit to prove anything. A run that fails here is inconclusive, not good.
 
-use crate::checker::band::Banded;
+use crate::checker::band::{Band, Banded};
 use crate::checker::index::Index;
 use crate::checker::{Finding, at};
 use crate::history::{Got, Limits};
@@ -53,7 +53,8 @@ fn load_was_real(index: &Index<'_>, bands: &[Banded], limits: &Limits) -> Check 
         // What was under way when the fault came belongs to the fault.
         if ended_us <= baseline_until {
             before += 1;
-            before_bad += u64::from(!banded.band.is_good());
+            // A stack that is already degraded shows nothing about the fault to come.
+            before_bad += u64::from(!matches!(banded.band, Band::Fresh | Band::Committed));
         }
     }
     finding.examined(planned);
@@ -67,9 +68,14 @@ fn load_was_real(index: &Index<'_>, bands: &[Banded], limits: &Limits) -> Check 
             Vec::new,
         );
     } else if before_bad as f64 / before as f64 > limits.baseline_bad_max {
-        finding.violated(format!("{before_bad} of {before} requests were bad before the fault"), Vec::new);
+        finding.violated(
+            format!("{before_bad} of {before} requests were neither fresh nor committed before the fault"),
+            Vec::new,
+        );
     }
-    finding.done(format!("{sent} of {planned} requests sent; {before_bad} of {before} bad before the fault"))
+    finding.done(format!(
+        "{sent} of {planned} requests sent; {before_bad} of {before} neither fresh nor committed before the fault"
+    ))
 }
 
 fn journal_was_used(index: &Index<'_>, limits: &Limits, numbers: &Numbers) -> Check {

@@ -285,6 +285,14 @@ fn x2_a_bad_baseline_or_a_thin_load_makes_the_run_inconclusive() {
 }
 
 #[test]
+fn x2_a_stack_that_is_degraded_before_the_fault_is_no_baseline() {
+    let mut scene = Scene::outage();
+    scene.read(1, "stale; age=1; reason=database_away", ms(1_000), ms(1_004));
+    scene.read(1, "stale; age=1; reason=database_away", ms(1_010), ms(1_014));
+    assert_eq!(broken(&scene), inconclusive("X2"));
+}
+
+#[test]
 fn x3_a_scenario_that_aims_at_the_journal_must_have_used_it() {
     let mut scene = Scene::outage();
     scene.limits.journaled_min = 41;

@@ -53,7 +53,7 @@ pub struct Limits {
     pub recovery_ms: u64,
     /// S2: how much an advertised age may fall short of the true one. Default 50.
     pub stale_slack_ms: u64,
-    /// X2: largest share of bad answers before the first fault. Default 0.01.
+    /// X2: largest share of answers before the first fault that are neither fresh nor committed. Default 0.01.
     pub baseline_bad_max: f64,
     /// X2: smallest share of the planned requests that must have been sent. Default 0.8.
     pub sent_share_min: f64,

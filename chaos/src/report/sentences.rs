@@ -41,10 +41,14 @@ pub fn sentences(verdict: &Verdict) -> Vec<String> {
             count(writes.planned)
         ),
         format!(
-            "Reads: {} fresh, {} stale (the oldest said {} s), {}.",
+            "Reads: {} fresh, {} stale{}, {}.",
             count(reads.fresh),
             count(reads.stale),
-            numbers.oldest_stale_seconds,
+            if reads.stale > 0 {
+                format!(" (the oldest said {} s)", numbers.oldest_stale_seconds)
+            } else {
+                String::new()
+            },
             rest(reads)
         ),
         format!(
