@@ -196,9 +196,6 @@ impl DbConfig {
         if parsed.get_hosts().is_empty() && parsed.get_hostaddrs().is_empty() {
             return Err(invalid("names no host"));
         }
-        if parsed.get_user().is_none() {
-            return Err(invalid("names no user"));
-        }
         if !matches!(parsed.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
             return Err(invalid("asks for TLS, which this version cannot do yet"));
         }
