@@ -2,7 +2,7 @@
 //! same history always gives the same verdict.
 //!
 //! Each check stands in a file of its own kind: `writes` (W1, W2, W3), `reads` (S2, E2), `health` (L1),
-//! `recovery` (T3), `budget` (E1), `honesty` (X1, X2, X3). `index` puts the events in order once, `band`
+//! `recovery` (T3), `budget` (E1), `honesty` (X1, X2, X3). `machine` stretches limits of time. `index` puts the events in order once, `band`
 //! sorts answers, `numbers` counts. Cost grows with the length of the history and a logarithm of it.
 
 use crate::checker::index::Index;
@@ -15,6 +15,7 @@ mod fault;
 mod health;
 mod honesty;
 mod index;
+mod machine;
 mod numbers;
 mod reads;
 mod recovery;

@@ -60,6 +60,8 @@ pub enum Event {
     FinalRows(FinalRows),
     /// The harness itself could not do its work; the run says nothing about the service.
     HarnessError(Note),
+    /// How much of the machine other programs used.
+    Machine(Machine),
     /// A remark for a reader; no check looks at it.
     Note(Note),
 }
@@ -366,6 +368,17 @@ pub struct FinalRows {
     pub at_us: u64,
     /// How many there were; guards against a history that was cut.
     pub rows: u64,
+}
+
+/// How much of the machine was used by programs that are no part of the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Beginning of the span that was measured.
+    pub from_us: u64,
+    /// Its end.
+    pub at_us: u64,
+    /// The share of all processors' time that others used in it, 0 to 1.
+    pub others: f64,
 }
 
 /// A text with a time.

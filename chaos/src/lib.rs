@@ -33,6 +33,7 @@ pub mod postgres;
 pub mod error;
 pub mod folder;
 pub mod guardian;
+mod machine;
 mod ports;
 pub mod process;
 

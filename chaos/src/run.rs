@@ -15,6 +15,7 @@ use crate::canary::Canary;
 use crate::checker;
 use crate::error::Error;
 use crate::history::{self, Event, FaultEnd, FaultStart, Note, ProcessExit, ProcessStart, Recorder, Role};
+use crate::machine;
 use crate::nemesis::{self, Bite, Fault, Healed};
 use crate::report;
 use crate::scenario::{Moment, Scenario};
@@ -224,6 +225,11 @@ impl Observers {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         });
+        let told = recorder.clone();
+        endless.spawn(machine::watch(move |part| {
+            let (from_us, at_us) = (told.us_of(part.from), told.us_of(part.until));
+            told.record(Event::Machine(history::Machine { from_us, at_us, others: part.others }));
+        }));
         let (stop, stopped) = watch::channel(false);
         let mut probes = JoinSet::new();
         probes.spawn(workload::probe_health(stack.targets(), recorder.clone(), stopped));

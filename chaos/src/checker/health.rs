@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::checker::index::Index;
+use crate::checker::machine::{self, Stretch};
 use crate::checker::{Finding, at};
 use crate::history::{Limits, Probe, ProcessExit, Role};
 use crate::verdict::{Check, Class, Numbers};
@@ -28,7 +29,14 @@ pub(crate) fn check(index: &Index<'_>, limits: &Limits, numbers: &mut Numbers) -
         numbers.live_probes += 1;
         let took_us = probe.at_us.saturating_sub(probe.planned_us);
         numbers.live_worst_us = numbers.live_worst_us.max(took_us);
-        if probe.status != Some(200) || took_us > limits.live_answer_ms * 1_000 {
+        if probe.status == Some(200) && took_us <= limits.live_answer_ms * 1_000 {
+            continue;
+        }
+        let late =
+            judge(probe, took_us, limits, machine::stretch(&index.machine, probe.planned_us, probe.at_us));
+        if late == Late::Unfit {
+            finding.not_measured("the machine was too busy with other programs to tell");
+        } else if late == Late::Yes {
             finding.violated(format!("{} did not say in time that it lives", probe.process), || {
                 vec![line(probe)]
             });
@@ -46,7 +54,35 @@ pub(crate) fn check(index: &Index<'_>, limits: &Limits, numbers: &mut Numbers) -
     }
     let (probes, worst) = (numbers.live_probes, numbers.live_worst_us as f64 / 1e3);
     let limit = limits.live_answer_ms;
-    finding.done(format!("{probes} probes, the slowest answered in {worst:.1} ms (limit {limit} ms)"))
+    let remark = machine::remark(&index.machine);
+    finding.done(format!("{probes} probes, the slowest answered in {worst:.1} ms (limit {limit} ms{remark})"))
+}
+
+/// What an answer beyond the plain limit says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Late {
+    Yes,
+    /// Others used so much of the machine that it was in time.
+    No,
+    /// Others used so much of it that nobody can tell.
+    Unfit,
+}
+
+fn judge(probe: &Probe, took_us: u64, limits: &Limits, stretch: Stretch) -> Late {
+    // A refusal or another status does not come from a busy machine.
+    let in_doubt = match probe.status {
+        Some(200) => true,
+        Some(_) => false,
+        None => took_us > limits.live_answer_ms * 1_000,
+    };
+    let Stretch::By(factor) = stretch else { return if in_doubt { Late::Unfit } else { Late::Yes } };
+    let allowed_us = limits.live_answer_ms as f64 * 1_000.0 * factor;
+    match probe.status {
+        Some(200) if took_us as f64 <= allowed_us => Late::No,
+        // Given up before the stretched limit had passed.
+        None if in_doubt && (took_us as f64) < allowed_us => Late::Unfit,
+        _ => Late::Yes,
+    }
 }
 
 /// The times in which each process was away on purpose.
@@ -94,4 +130,37 @@ fn line(probe: &Probe) -> String {
         probe.path,
         at(probe.planned_us)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(status: Option<u16>, took_ms: u64) -> Probe {
+        let at_us = took_ms * 1_000;
+        Probe { process: "server-1".into(), path: "/livez".into(), planned_us: 0, at_us, status, error: None }
+    }
+
+    fn judged(status: Option<u16>, took_ms: u64, stretch: Stretch) -> Late {
+        judge(&probe(status, took_ms), took_ms * 1_000, &Limits::default(), stretch)
+    }
+
+    #[test]
+    fn a_shared_machine_stretches_the_time_and_nothing_else() {
+        assert_eq!(judged(Some(200), 400, Stretch::By(1.0)), Late::Yes);
+        assert_eq!(judged(Some(200), 400, Stretch::By(2.0)), Late::No);
+        assert_eq!(judged(Some(200), 600, Stretch::By(2.0)), Late::Yes);
+        assert_eq!(judged(Some(503), 5, Stretch::By(2.0)), Late::Yes);
+        assert_eq!(judged(None, 5, Stretch::By(2.0)), Late::Yes);
+    }
+
+    #[test]
+    fn what_a_filled_machine_kept_back_is_left_open_and_a_refusal_is_not() {
+        assert_eq!(judged(Some(200), 900, Stretch::Unfit), Late::Unfit);
+        assert_eq!(judged(None, 1_000, Stretch::Unfit), Late::Unfit);
+        // Given up after a second, where two were allowed.
+        assert_eq!(judged(None, 1_000, Stretch::By(4.9)), Late::Unfit);
+        assert_eq!(judged(Some(500), 5, Stretch::Unfit), Late::Yes);
+        assert_eq!(judged(None, 5, Stretch::Unfit), Late::Yes);
+    }
 }

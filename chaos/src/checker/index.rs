@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::checker::at;
 use crate::checker::fault::{self, Fault};
 use crate::history::{
-    Action, Canary, Completion, Event, FaultEnd, FaultStart, FinalRow, Invoke, Journal, Load, Probe,
+    Action, Canary, Completion, Event, FaultEnd, FaultStart, FinalRow, Invoke, Journal, Load, Machine, Probe,
     ProcessExit, ProcessStart, Run,
 };
 use crate::verdict::Outage;
@@ -128,6 +128,8 @@ pub(crate) struct Index<'a> {
     pub(crate) probes: Vec<&'a Probe>,
     pub(crate) starts: Vec<&'a ProcessStart>,
     pub(crate) exits: Vec<&'a ProcessExit>,
+    /// What others used of the machine.
+    pub(crate) machine: Vec<&'a Machine>,
     /// Whether a server's last word about its journal was that it is not empty.
     pub(crate) journal_open: bool,
 }
@@ -149,6 +151,7 @@ struct Raw<'a> {
     starts: Vec<&'a ProcessStart>,
     exits: Vec<&'a ProcessExit>,
     journals: HashMap<&'a str, &'a Journal>,
+    machine: Vec<&'a Machine>,
     broken: Option<&'a str>,
 }
 
@@ -179,6 +182,7 @@ impl<'a> Index<'a> {
             probes: raw.probes,
             starts: raw.starts,
             exits: raw.exits,
+            machine: raw.machine,
             journal_open: raw.journals.values().any(|journal| journal.entries > 0),
         };
         index.relate()?;
@@ -245,6 +249,7 @@ impl<'a> Raw<'a> {
             Event::FinalRow(row) => self.rows.push(row),
             Event::FinalRows(rows) => self.rows_announced = Some(rows.rows),
             Event::HarnessError(note) => self.broken = Some(&note.text),
+            Event::Machine(part) => self.machine.push(part),
             Event::Note(_) => {}
         }
     }

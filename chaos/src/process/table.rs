@@ -14,6 +14,8 @@ pub(crate) struct Entry {
     state: char,
     /// Clock ticks since boot; with the pid it names a process for good.
     pub(crate) started: u64,
+    /// Processor time used by it and by the children it reaped, in clock ticks.
+    pub(crate) ticks: u64,
 }
 
 impl Entry {
@@ -89,7 +91,8 @@ pub(super) fn read(pid: u32) -> Option<Entry> {
 
 /// `PID (NAME) STATE PARENT …`; the name may hold blanks and parentheses, so it ends at the last one.
 fn parse(stat: &str) -> Option<Entry> {
-    /// Counted from the state, which is field 3 of the line; the start time is field 22.
+    /// Counted from the state, which is field 3 of the line; the times are fields 14 to 17, the start time is 22.
+    const TIMES: usize = 14 - 3;
     const STARTED: usize = 22 - 3;
     let (pid, rest) = stat.split_once(" (")?;
     let (name, rest) = rest.rsplit_once(") ")?;
@@ -100,6 +103,7 @@ fn parse(stat: &str) -> Option<Entry> {
         name: name.to_owned(),
         state: fields.first()?.chars().next()?,
         started: fields.get(STARTED)?.parse().ok()?,
+        ticks: fields.get(TIMES..TIMES + 4)?.iter().filter_map(|field| field.parse::<u64>().ok()).sum(),
     })
 }
 
@@ -108,18 +112,18 @@ mod tests {
     use super::*;
 
     fn entry(pid: u32, parent: u32) -> Entry {
-        Entry { pid, parent, name: "postgres".to_owned(), state: 'S', started: u64::from(pid) }
+        Entry { pid, parent, name: "postgres".to_owned(), state: 'S', started: u64::from(pid), ticks: 0 }
     }
 
     #[test]
     fn a_name_with_blanks_and_parentheses_is_read_whole() {
-        let line = "77 (a (b) c) T 5 77 77 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 123456 1 2 3";
+        let line = "77 (a (b) c) T 5 77 77 0 -1 4194560 1 0 0 0 1 2 3 4 20 0 1 0 123456 1 2 3";
         let entry = parse(line).unwrap();
         assert_eq!(
             (entry.pid, entry.parent, entry.name.as_str(), entry.started),
             (77, 5, "a (b) c", 123_456)
         );
-        assert!(entry.is_stopped() && entry.is_alive());
+        assert!(entry.is_stopped() && entry.is_alive() && entry.ticks == 10);
     }
 
     #[test]

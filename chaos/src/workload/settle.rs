@@ -63,7 +63,8 @@ pub async fn settle(plan: &Plan, recorder: &Recorder, driven: &Driven, within: D
     Settled { journals_empty, open }
 }
 
-async fn wait_for_journals(servers: &[Target], recorder: &Recorder, deadline: Instant) -> bool {
+/// Looks until every journal that is reported is empty, or the deadline passes; true where they are.
+pub(crate) async fn wait_for_journals(servers: &[Target], recorder: &Recorder, deadline: Instant) -> bool {
     let mut waiting: Vec<(&Target, Client)> =
         servers.iter().map(|server| (server, Client::new(server.admin, 1))).collect();
     loop {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::history::{Action, Event, Invoke, Recorder};
 use crate::workload::client::{Client, Exchange, Request};
 use crate::workload::schedule::{warm_key, warm_title};
-use crate::workload::{Plan, answer};
+use crate::workload::{Plan, answer, settle};
 
 /// Requests of the warm-up at one time.
 const CONCURRENCY: usize = 16;
@@ -47,7 +47,7 @@ impl Warmed {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WarmUpError {
-    /// A write was not committed, or a read not answered.
+    /// A write was not acknowledged, or a read not answered.
     #[error("the warm-up got no good answer to {what} from {to}: {reason}")]
     Answer {
         /// Method and path.
@@ -72,6 +72,11 @@ pub enum WarmUpError {
 pub async fn warm_up(plan: &Plan, recorder: &Recorder) -> Result<Warmed, WarmUpError> {
     tokio::time::timeout(WARM_UP_MAX, async {
         let ids = create_all(plan, recorder).await?;
+        // A server that just started, or a busy machine, may have journaled some; they must be rows before they are
+        // read on another server.
+        if !settle::wait_for_journals(&plan.servers, recorder, Instant::now() + WARM_UP_MAX).await {
+            return Err(WarmUpError::TooSlow);
+        }
         let mut op = ids.len() as u64;
         for server in &plan.servers {
             let asks = reads(&ids, op);
@@ -162,7 +167,7 @@ async fn ask_one(client: &Client, to: &str, ask: Ask, recorder: &Recorder) -> Re
     };
     match event {
         Event::Ok(done) if ask.action == Action::List && done.error.is_none() => Ok(String::new()),
-        Event::Ok(done) if !answer::is_journaled(&done) => match done.todos.into_iter().next() {
+        Event::Ok(done) => match done.todos.into_iter().next() {
             Some(todo) => Ok(todo.id),
             None => Err(problem(done.error.unwrap_or_else(|| "an answer without a todo".into()))),
         },
