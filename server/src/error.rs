@@ -19,6 +19,8 @@ use crate::todo;
 /// What became of a write, for a program.
 pub(crate) const OUTCOME: HeaderName = HeaderName::from_static("ridethrough-outcome");
 
+const KEY_REUSED: &str = "key-reused";
+
 /// The value of [`OUTCOME`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -146,11 +148,15 @@ impl Trouble {
     pub(crate) fn key_reused() -> Self {
         Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
-            "key-reused",
+            KEY_REUSED,
             "the Idempotency-Key was used before for another request",
         )
         .detail("use a new key for each new write, and an old one only to repeat the very same request")
         .outcome(Outcome::Rejected)
+    }
+
+    pub(crate) fn is_key_reused(&self) -> bool {
+        self.slug == KEY_REUSED
     }
 
     fn of_refusal(refusal: &Refusal) -> Self {

@@ -248,7 +248,12 @@ async fn people_get_pages_and_their_forms_work() {
     assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
     let form = Request::post("/todos").header("content-type", "application/x-www-form-urlencoded");
     let back = stack.send(form.body(Body::from("key=f1&title=buy+%3Cb%3Emilk")).unwrap()).await;
-    assert_eq!((back.status, back.header("location")), (303, "/"));
+    assert_eq!((back.status, back.header("location"), back.header(OUTCOME)), (303, "/", "journaled"));
+    let form =
+        Request::post("/todos").header(browser.0, browser.1).body(Body::from("key=f1&title=other")).unwrap();
+    let again = stack.send(form).await;
+    assert_eq!(again.status, 422);
+    assert!(again.text.contains("this form was sent before"), "{}", again.text);
     let page = stack.get("/").await;
     assert!(page.text.contains("1 change waits"), "{}", page.text);
     let wrong =

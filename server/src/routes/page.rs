@@ -16,14 +16,14 @@ use time::{OffsetDateTime, macros::format_description};
 use uuid::Uuid;
 
 use super::{
-    decode::{self, PathParameters},
+    decode::{self, IDEMPOTENCY_KEY, PathParameters},
     label,
     submit::submit,
     todos::read_page,
 };
 use crate::{
     app::App,
-    error::Trouble,
+    error::{Outcome, Trouble},
     todo::{Intent, Page, TITLE_CHARACTERS_MAX, Title, Todo},
 };
 
@@ -181,13 +181,23 @@ async fn write(
     };
     let submitted = async {
         let (intent, key) = decoded.await?;
-        submit(app, &key, &intent, super::deadline(headers, app.write_limit)).await
+        let submitted = submit(app, &key, &intent, super::deadline(headers, app.write_limit)).await;
+        submitted.map(|submitted| (submitted.outcome(), key)).map_err(|trouble| match trouble.outcome {
+            // The browser's way back brings an old form, and its key with it.
+            Some(Outcome::Rejected) if trouble.is_key_reused() => {
+                trouble.detail("this form was sent before with another text; use the one on the list")
+            }
+            _ => trouble,
+        })
     };
     match submitted.await {
-        Ok(_) => {
+        Ok((outcome, key)) => {
             let mut back = Response::new(Body::empty());
             *back.status_mut() = StatusCode::SEE_OTHER;
-            back.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/"));
+            let headers = back.headers_mut();
+            headers.insert(header::LOCATION, HeaderValue::from_static("/"));
+            headers.insert(IDEMPOTENCY_KEY, decode::header_value(&key));
+            outcome.insert_into(headers);
             back
         }
         Err(trouble) => trouble.of_a_write().into_response(),

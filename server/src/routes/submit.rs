@@ -23,6 +23,15 @@ pub(crate) enum Submitted {
     Journaled(Option<Todo>),
 }
 
+impl Submitted {
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Committed(_) => Outcome::Committed,
+            Self::Journaled(_) => Outcome::Journaled,
+        }
+    }
+}
+
 /// Writes `intent` under `key`.
 ///
 /// # Errors

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     app::App,
-    error::{Outcome, Trouble},
+    error::Trouble,
     todo::{Intent, Page, PageQuery, Todo, TodoQuery, encode},
 };
 
@@ -155,21 +155,20 @@ async fn answer(app: &App, parts: &Parts, intent: Result<Intent, Trouble>) -> Re
 
 fn acknowledged(key: &str, intent: &Intent, submitted: Submitted) -> Response {
     let status_address = format!("/api/writes/{}", percent_encoded(key));
-    let (mut response, outcome) = match (submitted, intent) {
+    let outcome = submitted.outcome();
+    let mut response = match (submitted, intent) {
         (Submitted::Committed(_), Intent::Remove { .. }) => {
             let mut response = json_response(StatusCode::NO_CONTENT, Bytes::new());
             response.headers_mut().remove(header::CONTENT_TYPE);
-            (response, Outcome::Committed)
+            response
         }
         (Submitted::Committed(document), Intent::Create { .. }) => {
             let location = Todo::decode(&document).map(|todo| format!("/api/todos/{}", todo.id));
             let mut response = todo_response(StatusCode::CREATED, document);
             response.headers_mut().extend(location.map(|at| (header::LOCATION, header_value(&at))));
-            (response, Outcome::Committed)
+            response
         }
-        (Submitted::Committed(document), Intent::Replace { .. }) => {
-            (todo_response(StatusCode::OK, document), Outcome::Committed)
-        }
+        (Submitted::Committed(document), Intent::Replace { .. }) => todo_response(StatusCode::OK, document),
         (Submitted::Journaled(promised), _) => {
             let document = promised
                 .as_ref()
@@ -178,7 +177,7 @@ fn acknowledged(key: &str, intent: &Intent, submitted: Submitted) -> Response {
             let headers = response.headers_mut();
             headers.insert(header::LOCATION, header_value(&status_address));
             headers.insert(header::LINK, header_value(&format!("<{status_address}>; rel=\"monitor\"")));
-            (response, Outcome::Journaled)
+            response
         }
     };
     outcome.insert_into(response.headers_mut());

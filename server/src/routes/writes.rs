@@ -29,7 +29,7 @@ pub(crate) async fn status(State(app): State<App>, parameters: PathParameters, r
     let mut response = match app.db.write_status(&key, deadline).await {
         Ok(Some(status)) => json_response(StatusCode::OK, document(&key, &status)),
         Ok(None) => {
-            Trouble::new(StatusCode::NOT_FOUND, "no-such-write", "no write with this key was ever seen")
+            Trouble::new(StatusCode::NOT_FOUND, "no-such-write", "no write was accepted with this key")
                 .into_response()
         }
         // Never answered from memory: it would be the one answer that must not be old.
