@@ -6,8 +6,12 @@ use std::collections::BTreeMap;
 use crate::history::{Event, Probe};
 use crate::verdict::Outage;
 
-/// Stretches shorter than this are joined to the one before if nothing differs.
+/// The lanes are looked at in steps of this length.
 const STEP_US: u64 = 100_000;
+/// Between two observations of one kind, so long a silence means nothing: the observer was late.
+const SILENCE_MAX_US: u64 = 1_000_000;
+/// A canary that commits within this time is no sign of a database that is away; the checker uses the same.
+const CANARY_SLOW_US: u64 = 500_000;
 
 /// One lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +88,7 @@ fn database(events: &[Event], outages: &[Outage]) -> Lane {
     for (sent_us, at_us, ok) in times {
         // A canary that waited tells about the whole time it waited.
         for step in sent_us / STEP_US..=at_us / STEP_US {
-            let good = ok && at_us - sent_us < STEP_US;
+            let good = ok && at_us - sent_us <= CANARY_SLOW_US;
             let slot = steps.entry(step).or_insert(good);
             *slot &= good;
         }
@@ -130,14 +134,16 @@ fn probes(events: &[Event]) -> Vec<Lane> {
         .collect()
 }
 
-/// Joins neighbouring steps of one kind.
+/// Joins steps of one kind that follow each other.
 fn join(steps: &BTreeMap<u64, bool>) -> Vec<Stretch> {
     let mut stretches: Vec<Stretch> = Vec::new();
     for (step, good) in steps {
         let kind = if *good { Kind::Good } else { Kind::Bad };
         let (from_us, until_us) = (step * STEP_US, (step + 1) * STEP_US);
         match stretches.last_mut() {
-            Some(last) if last.kind == kind && last.until_us == from_us => last.until_us = until_us,
+            Some(last) if last.kind == kind && from_us - last.until_us <= SILENCE_MAX_US => {
+                last.until_us = until_us
+            }
             _ => stretches.push(Stretch { from_us, until_us, kind, label: String::new() }),
         }
     }
@@ -185,6 +191,15 @@ mod tests {
             [(0, 1_000, Kind::Good), (1_000, 2_000, Kind::Bad), (2_000, 2_100, Kind::Good)]
         );
         assert_eq!(lanes[0].stretches[1].label, "away 1.0 s");
+    }
+
+    #[test]
+    fn a_late_observer_splits_no_stretch_and_a_slow_commit_is_no_outage() {
+        // On a busy machine a canary came a moment late, and one outage was drawn as two, each with its whole length.
+        let ok = |at| canary(at, 2, true);
+        let events = [ok(0), canary(100, 1, false), canary(350, 1, false), canary(400, 300, true), ok(900)];
+        let lanes = all(&events, &[], 0, 1_000_000);
+        assert_eq!(parts(&lanes[0]), [(0, 100, Kind::Good), (100, 400, Kind::Bad), (400, 1_000, Kind::Good)]);
     }
 
     #[test]
