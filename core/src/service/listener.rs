@@ -40,6 +40,9 @@ pub struct Limits {
     /// Time for the head of a request. Default 10 s.
     #[serde(with = "crate::duration_text")]
     pub head: Duration,
+    /// How long a client may take nothing of an answer before it is cut off. Default 60 s, for players that pause.
+    #[serde(with = "crate::duration_text")]
+    pub write_idle: Duration,
     /// Size of a request head in bytes. Default 32 KiB.
     pub head_bytes: usize,
     /// Headers in one request. Default 100.
@@ -57,6 +60,7 @@ impl Default for Limits {
         Self {
             connections: 10_000,
             head: Duration::from_secs(10),
+            write_idle: Duration::from_secs(60),
             head_bytes: 32 * 1024,
             headers: 100,
             drain_delay: Duration::from_secs(5),
@@ -177,7 +181,7 @@ where
         .max_headers(limits.headers);
     // Wanted from the start: a head that cannot be read is refused before there is a request.
     let linger = Arc::new(AtomicBool::new(true));
-    let stream = Lingering::new(stream, Arc::clone(&linger));
+    let stream = Lingering::new(stream, Arc::clone(&linger), limits.write_idle);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         let linger = Arc::clone(&linger);
@@ -226,6 +230,34 @@ mod tests {
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 413") && answer.ends_with("too much"), "{answer}");
+    }
+
+    /// A client that asks and never reads once held its connection, and whatever its answer held, for ever.
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (drain, draining) = Drain::new();
+        let (asked, mut is_asked) = tokio::sync::mpsc::channel(1);
+        let answer = move |_: Request<Incoming>| {
+            let asked = asked.clone();
+            async move {
+                let _ = asked.send(()).await;
+                Response::new(Full::new(Bytes::from(vec![b'a'; 64 * 1024 * 1024])))
+            }
+        };
+        let limits = Limits {
+            write_idle: Duration::from_millis(50),
+            drain_delay: Duration::ZERO,
+            drain_in_flight: Duration::from_secs(5),
+            ..Limits::default()
+        };
+        let served = tokio::spawn(async move { serve(listener, answer, &limits, draining).await });
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        is_asked.recv().await.unwrap();
+        drain.begin();
+        assert_eq!(served.await.unwrap(), Served { cut: 0 }, "it was still there when the drain was over");
     }
 
     #[tokio::test]

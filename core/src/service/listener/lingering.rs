@@ -1,4 +1,5 @@
-//! A stream that is closed so that the other side can still read what was written last.
+//! A stream that does not wait for ever for the other side to read, and is closed so that it can still read what was
+//! written last.
 //!
 //! A socket closed with unread bytes in it sends a reset, and the reset makes the other side throw away the answer it
 //! has not read yet: a client that is told 413 in the middle of its upload would see a broken connection. So the end
@@ -35,11 +36,30 @@ pub(super) struct Lingering {
     wanted: Arc<AtomicBool>,
     limit: Option<Pin<Box<Sleep>>>,
     thrown_away: usize,
+    write_idle: Duration,
+    /// Runs while the other side takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lingering {
-    pub(super) fn new(stream: TcpStream, wanted: Arc<AtomicBool>) -> Self {
-        Self { stream, wanted, limit: None, thrown_away: 0 }
+    /// `write_idle` is how long the other side may take nothing of what is written.
+    pub(super) fn new(stream: TcpStream, wanted: Arc<AtomicBool>, write_idle: Duration) -> Self {
+        Self { stream, wanted, limit: None, thrown_away: 0, write_idle, stalled: None }
+    }
+
+    /// Passes a write's result on; one that has been waiting for too long becomes an error.
+    fn or_stalled(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let write_idle = self.write_idle;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(write_idle)));
+        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_throw_away(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -74,7 +94,8 @@ impl AsyncWrite for Lingering {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.or_stalled(written, context)
     }
 
     fn poll_write_vectored(
@@ -82,7 +103,8 @@ impl AsyncWrite for Lingering {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.or_stalled(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
