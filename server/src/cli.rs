@@ -19,12 +19,15 @@ pub(crate) const CUT: u8 = 2;
 /// A fault inside, or a journal that cannot be trusted.
 pub(crate) const INTERNAL_FAULT: u8 = 70;
 
+const EXIT_CODES: &str = "Exit codes: 0 clean; 1 wrong configuration or usage; 2 something was cut off while draining; \
+                          70 a fault inside, or a journal that cannot be trusted (the message names file and offset)";
+
 /// A todo service that keeps answering while its PostgreSQL is away.
 ///
 /// Every key of the configuration file is also an environment variable RIDETHROUGH_<SECTION>__<KEY>; a flag wins over
 /// the environment, and the environment over the file.
 #[derive(Debug, Parser)]
-#[command(name = "ridethrough-server", version)]
+#[command(name = "ridethrough-server", version, after_help = EXIT_CODES)]
 struct Cli {
     /// Where PostgreSQL is: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, several hosts separated by commas; also
     /// DATABASE_URL
