@@ -24,7 +24,7 @@ const EXIT_CODES: &str = "Exit codes: 0 clean; 1 wrong configuration or usage; 2
 
 /// A todo service that keeps answering while its PostgreSQL is away.
 ///
-/// Every key of the configuration file is also an environment variable RIDETHROUGH_<SECTION>__<KEY>; a flag wins over
+/// Every key of the configuration file is also an environment variable RIDETHROUGH_SECTION__KEY; a flag wins over
 /// the environment, and the environment over the file.
 #[derive(Debug, Parser)]
 #[command(name = "ridethrough-server", version, after_help = EXIT_CODES)]
