@@ -163,6 +163,11 @@ impl Backends {
         self.0.iter().any(|backend| !backend.health.is_down() && backend.breaker.retry_after(now).is_zero())
     }
 
+    /// Whether somebody other than `index` passes its checks.
+    pub(crate) fn another_is_up(&self, index: usize) -> bool {
+        self.0.iter().any(|backend| backend.index != index && !backend.health.is_down())
+    }
+
     /// What is believed of each backend, for `/debug/state`.
     pub(crate) fn describe(&self, now: Instant) -> Value {
         self.0.iter().map(|backend| backend.describe(now)).collect()
@@ -195,6 +200,7 @@ fn verdict(error: Option<AttemptError>) -> CallResult {
         Some(
             AttemptError::Closed { reused: true, .. }
             | AttemptError::TimedOut { by_caller: true, .. }
+            | AttemptError::Silent { .. }
             | AttemptError::Upload(_)
             | AttemptError::UploadIdle,
         ) => CallResult::Neutral,

@@ -211,7 +211,9 @@ fn describe_failure(failure: Failure) -> Described {
             AttemptError::Dial(DialError::TimedOut) => {
                 (StatusCode::GATEWAY_TIMEOUT, "connection_timeout", LATE)
             }
-            AttemptError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", LATE),
+            AttemptError::TimedOut { .. } | AttemptError::Silent { .. } => {
+                (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", LATE)
+            }
             AttemptError::Closed { .. } => (StatusCode::BAD_GATEWAY, "connection_terminated", BROKEN),
             AttemptError::Invalid | AttemptError::Upload(_) | AttemptError::UploadIdle => {
                 (StatusCode::BAD_GATEWAY, "http_protocol_error", BROKEN)

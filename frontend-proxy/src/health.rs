@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use ridethrough::breaker::BreakerState;
 use tokio::{
     net::TcpStream,
+    sync::Notify,
     time::{Instant, sleep, timeout},
 };
 
@@ -69,6 +70,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct HealthCell {
     down: AtomicBool,
     snapshot: Mutex<Snapshot>,
+    /// Wakes those who wait for an answer, when it falls silent.
+    pub(crate) fell_silent: Notify,
 }
 
 impl CheckState {
@@ -145,7 +148,11 @@ impl Snapshot {
 
 impl HealthCell {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { down: AtomicBool::new(false), snapshot: Mutex::new(Snapshot::new(now)) }
+        Self {
+            down: AtomicBool::new(false),
+            snapshot: Mutex::new(Snapshot::new(now)),
+            fell_silent: Notify::new(),
+        }
     }
 
     pub(crate) fn is_down(&self) -> bool {
@@ -237,6 +244,9 @@ fn take_in(
         meters::backend_state(backend.upstream.label, state);
         if state == CheckState::Down {
             backend.upstream.forget_connections();
+        }
+        if state == CheckState::Down && matches!(check, Check::Silent(_)) {
+            backend.health.fell_silent.notify_waiters();
         }
         tracing::info!(
             backend = backend.upstream.label,

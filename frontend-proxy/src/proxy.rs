@@ -129,7 +129,7 @@ impl Proxy {
                 status = status.as_u16(),
                 rung = answer.rung.as_str(),
                 backend = answer.backend,
-                milliseconds = took.as_secs_f64() * 1e3,
+                microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
                 "request"
             );
         }
@@ -275,6 +275,10 @@ impl Proxy {
         });
         let remaining = u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX).max(1);
         forward.headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(remaining));
+        // Only where another attempt is allowed and has somewhere to go is a wait cut short.
+        let may_go_elsewhere = !fresh
+            && (forward.nature.is_read || forward.nature.has_key)
+            && self.backends.another_is_up(choice.backend.index);
         let outgoing = Outgoing {
             method: &forward.method,
             uri: &forward.uri,
@@ -283,6 +287,7 @@ impl Proxy {
             fresh,
             deadline: forward.deadline,
             body_idle: self.config.proxy.body_idle,
+            give_up: may_go_elsewhere.then_some(&choice.backend.health.fell_silent),
         };
         let upstream = Arc::clone(&choice.backend.upstream);
         let mut result = upstream.exchange(outgoing).await;

@@ -50,7 +50,13 @@ pub(crate) fn after_error(nature: Nature, attempt: u32, error: AttemptError, is_
         AttemptError::Dial(_) if is_replayable && attempt < ATTEMPTS_MAX => Next::Elsewhere,
         AttemptError::Closed { sent: false, .. } if is_replayable && attempt < ATTEMPTS_MAX => Next::Anywhere,
         AttemptError::Closed { .. } if is_first && nature.is_idempotent && is_replayable => Next::Anywhere,
+        // Repeating a write that may still be carried out there takes a key: a method alone promises nothing about
+        // two of them at once.
+        AttemptError::Silent { .. } if is_first && is_replayable && (nature.is_read || nature.has_key) => {
+            Next::Elsewhere
+        }
         AttemptError::Dial(_)
+        | AttemptError::Silent { .. }
         | AttemptError::Closed { .. }
         | AttemptError::Invalid
         | AttemptError::TimedOut { .. }
@@ -123,6 +129,20 @@ mod tests {
             let late = AttemptError::TimedOut { sent: true, by_caller: false };
             assert_eq!(after_error(nature, 1, late, true), Next::GiveUp, "{nature:?}");
             assert_eq!(after_error(nature, 1, AttemptError::Invalid, true), Next::GiveUp, "{nature:?}");
+        }
+    }
+
+    #[test]
+    fn a_backend_that_fell_silent_may_still_carry_a_write_out() {
+        let silent = AttemptError::Silent { sent: true };
+        for (nature, next) in [
+            (nature(Method::GET, None), Next::Elsewhere),
+            (nature(Method::POST, Some("k")), Next::Elsewhere),
+            (nature(Method::PUT, None), Next::GiveUp),
+            (nature(Method::POST, None), Next::GiveUp),
+        ] {
+            assert_eq!(after_error(nature, 1, silent, true), next, "{nature:?}");
+            assert_eq!(after_error(nature, 2, silent, true), Next::GiveUp, "{nature:?}");
         }
     }
 

@@ -17,7 +17,10 @@ use std::{
 
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 pub(crate) use self::connection::DialError;
 use self::{
@@ -66,6 +69,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) deadline: Option<Instant>,
     /// A request body that brings nothing for this long is given up.
     pub(crate) body_idle: Duration,
+    /// Ends the wait for an answer: somebody else could give it, and this backend has fallen silent.
+    pub(crate) give_up: Option<&'a Notify>,
 }
 
 /// How an attempt ended that brought no answer.
@@ -82,6 +87,9 @@ pub(crate) enum AttemptError {
     /// No head of an answer in time. `by_caller`: it was the caller's time that ran out, not our limit.
     #[error("no answer in time")]
     TimedOut { sent: bool, by_caller: bool },
+    /// The backend fell silent while its answer was awaited, and another one is there.
+    #[error("the backend fell silent")]
+    Silent { sent: bool },
     /// The request's own body failed.
     #[error("the body of the request failed: {0}")]
     Upload(UploadError),
@@ -95,7 +103,7 @@ impl AttemptError {
     pub(crate) fn may_have_acted(self) -> bool {
         match self {
             Self::Dial(_) => false,
-            Self::Closed { sent, .. } | Self::TimedOut { sent, .. } => sent,
+            Self::Closed { sent, .. } | Self::TimedOut { sent, .. } | Self::Silent { sent } => sent,
             Self::Invalid | Self::Upload(_) | Self::UploadIdle => true,
         }
     }
@@ -110,6 +118,7 @@ impl AttemptError {
             Self::Closed { .. } => "closed",
             Self::Invalid => "invalid",
             Self::TimedOut { .. } => "timed-out",
+            Self::Silent { .. } => "silent",
             Self::Upload(_) | Self::UploadIdle => "client",
         }
     }
@@ -177,6 +186,7 @@ impl Upstream {
             Err(Overdue::Backend) => Err(AttemptError::TimedOut { sent, by_caller: false }),
             Err(Overdue::Caller) => Err(AttemptError::TimedOut { sent, by_caller: true }),
             Err(Overdue::Client) => Err(AttemptError::UploadIdle),
+            Err(Overdue::Silent) => Err(AttemptError::Silent { sent }),
         }
     }
 
@@ -207,6 +217,12 @@ impl Upstream {
     /// not count against the backend.
     async fn await_head<F: Future>(&self, sending: F, outgoing: &Outgoing<'_>) -> Result<F::Output, Overdue> {
         let mut sending = std::pin::pin!(sending);
+        let mut silence = std::pin::pin!(async {
+            match outgoing.give_up {
+                Some(silence) => silence.notified().await,
+                None => std::future::pending().await,
+            }
+        });
         let start = Instant::now();
         loop {
             let progress = outgoing.upload.progress();
@@ -221,7 +237,12 @@ impl Upstream {
                 Some(deadline) if deadline < limit => (deadline, Overdue::Caller),
                 _ => (limit, why),
             };
-            match timeout_at(limit, sending.as_mut()).await {
+            let answer = tokio::select! {
+                biased;
+                answer = timeout_at(limit, sending.as_mut()) => answer,
+                () = silence.as_mut() => return Err(Overdue::Silent),
+            };
+            match answer {
                 Ok(answer) => return Ok(answer),
                 // While we slept something may have moved, which starts the limit anew.
                 Err(_) if why != Overdue::Caller && outgoing.upload.progress().differs(&progress) => {}
@@ -236,6 +257,7 @@ enum Overdue {
     Backend,
     Client,
     Caller,
+    Silent,
 }
 
 fn request(outgoing: &Outgoing<'_>, body: RequestBody) -> Request<RequestBody> {

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -65,6 +65,7 @@ impl Reserved {
 pub(super) struct Seen {
     heads: Arc<Mutex<Vec<String>>>,
     connections: Arc<AtomicUsize>,
+    is_frozen: Arc<AtomicBool>,
 }
 
 impl Seen {
@@ -78,6 +79,11 @@ impl Seen {
 
     pub(super) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// From now on health checks get no answer.
+    pub(super) fn freeze(&self) {
+        self.is_frozen.store(true, Ordering::SeqCst);
     }
 
     pub(super) fn note(&self, head: &str) {
@@ -115,6 +121,10 @@ impl Stub {
                 let (handler, seen) = (handler.clone(), noted.clone());
                 connections.spawn(async move {
                     let Some(head) = read_head(&mut stream).await else { return };
+                    if head.starts_with("GET /readyz ") && seen.is_frozen.load(Ordering::SeqCst) {
+                        let _ = read_head(&mut stream).await;
+                        return;
+                    }
                     if head.starts_with("GET /readyz ") {
                         let _ = stream.write_all(OK_CLOSE.as_bytes()).await;
                         return;

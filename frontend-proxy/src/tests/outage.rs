@@ -181,3 +181,23 @@ async fn probes_are_about_the_proxy_and_what_is_inside_stays_inside() {
     stub.stop();
     assert_eq!(ask(proxy.address, "GET /readyz", &[]).await.status(), 200);
 }
+
+/// A frozen backend takes requests and answers none. Readers once waited for the whole limit of 10 s and got an error,
+/// although the checks had found it out long before and another backend was there.
+#[tokio::test]
+async fn a_read_at_a_backend_that_freezes_is_answered_by_another() {
+    let freezes = Stub::start(|_, mut stream, seen| async move {
+        seen.freeze();
+        let _ = read_head(&mut stream).await;
+    })
+    .await;
+    let good = Stub::answering(OK).await;
+    let quick = std::time::Duration::from_millis(100);
+    let proxy = proxy(&[freezes.address, good.address], |config| config.checks.timeout = quick).await;
+    soon("the first choice falls on the one that freezes", async {
+        while freezes.seen.count() == 0 {
+            assert_eq!(ask(proxy.address, "GET /", &[]).await.status(), 200);
+        }
+    })
+    .await;
+}
