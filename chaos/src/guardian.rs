@@ -120,7 +120,7 @@ pub(crate) fn clean_up(folder: &Path, limit: Duration) -> bool {
     let end = Instant::now() + limit;
     let mut segments = Vec::new();
     let ended = loop {
-        segments.extend(shared_memory(folder));
+        segments.extend(shared_memory(&belongings.folders));
         let victims = belongings.living();
         if victims.is_empty() {
             break true;
@@ -204,12 +204,16 @@ fn is_ours(name: &str) -> bool {
     name == "postgres" || name == "initdb" || name.starts_with("ridethrough")
 }
 
-/// The System V segments of clusters in the folder: a killed postmaster leaves its interlock segment behind, and
-/// the system has room for few thousands. Line 7 of `postmaster.pid` holds key and id.
-fn shared_memory(folder: &Path) -> Vec<u64> {
-    let data = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let files = data.filter_map(|data| fs::read_to_string(data.join("postmaster.pid")).ok());
-    files.filter_map(|text| text.lines().nth(6)?.split_ascii_whitespace().nth(1)?.parse().ok()).collect()
+/// The System V segments of clusters in the folders: a killed postmaster leaves its interlock segment behind, and the
+/// system has room for few thousands. Line 7 of `postmaster.pid` holds key and id.
+fn shared_memory(folders: &[PathBuf]) -> Vec<u64> {
+    let data = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    let files = data.filter_map(|data| fs::read_to_string(data.path().join("postmaster.pid")).ok());
+    files.filter_map(|text| segment(&text)).collect()
+}
+
+fn segment(pid_file: &str) -> Option<u64> {
+    pid_file.lines().nth(6)?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 fn remove_segment(id: u64) {
@@ -244,6 +248,22 @@ mod tests {
         );
         assert_eq!(list.processes, [(12, 3456)]);
         assert_eq!(list.folders, [PathBuf::from("/tmp/a b")]);
+    }
+
+    /// A harness killed in the middle of `initdb` left a segment each time: only the run folder was looked at, and
+    /// the template grows in a folder of its own.
+    #[test]
+    fn segments_are_found_in_every_folder_of_a_run() {
+        let run = tempfile::tempdir().unwrap();
+        let building = tempfile::tempdir().unwrap();
+        let pid_file = |id| format!("-7\n/d\n1\n0\n\n\n  5432001 {id}\n");
+        for (folder, id) in [(&run, 11), (&building, 22)] {
+            fs::create_dir(folder.path().join("data")).unwrap();
+            fs::write(folder.path().join("data/postmaster.pid"), pid_file(id)).unwrap();
+        }
+        let folders = [run.path().to_owned(), building.path().to_owned()];
+        assert_eq!(shared_memory(&folders), [11, 22]);
+        assert_eq!(segment("77\n/d\n1\n"), None, "cut before its last line");
     }
 
     #[test]
