@@ -22,7 +22,7 @@ pub(crate) struct Cli {
     /// A backend, such as http://127.0.0.1:3000; repeat for more
     #[arg(long = "backend", value_name = "URL", global = true)]
     backends: Vec<String>,
-    /// Configuration file (TOML); every key is also RIDETHROUGH_<SECTION>__<KEY> in the environment
+    /// Configuration file (TOML); every key is also `RIDETHROUGH_<SECTION>__<KEY>` in the environment
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Form of a log line on standard error: json or text
