@@ -1,9 +1,11 @@
-# One image for each binary: docker build --target server . (or --target proxy).
+# One image for each binary: docker build --target server . (or proxy, or chaos).
 #
 # The base images are arguments, so that a mirror or a digest can be named without an edit. The runtime image holds
 # the C library, libgcc and certificates, which is all that the binaries need; it has no shell and no package manager.
+# The chaos suite starts databases of its own, so it builds on PostgreSQL's image.
 ARG RUST_IMAGE=rust:1.95.0-bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+ARG POSTGRES_IMAGE=postgres:17.6-bookworm
 
 FROM ${RUST_IMAGE} AS source
 WORKDIR /src
@@ -25,6 +27,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
     cargo build --quiet --release --locked -p ridethrough-proxy --bin ridethrough-proxy \
     && install -D target/release/ridethrough-proxy /out/ridethrough-proxy
+
+FROM source AS build-chaos
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,target=/src/target,sharing=locked \
+    cargo build --quiet --release --locked -p ridethrough-chaos --bin ridethrough-chaos \
+    && install -D target/release/ridethrough-chaos /out/ridethrough-chaos
 
 FROM ${RUNTIME_IMAGE} AS runtime
 ARG VERSION=dev
@@ -59,3 +67,27 @@ ENV RIDETHROUGH_PROXY__LISTEN=0.0.0.0:8080 \
     RIDETHROUGH_PROXY__ADMIN_LISTEN=0.0.0.0:9090 \
     RIDETHROUGH_PROXY__LOG_FORMAT=json
 ENTRYPOINT ["/usr/local/bin/ridethrough-proxy"]
+
+# docker run --rm --read-only --tmpfs /tmp -v report:/report ridethrough-chaos
+FROM ${POSTGRES_IMAGE} AS chaos
+ARG VERSION=dev
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ridethrough-chaos" \
+      org.opencontainers.image.description="Kills the database of a running service and proves what its users got" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.vendor="The Ridethrough authors" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/ridethrough/
+# Its own stack is the default system under test, found beside the program.
+COPY --from=build-chaos /out/ridethrough-chaos /usr/local/bin/ridethrough-chaos
+COPY --from=build-server /out/ridethrough-server /usr/local/bin/ridethrough-server
+COPY --from=build-proxy /out/ridethrough-proxy /usr/local/bin/ridethrough-proxy
+COPY --from=source --chown=999:999 /empty /report
+VOLUME ["/report"]
+WORKDIR /report
+# The number of the account `postgres` in that image: initdb wants a user with a name, and not root.
+USER 999:999
+ENV XDG_CACHE_HOME=/tmp
+ENTRYPOINT ["/usr/local/bin/ridethrough-chaos"]
+CMD ["demo", "--out", "/report"]
