@@ -1,1 +1,24 @@
-//! Under construction.
+//! The end-to-end tests: real binaries on a real PostgreSQL, broken for real. Each file is named after an incident, and
+//! each test says what the service does then. What they share is in the harness.
+
+#[cfg(test)]
+mod outage;
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod chaos;
+#[cfg(test)]
+mod commit;
+#[cfg(test)]
+mod drain;
+#[cfg(test)]
+mod journal;
+#[cfg(test)]
+mod proxy;
+#[cfg(test)]
+mod repeated;
+#[cfg(test)]
+mod stale;
+#[cfg(test)]
+mod steps;

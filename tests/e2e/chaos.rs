@@ -1,0 +1,146 @@
+//! The laboratory itself: it holds what holds, finds each planted bug, and leaves nothing behind, even where it is killed.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ridethrough_tests::{
+    launch::{Blueprint, Exit, Output, Running, program, run},
+    seed,
+    stack::{processes_in, run_folders_of},
+    until,
+};
+
+/// A run of the demo's length, with all around it.
+const RUN_LIMIT: Duration = Duration::from_secs(120);
+
+fn laboratory(name: &str, args: &[&str]) -> Blueprint {
+    let args: Vec<OsString> = args.iter().map(Into::into).collect();
+    Blueprint { name: name.to_owned(), program: program("ridethrough-chaos"), args, env: Vec::new() }
+}
+
+/// A run to its end, in `home`; afterwards nothing of it may be left.
+async fn run_in(home: &Path, name: &str, args: &[&str]) -> Output {
+    let output = run(&laboratory(name, args), &home.join(name), RUN_LIMIT).await;
+    assert_eq!(run_folders_of(output.pid), Vec::<PathBuf>::new(), "a run folder is left behind");
+    output
+}
+
+/// A run against a server with planted bugs.
+async fn run_sabotaged(home: &Path, bugs: &str, scenario: &str) -> Output {
+    let seed = seed().to_string();
+    let server = program("ridethrough-server-sabotage").display().to_string();
+    let bugs = format!("RIDETHROUGH_SABOTAGE={bugs}");
+    let args = [
+        "run",
+        scenario,
+        "--seed",
+        &seed,
+        "--out",
+        "reports",
+        "--server-bin",
+        &server,
+        "--server-env",
+        &bugs,
+    ];
+    run_in(home, scenario, &args).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_holds_and_writes_its_report() {
+    let home = tempfile::tempdir().expect("a folder can be made");
+    let seed = seed().to_string();
+    let output = run_in(
+        home.path(),
+        "run",
+        &["run", "db-kill", "--duration", "9", "--seed", &seed, "--out", "reports"],
+    )
+    .await;
+    assert_eq!(output.exit, Exit::Code(0), "{}\n{}", output.stdout, output.stderr);
+    assert!(output.stdout.contains("0 were lost and 0 doubled"), "{}", output.stdout);
+    let out = home.path().join("run").join("reports").join("db-kill");
+    for file in ["history.jsonl", "verdict.json", "report.html"] {
+        let length = std::fs::metadata(out.join(file)).map_or(0, |file| file.len());
+        assert!(length > 100, "{file} has {length} bytes");
+    }
+    // The verdict comes from the history alone.
+    let history = out.join("history.jsonl").display().to_string();
+    let again = run_in(home.path(), "check", &["check", &history]).await;
+    assert_eq!(again.exit, Exit::Code(0), "{}\n{}", again.stdout, again.stderr);
+    // Nothing kept of the run may tell the way into a database.
+    let report = std::fs::read_to_string(out.join("report.html")).expect("the report is text");
+    assert!(!report.contains("postgres://"), "the report tells the URL of the database");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_forgets_keys_is_found_out() {
+    let home = tempfile::tempdir().expect("a folder can be made");
+    let output = run_sabotaged(home.path(), "no-idempotency", "db-kill").await;
+    assert_eq!(output.exit, Exit::Code(1), "{}\n{}", output.stdout, output.stderr);
+    assert!(output.stdout.contains("violated"), "{}", output.stdout);
+}
+
+/// The control of the next test: a disk that forgets what was not synced is harmless where everything is synced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_alone_loses_nothing() {
+    let home = tempfile::tempdir().expect("a folder can be made");
+    let output = run_sabotaged(home.path(), "volatile-disk", "server-kill-in-outage").await;
+    assert_eq!(output.exit, Exit::Code(0), "{}\n{}", output.stdout, output.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_acknowledges_without_syncing_is_found_out() {
+    let home = tempfile::tempdir().expect("a folder can be made");
+    let output = run_sabotaged(home.path(), "volatile-disk,skip-fsync", "server-kill-in-outage").await;
+    assert_eq!(output.exit, Exit::Code(1), "{}\n{}", output.stdout, output.stderr);
+    assert!(output.stdout.contains("violated"), "{}", output.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_runs_at_once_do_not_disturb_each_other() {
+    let home = tempfile::tempdir().expect("a folder can be made");
+    let run = async |name: &'static str| {
+        let seed = seed().to_string();
+        let args = ["run", "db-kill", "--duration", "9", "--rate", "40", "--seed", &seed, "--out", "reports"];
+        run_in(home.path(), name, &args).await
+    };
+    for output in <[Output; 2]>::from(tokio::join!(run("one"), run("two"))) {
+        assert_eq!(output.exit, Exit::Code(0), "{}\n{}", output.stdout, output.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_laboratory_leaves_no_process_and_no_folder() {
+    /// Guardian, postmaster and its children, two servers, the proxy.
+    const PROCESSES_MIN: usize = 8;
+
+    let home = tempfile::tempdir().expect("a folder can be made");
+    let running =
+        Running::start(&laboratory("killed", &["run", "no-fault", "--out", "reports"]), home.path());
+    let folder = until("the stack is up", Duration::from_secs(30), async || {
+        let folder = run_folders_of(running.pid()).pop()?;
+        (processes_in(&folder).len() >= PROCESSES_MIN).then_some(folder)
+    })
+    .await;
+    // By SIGKILL: it can do nothing about it.
+    drop(running);
+    until("everything is gone", Duration::from_secs(5), async || {
+        (!folder.exists() && processes_in(&folder).is_empty()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_question_is_an_error_of_the_harness_and_no_verdict() {
+    let home = tempfile::tempdir().expect("a folder can be made");
+    let output = run_in(home.path(), "unknown", &["run", "db-melt"]).await;
+    assert_eq!(output.exit, Exit::Code(3), "{output:?}");
+    assert!(output.stderr.contains("db-melt") && output.stderr.contains("db-kill"), "{output:?}");
+    let output = run_in(home.path(), "missing", &["check", "no-such-file.jsonl"]).await;
+    assert_eq!(output.exit, Exit::Code(3), "{output:?}");
+    let output = run_in(home.path(), "list", &["list"]).await;
+    assert_eq!(output.exit, Exit::Code(0), "{output:?}");
+    assert!(output.stdout.contains("server-kill-in-outage"), "{output:?}");
+}

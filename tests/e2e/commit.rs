@@ -1,0 +1,97 @@
+//! COMMIT goes wrong: its answer is lost, it never arrives, or the transaction was aborted before. Whatever the server
+//! answers then must be true.
+
+use ridethrough_tests::{
+    app::App,
+    http::Answer,
+    link::{Link, Mishap},
+    stack::{Lab, Server},
+};
+
+use crate::steps::{id, stored_todo, title};
+
+/// A server behind a link, with one todo in the database.
+async fn behind_a_link(lab: &Lab) -> (Link, App) {
+    let link = Link::to(lab.cluster().port()).await;
+    let server = Server { url: Some(lab.url_through(link.address())), ..Server::default() };
+    let server = lab.server_as("server-1", server).await;
+    server.ready().await;
+    stored_todo(&server, "before").await;
+    // A connection that ends in the middle may be taken for the beginning of an outage.
+    lab.expect_outage();
+    (link, server)
+}
+
+/// Creates a todo under a planned mishap; it must be acknowledged, and be stored once when all is settled.
+async fn create_under(mishap: Mishap) -> Answer {
+    let lab = Lab::start().await;
+    let (link, server) = behind_a_link(&lab).await;
+    link.plan(mishap);
+    let text = title("under a mishap");
+    let written = server.main().create("mishap", &text).await.acknowledged();
+    assert!(matches!(written.status, 201 | 202), "{written:?}");
+    assert_eq!(link.happened(), 1, "the mishap did not happen");
+    if written.status == 201 {
+        assert_eq!(lab.stored(&id(&written)).await, Some((text.clone(), 1)), "a success that is none");
+    }
+    server.journal_is_empty().await;
+    assert_eq!(lab.not_stored_once(std::slice::from_ref(&text)).await, []);
+    assert_eq!(server.main().write_status("mishap").await, "applied");
+    let again = server.main().create("mishap", &text).await.acknowledged();
+    assert_eq!(id(&written), id(&again));
+    assert_eq!(lab.number("SELECT count(*) FROM todos", &[]).await, 2);
+    lab.finish().await;
+    written
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_to_commit_ends_in_one_row_and_no_claim_that_is_not_known() {
+    let written = create_under(Mishap::AnswerLost).await;
+    // Whether it happened was not known, so it had to be journaled under its key.
+    assert_eq!(written.status, 202);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_lost_before_commit_arrived_ends_in_one_row() {
+    let _ = create_under(Mishap::CommitLost).await;
+}
+
+/// PostgreSQL answers the COMMIT of an aborted transaction with ROLLBACK and no error, which the driver takes for
+/// success: the write would be lost with a 201.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_rolls_back_is_never_a_success() {
+    let lab = Lab::start().await;
+    let (link, server) = behind_a_link(&lab).await;
+    link.plan(Mishap::Aborted);
+    let text = title("rolled back");
+    lab.expect_in_logs(&["the database refused a statement"]);
+    let written = server.main().create("mishap", &text).await;
+    assert_eq!(link.happened(), 1, "the mishap did not happen");
+    match written.status {
+        201 | 202 => server.journal_is_empty().await,
+        status => {
+            let _ = written.problem(status);
+            assert_eq!(written.header("ridethrough-outcome"), "rejected");
+            assert_eq!(lab.number("SELECT count(*) FROM todos", &[]).await, 1, "rejected and stored");
+            assert_eq!(server.main().write_status("mishap").await, "404");
+            let _ = server.main().create("mishap", &text).await.expect(201).acknowledged();
+        }
+    }
+    assert_eq!(lab.not_stored_once(&[text]).await, []);
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replayed_write_whose_commit_answer_is_lost_is_applied_once() {
+    let lab = Lab::start().await;
+    let (link, server) = behind_a_link(&lab).await;
+    link.cut();
+    server.mode_becomes("degraded").await;
+    let titles = crate::steps::journal(&server, "write", 10).await;
+    link.plan(Mishap::AnswerLost);
+    link.mend();
+    server.journal_is_empty().await;
+    assert_eq!(link.happened(), 1, "the mishap did not happen");
+    assert_eq!(lab.not_stored_once(&titles).await, []);
+    lab.finish().await;
+}

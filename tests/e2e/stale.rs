@@ -1,0 +1,116 @@
+//! Writes to one todo meet each other: across the edge of the journal, and at two servers of which one is cut off.
+
+use std::time::Duration;
+
+use ridethrough_tests::{
+    link::Link,
+    stack::{Lab, Server},
+    until,
+};
+
+use crate::steps::{id, member, outage, stored_todo, title};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_to_one_todo_take_effect_in_the_order_of_their_acknowledgement() {
+    let lab = Lab::start().await;
+    let server = lab.server("server-1").await;
+    let todo = stored_todo(&server, "before").await;
+    outage(&lab, &[&server]).await;
+    let client = server.main();
+    for number in 1..=2 {
+        let key = format!("put-{number}");
+        let put = client.replace(&key, &todo, &title(&key)).await.expect(202).acknowledged();
+        assert_eq!(member(&put.json(), "version"), number + 1);
+    }
+    // Many behind the two, so that the last one meets the replay.
+    crate::steps::journal(&server, "crowd", 60).await;
+    lab.database_returns().await;
+    let third = client.replace("put-3", &todo, &title("put-3")).await.acknowledged();
+    assert!(matches!(third.status, 200 | 202), "{third:?}");
+    server.journal_is_empty().await;
+    assert_eq!(lab.stored(&todo).await, Some((title("put-3"), 4)));
+    for number in 1..=3 {
+        assert_eq!(client.write_status(&format!("put-{number}")).await, "applied");
+    }
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_todo_created_changed_and_deleted_in_one_outage_ends_up_deleted() {
+    let lab = Lab::start().await;
+    let server = lab.server("server-1").await;
+    let kept = stored_todo(&server, "kept").await;
+    outage(&lab, &[&server]).await;
+    let client = server.main();
+    let todo = id(&client.create("create", &title("short life")).await.expect(202).acknowledged());
+    let _ = client.replace("change", &todo, &title("changed")).await.expect(202).acknowledged();
+    let read = client.get(&format!("/api/todos/{todo}")).await.expect(200);
+    assert_eq!((read.freshness(), member(&read.json(), "title")), ("pending", title("changed").into()));
+    let _ = client.remove("remove", &todo).await.expect(202).acknowledged();
+    assert_eq!(client.get(&format!("/api/todos/{todo}")).await.status, 404);
+    lab.database_returns().await;
+    server.journal_is_empty().await;
+    assert_eq!(lab.stored(&todo).await, None);
+    assert!(lab.stored(&kept).await.is_some());
+    for key in ["create", "change", "remove"] {
+        assert_eq!(client.write_status(key).await, "applied", "{key}");
+    }
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_journaled_by_a_replica_that_was_cut_off_never_undoes_a_later_one() {
+    let lab = Lab::start().await;
+    let link = Link::to(lab.cluster().port()).await;
+    let cut_off = Server { url: Some(lab.url_through(link.address())), ..Server::default() };
+    let one = lab.server_as("server-1", cut_off).await;
+    one.ready().await;
+    let two = lab.server("server-2").await;
+    let todo = stored_todo(&one, "contested").await;
+    let path = format!("/api/todos/{todo}");
+    assert_eq!(two.main().get(&path).await.expect(200).freshness(), "fresh");
+
+    lab.expect_outage();
+    link.cut();
+    one.mode_becomes("degraded").await;
+    let late = one.main().replace("late", &todo, &title("late")).await.expect(202).acknowledged();
+    assert_eq!(one.main().get(&path).await.expect(200).freshness(), "pending");
+    let _ = two.main().replace("timely", &todo, &title("timely")).await.expect(200).acknowledged();
+    link.mend();
+
+    one.journal_is_empty().await;
+    assert_eq!(lab.stored(&todo).await, Some((title("timely"), 2)));
+    for server in [&one, &two] {
+        assert_eq!(server.main().write_status("late").await, "superseded");
+        assert_eq!(server.main().write_status("timely").await, "applied");
+    }
+    let sees_it = async || {
+        let read = one.main().get(&path).await.expect(200);
+        (read.freshness() == "fresh" && member(&read.json(), "title") == title("timely")).then_some(())
+    };
+    until("the replica sees the winner", Duration::from_secs(10), sees_it).await;
+    assert_eq!(member(&late.json(), "id"), todo);
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_comes_back_after_a_crash_finds_its_change_superseded() {
+    let lab = Lab::start().await;
+    let (one, two) = (lab.server("server-1").await, lab.server("server-2").await);
+    let todo = stored_todo(&one, "contested").await;
+    outage(&lab, &[&one, &two]).await;
+    let _ = one.main().replace("late", &todo, &title("late")).await.expect(202).acknowledged();
+    let created = one.main().create("never-lost", &title("never-lost")).await.expect(202).acknowledged();
+    one.kill().await;
+    lab.database_returns().await;
+    two.mode_becomes("normal").await;
+    let _ = two.main().replace("timely", &todo, &title("timely")).await.expect(200).acknowledged();
+    one.restart().await;
+    one.ready().await;
+    one.journal_is_empty().await;
+    assert_eq!(lab.stored(&todo).await, Some((title("timely"), 2)));
+    assert_eq!(one.main().write_status("late").await, "superseded");
+    // A creation collides with nothing and is never lost.
+    assert_eq!(lab.stored(&id(&created)).await, Some((title("never-lost"), 1)));
+    lab.finish().await;
+}
