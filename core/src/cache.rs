@@ -83,8 +83,6 @@ struct Entry {
     as_of: Instant,
     /// Answers to questions sent before this instant may be older than this entry and are not let in.
     barrier: Instant,
-    /// A value that a journaled write will make true once it is applied.
-    pending: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -105,8 +103,6 @@ pub struct Cached {
     pub value: Bytes,
     /// Time since it was known to be true.
     pub age: Duration,
-    /// Whether a journaled write has yet to make it true.
-    pub pending: bool,
 }
 
 /// Encoded answers by key. Shared by reference; asking it waits for nothing.
@@ -134,7 +130,7 @@ impl ReadCache {
     pub fn peek(&self, key: &str, now: Instant) -> Option<Cached> {
         let entry = self.entries.get(key)?;
         let age = now.saturating_duration_since(entry.as_of);
-        (age <= self.config.stale_max).then_some(Cached { value: entry.value, age, pending: entry.pending })
+        (age <= self.config.stale_max).then_some(Cached { value: entry.value, age })
     }
 
     /// Lets answers in to questions that were sent at `as_of`.
@@ -178,27 +174,18 @@ pub struct CacheFill<'a> {
 impl CacheFill<'_> {
     /// Stores an answer, unless the cache knows a newer one.
     pub fn put(&self, key: &str, value: Bytes) {
-        self.insert(key, value, false);
-    }
-
-    /// Stores what a journaled write will make true.
-    pub fn put_pending(&self, key: &str, value: Bytes) {
-        self.insert(key, value, true);
+        if self.is_newer(key) {
+            let barrier = if self.own_write { self.now } else { self.as_of };
+            self.cache.entries.insert(key.to_owned(), Entry { value, as_of: self.as_of, barrier });
+            let mut newest = self.cache.newest.lock().unwrap_or_else(PoisonError::into_inner);
+            *newest = (*newest).max(Some(self.as_of));
+        }
     }
 
     /// Forgets an answer that is not true any more.
     pub fn remove(&self, key: &str) {
         if self.is_newer(key) {
             self.cache.entries.remove(key);
-        }
-    }
-
-    fn insert(&self, key: &str, value: Bytes, pending: bool) {
-        if self.is_newer(key) {
-            let barrier = if self.own_write { self.now } else { self.as_of };
-            self.cache.entries.insert(key.to_owned(), Entry { value, as_of: self.as_of, barrier, pending });
-            let mut newest = self.cache.newest.lock().unwrap_or_else(PoisonError::into_inner);
-            *newest = (*newest).max(Some(self.as_of));
         }
     }
 
@@ -257,15 +244,6 @@ mod tests {
         assert_eq!(cache.peek("a", now + SECOND * 3).unwrap().value, "written");
         cache.fill(now + SECOND * 2, now + SECOND * 3).put("a", value("after"));
         assert_eq!(cache.peek("a", now + SECOND * 3).unwrap().value, "after");
-    }
-
-    #[test]
-    fn a_pending_value_says_so_until_the_real_one_comes() {
-        let (cache, now) = (cache(), Instant::now());
-        cache.fill_by_write(now, now).put_pending("a", value("soon"));
-        assert!(cache.peek("a", now).unwrap().pending);
-        cache.fill_by_write(now + SECOND, now + SECOND).put("a", value("done"));
-        assert!(!cache.peek("a", now + SECOND).unwrap().pending);
     }
 
     #[test]

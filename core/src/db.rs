@@ -59,6 +59,10 @@ use crate::{
     metrics,
 };
 
+/// Kept of a write's deadline for the journal: without it a database that hangs would use up all the time, and a write
+/// that could have been accepted would end with nobody knowing.
+const JOURNAL_RESERVE: Duration = Duration::from_millis(250);
+
 /// One PostgreSQL database with everything that lets a service ride through its absence. Clones share it.
 #[derive(Clone)]
 pub struct Db(Arc<Shared>);
@@ -131,10 +135,6 @@ impl Db {
         let started = Instant::now();
         self.0.budget.deposit(started);
         let key = query.cache_key();
-        if let Some(pending) = self.pending(&key, started) {
-            metrics::db_call(query.name(), "pending", "none", started.elapsed());
-            return Ok(pending);
-        }
         match self.read_fresh(query, &key, deadline).await {
             Ok(value) => {
                 metrics::db_call(query.name(), "fresh", "none", started.elapsed());
@@ -176,6 +176,13 @@ impl Db {
 
     async fn write_unmeasured(&self, command: &Command, deadline: Deadline) -> Result<Written, WriteError> {
         let journal = &self.0.journal;
+        if *self.0.schema.borrow() == SchemaPart::Mismatch {
+            let retry_after = self.retry_after(Instant::now());
+            return Err(WriteError::Rejected(Error::Rejected {
+                reason: RejectReason::SchemaUnusable,
+                retry_after,
+            }));
+        }
         if let Some(pending) = journal.find(&command.key) {
             let same = pending.fingerprint == command.fingerprint;
             let journaled = Written::Journaled { sequence: pending.sequence, repeated: true };
@@ -185,7 +192,8 @@ impl Db {
         if journal.backlog().entries > 0 || *self.0.database.borrow() == DatabasePart::ReadOnly {
             return self.write_to_journal(command, deadline, None).await;
         }
-        match self.write_direct(command, deadline).await {
+        let reserved = deadline.keeping(Instant::now(), JOURNAL_RESERVE);
+        match self.write_direct(command, reserved).await {
             Ok(Attempted::Committed(applied)) => Ok(match applied {
                 Applied::Done(answer) => Written::Committed { answer, repeated: false },
                 Applied::Superseded(answer) => Written::Superseded { answer },
@@ -308,13 +316,6 @@ impl Db {
         }
     }
 
-    /// An answer that a journaled write of this replica will make true: newer than what the database has.
-    fn pending<T: Cacheable>(&self, key: &str, now: Instant) -> Option<Read<T>> {
-        let cached = self.0.cache.peek(key, now).filter(|cached| cached.pending)?;
-        let freshness = Freshness::Stale { age: cached.age, reason: StaleReason::Pending };
-        Some(Read { value: Some(T::decode(&cached.value)?), freshness })
-    }
-
     fn stale<T: Cacheable>(&self, key: &str, error: &Error) -> Option<Read<T>> {
         // A wrong question stays wrong; an old answer to it would only hide that.
         if error.class() == ErrorClass::Permanent && error.stage() == Stage::Query {
@@ -408,7 +409,7 @@ impl Db {
             Err(_) => return Err(refused(true)),
         };
         if !repeated {
-            self.0.commands.accepted(command, &self.0.cache.fill_by_write(sent_at, Instant::now()));
+            self.0.commands.accepted(command);
         }
         Ok(Written::Journaled { sequence, repeated })
     }

@@ -46,6 +46,13 @@ impl Deadline {
         now >= self.0
     }
 
+    /// This deadline with `reserve` of it, or a quarter of what is left at `now` where that is less, kept for a later stage.
+    #[must_use]
+    pub fn keeping(self, now: Instant, reserve: Duration) -> Self {
+        let remaining = self.remaining(now);
+        Self(now + (remaining - reserve.min(remaining / 4)))
+    }
+
     /// This deadline, or `limit` after `now` where that comes first: the limit of one stage.
     #[must_use]
     pub fn capped(self, now: Instant, limit: Duration) -> Self {
@@ -63,6 +70,16 @@ mod tests {
         let deadline = Deadline::after(now, Duration::from_millis(100));
         assert_eq!(deadline.capped(now, Duration::from_secs(5)), deadline);
         assert_eq!(deadline.capped(now, Duration::from_millis(10)).remaining(now), Duration::from_millis(10));
+    }
+
+    #[test]
+    fn a_reserve_is_kept_from_long_and_short_deadlines_alike() {
+        let now = Instant::now();
+        let left = |milliseconds| {
+            let deadline = Deadline::after(now, Duration::from_millis(milliseconds));
+            deadline.keeping(now, Duration::from_millis(250)).remaining(now).as_millis()
+        };
+        assert_eq!((left(2_000), left(400), left(0)), (1_750, 300, 0));
     }
 
     #[test]

@@ -9,7 +9,8 @@ pub enum StaleReason {
     DatabaseAway,
     /// The database did not answer soon enough to wait for it.
     Slow,
-    /// A journaled write of this replica is not applied yet; this is the value it will give.
+    /// A journaled write of this replica is not applied yet; this is what it will give. For services that lay their
+    /// waiting writes over what they read.
     Pending,
 }
 

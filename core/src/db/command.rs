@@ -36,13 +36,14 @@ pub trait Commands: Send + Sync + 'static {
         replayed: bool,
     ) -> BoxFuture<'c, Result<Applied, ApplyError>>;
 
-    /// The command was journaled: what readers of this replica should see until it is applied.
-    fn accepted(&self, command: &Command, cache: &CacheFill<'_>) {
-        let _ = (command, cache);
+    /// The command was journaled: the moment to note what readers of this replica should see until it is settled. Replay
+    /// is quick, so [`settled`](Self::settled) may have been called for it already.
+    fn accepted(&self, command: &Command) {
+        let _ = command;
     }
 
-    /// The command is settled: applied, superseded, or refused after it had been journaled. Entries that it made
-    /// pending must be replaced or removed here.
+    /// The command is settled: applied, superseded, or refused after it had been journaled. What the cache holds of the
+    /// things it changed must be replaced or removed here.
     fn settled(&self, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
         let _ = (command, settled, cache);
     }

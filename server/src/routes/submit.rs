@@ -75,5 +75,5 @@ fn seen(app: &App, id: Uuid) -> Option<Seen> {
         return change.becomes.map(|todo| Seen::of(&todo, true));
     }
     let cached = app.db.cache().peek(&Todo::cache_key(id), Instant::now())?;
-    Todo::decode(&cached.value).map(|todo| Seen::of(&todo, cached.pending))
+    Todo::decode(&cached.value).map(|todo| Seen::of(&todo, false))
 }

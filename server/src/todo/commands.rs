@@ -222,7 +222,7 @@ impl Commands for TodoCommands {
 
     /// What readers see meanwhile is noted beside the cache, not in it: a note can be taken back when replay was quicker,
     /// and a list that is read afresh does not cover it up.
-    fn accepted(&self, command: &Command, _cache: &CacheFill<'_>) {
+    fn accepted(&self, command: &Command) {
         let Ok(payload) = serde_json::from_slice::<Payload>(&command.payload) else { return };
         let becomes = payload.promised(command.accepted_at);
         // Of a todo that this replica has never seen it can only tell a part: better nothing than that.
