@@ -6,9 +6,14 @@ use std::{
     time::Duration,
 };
 
-use ridethrough_tests::{launch::Exit, seed, stack::Lab, until};
+use ridethrough_tests::{
+    launch::Exit,
+    seed,
+    stack::{Lab, Server},
+    until,
+};
 
-use crate::steps::{journal, outage, stored_todo, title};
+use crate::steps::{journal, member, outage, stored_todo, title};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_applies_each_journaled_write_once_after_its_restart() {
@@ -124,7 +129,7 @@ async fn a_damaged_journal_stops_the_server_and_is_left_alone() {
 
     lab.expect_in_logs(&["journal"]);
     let (exit, said) = server.restart_in_vain().await;
-    assert!(matches!(exit, Exit::Code(code) if code != 0), "{exit:?}");
+    assert_eq!(exit, Exit::Code(70));
     let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
     assert!(said.contains(&name), "it does not name the file {name}: {said}");
     let offset =
@@ -155,6 +160,34 @@ async fn a_torn_tail_is_cut_and_every_acknowledged_write_survives() {
     lab.database_returns().await;
     server.journal_is_empty().await;
     assert_eq!(lab.not_stored_once(&titles).await, []);
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_journal_refuses_honestly_and_keeps_what_it_accepted() {
+    let lab = Lab::start().await;
+    let env = vec![("RIDETHROUGH_JOURNAL__ENTRIES_MAX", "20".to_owned())];
+    let server = lab.server_as("server-1", Server { env, ..Server::default() }).await;
+    server.ready().await;
+    let todo = stored_todo(&server, "before").await;
+    outage(&lab, &[&server]).await;
+    let mut titles = journal(&server, "write", 20).await;
+    titles.push(title("before"));
+    let refused = server.main().create("too-many", &title("too-many")).await;
+    assert!(member(&refused.problem(503), "retry_after").is_u64(), "{}", refused.text());
+    assert_eq!(refused.header("ridethrough-outcome"), "rejected");
+    assert!(refused.header("retry-after").parse::<u64>().is_ok(), "{refused:?}");
+    server.mode_becomes("read-only").await;
+    let _ = server.main().get("/livez").await.expect(200);
+    let read = server.main().get(&format!("/api/todos/{todo}")).await.expect(200);
+    assert_eq!(read.freshness(), "database-away");
+    lab.database_returns().await;
+    server.journal_is_empty().await;
+    server.mode_becomes("normal").await;
+    assert_eq!(lab.not_stored_once(&titles).await, []);
+    assert_eq!(lab.number("SELECT count(*) FROM todos", &[]).await, 21);
+    assert_eq!(server.main().write_status("too-many").await, "404");
+    let _ = server.main().create("too-many", &title("too-many")).await.expect(201).acknowledged();
     lab.finish().await;
 }
 

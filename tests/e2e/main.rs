@@ -7,11 +7,15 @@ mod outage;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod brownout;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 mod commit;
 #[cfg(test)]
 mod drain;
+#[cfg(test)]
+mod harness;
 #[cfg(test)]
 mod journal;
 #[cfg(test)]

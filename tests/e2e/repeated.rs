@@ -1,6 +1,6 @@
 //! The same request arrives more than once: repeated by its client, at once, at two servers, in an outage.
 
-use ridethrough_tests::{http::create, stack::Lab};
+use ridethrough_tests::{http::create, seed, stack::Lab};
 use serde_json::Value;
 
 use crate::steps::{id, member, outage, title};
@@ -126,5 +126,30 @@ async fn a_journaled_write_repeated_after_recovery_is_answered_as_applied() {
     assert_eq!(member(&status, "status"), "applied");
     assert_eq!(member(&member(&status, "outcome"), "id"), Value::from(id(&journaled)));
     assert_eq!(lab.number("SELECT count(*) FROM todos", &[]).await, 1);
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_leave_in_the_middle_and_come_back_make_one_row_each() {
+    let mut random = fastrand::Rng::with_seed(seed());
+    let lab = Lab::start().await;
+    let server = lab.server("server-1").await;
+    let names: Vec<String> = (0..40).map(|number| format!("leaver-{number}")).collect();
+    let mut leaving = tokio::task::JoinSet::new();
+    for name in &names {
+        let (client, name) = (server.main(), name.clone());
+        let patience = std::time::Duration::from_micros(random.u64(0..20_000));
+        leaving.spawn(async move {
+            // Dropped in the middle, at a place that nobody chose: the connection closes.
+            let _ = tokio::time::timeout(patience, client.create(&name, &title(&name))).await;
+        });
+    }
+    leaving.join_all().await;
+    for name in &names {
+        let _ = server.main().create(name, &title(name)).await.acknowledged();
+    }
+    server.journal_is_empty().await;
+    let titles: Vec<String> = names.iter().map(title).collect();
+    assert_eq!(lab.not_stored_once(&titles).await, []);
     lab.finish().await;
 }

@@ -1,8 +1,10 @@
 //! Writes to one todo meet each other: across the edge of the journal, and at two servers of which one is cut off.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use ridethrough_tests::{
+    app::App,
+    http::Answer,
     link::Link,
     stack::{Lab, Server},
     until,
@@ -113,4 +115,61 @@ async fn a_journal_that_comes_back_after_a_crash_finds_its_change_superseded() {
     // A creation collides with nothing and is never lost.
     assert_eq!(lab.stored(&id(&created)).await, Some((title("never-lost"), 1)));
     lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pages_of_a_list_show_each_todo_once_before_in_and_after_an_outage() {
+    let lab = Lab::start().await;
+    let server = lab.server("server-1").await;
+    let mut expected = BTreeSet::new();
+    for number in 0..23 {
+        expected.insert(stored_todo(&server, &format!("before-{number}")).await);
+    }
+    assert_eq!(all_pages(&server, "fresh").await, expected);
+    outage(&lab, &[&server]).await;
+    assert_eq!(all_pages(&server, "stale").await, expected);
+    for number in 0..3 {
+        let name = format!("during-{number}");
+        expected.insert(id(&server.main().create(&name, &title(&name)).await.expect(202).acknowledged()));
+    }
+    let gone = expected.first().expect("there are todos").clone();
+    let _ = server.main().remove("gone", &gone).await.expect(202).acknowledged();
+    expected.remove(&gone);
+    // Later pages begin elsewhere now, where nothing is kept; the first one must show what was accepted.
+    let first = server.main().get("/api/todos?limit=5").await.expect(200);
+    assert_ne!(first.freshness(), "fresh");
+    let shown: Vec<String> = items(&first);
+    assert_eq!(shown.len(), 5, "{first:?}");
+    assert!(shown.iter().all(|id| expected.contains(id)), "{shown:?}");
+    lab.database_returns().await;
+    server.journal_is_empty().await;
+    server.mode_becomes("normal").await;
+    assert_eq!(all_pages(&server, "fresh").await, expected);
+    lab.finish().await;
+}
+
+/// The ids on a page.
+fn items(page: &Answer) -> Vec<String> {
+    let items = member(&page.json(), "items");
+    let id = |item| member(item, "id").as_str().expect("a text").to_owned();
+    items.as_array().expect("a list").iter().map(id).collect()
+}
+
+/// The ids on all pages, none twice; each page labelled as expected.
+async fn all_pages(server: &App, expected: &str) -> BTreeSet<String> {
+    const PAGES_MAX: usize = 20;
+
+    let (mut ids, mut path) = (BTreeSet::new(), "/api/todos?limit=5".to_owned());
+    for _ in 0..PAGES_MAX {
+        let page = server.main().get(&path).await.expect(200);
+        assert_eq!(page.freshness() == "fresh", expected == "fresh", "{page:?}");
+        for id in items(&page) {
+            assert!(ids.insert(id.clone()), "twice in the list: {id}");
+        }
+        match member(&page.json(), "next").as_str() {
+            Some(next) => path = format!("/api/todos?limit=5&after={next}"),
+            None => return ids,
+        }
+    }
+    panic!("the list has no end");
 }
