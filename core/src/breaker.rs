@@ -176,6 +176,15 @@ struct Machine {
     last_trip: Option<(TripReason, Instant)>,
     /// When a background probe last reported, if there is one.
     last_probe: Option<Instant>,
+    /// Transitions to tell of once the lock is free: a log that blocks must not block who asks for the state.
+    untold: Vec<Transition>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Transition {
+    Opened(TripReason),
+    HalfOpened,
+    Closed { open_for: Option<Duration> },
 }
 
 #[derive(Debug)]
@@ -208,6 +217,7 @@ impl Breaker {
             trips_in_a_row: 0,
             last_trip: None,
             last_probe: None,
+            untold: Vec::new(),
         };
         metrics::breaker_state(circuit, BreakerState::Closed.level());
         Arc::new(Self { circuit, config, machine: Mutex::new(machine) })
@@ -218,9 +228,13 @@ impl Breaker {
     /// # Errors
     /// [`BreakerOpen`] where it may not; costs nothing and waits for nothing.
     pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Admission, BreakerOpen> {
-        let mut machine = self.machine();
-        self.end_of_open_interval(&mut machine, now);
-        self.fail_expired_leases(&mut machine, now);
+        let (generation, lease) = self.change(|machine| self.admitted(machine, now))?;
+        Ok(Admission { breaker: Arc::clone(self), generation, lease, reported: false })
+    }
+
+    fn admitted(&self, machine: &mut Machine, now: Instant) -> Result<(u64, Option<u64>), BreakerOpen> {
+        self.end_of_open_interval(machine, now);
+        self.fail_expired_leases(machine, now);
         let lease = match &mut machine.state {
             State::Closed => None,
             State::Open { until } => {
@@ -238,7 +252,7 @@ impl Breaker {
                 Some(lease)
             }
         };
-        Ok(Admission { breaker: Arc::clone(self), generation: machine.generation, lease, reported: false })
+        Ok((machine.generation, lease))
     }
 
     /// The state at `now`. An open interval that is over reads as half-open.
@@ -271,55 +285,61 @@ impl Breaker {
     /// The background probe found the other side in order: ends the open interval, and counts as a success after that,
     /// so that probes alone close the breaker and no user's request has to be the one that finds out.
     pub fn probe_succeeded(&self, now: Instant) {
-        let mut machine = self.machine();
-        machine.last_probe = Some(now);
-        match &mut machine.state {
-            State::Closed => {}
-            State::Open { .. } => self.half_open(&mut machine),
-            State::HalfOpen { successes, .. } => {
-                *successes += 1;
-                if *successes >= self.config.successes_to_close.max(1) {
-                    self.close(&mut machine, now);
-                }
+        self.change(|machine| {
+            machine.last_probe = Some(now);
+            match &mut machine.state {
+                State::Closed => {}
+                State::Open { .. } => machine.half_open(),
+                State::HalfOpen { .. } => self.succeeded_while_half_open(machine, None, now),
             }
-        }
+        });
     }
 
     /// The background probe found nobody there: opens, or keeps open until the next probe at `next_probe`.
     pub fn probe_failed(&self, now: Instant, next_probe: Instant) {
-        let mut machine = self.machine();
-        machine.last_probe = Some(now);
-        if !matches!(machine.state, State::Open { .. }) {
-            self.trip(&mut machine, TripReason::Probe, now);
-        }
-        if let State::Open { until } = &mut machine.state {
-            *until = next_probe;
-        }
+        self.change(|machine| {
+            machine.last_probe = Some(now);
+            if !matches!(machine.state, State::Open { .. }) {
+                self.trip(machine, TripReason::Probe, now);
+            }
+            if let State::Open { until } = &mut machine.state {
+                *until = next_probe;
+            }
+        });
     }
 
     fn record(&self, generation: u64, lease: Option<u64>, result: CallResult, now: Instant) {
-        let mut machine = self.machine();
-        if machine.generation != generation {
-            return; // a late result speaks about a time that is over
-        }
+        self.change(|machine| {
+            if machine.generation == generation {
+                self.count(machine, lease, result, now);
+            } // else a late result, which speaks about a time that is over
+        });
+    }
+
+    fn count(&self, machine: &mut Machine, lease: Option<u64>, result: CallResult, now: Instant) {
         match (&mut machine.state, result) {
             (State::Closed, CallResult::Success) => {
                 machine.consecutive_failures = 0;
                 machine.window.record(true, now);
             }
-            (State::Closed, CallResult::Failure) => self.failed_while_closed(&mut machine, now),
-            (State::HalfOpen { leases, successes, .. }, CallResult::Success) => {
-                leases.retain(|(id, _)| Some(*id) != lease);
-                *successes += 1;
-                if *successes >= self.config.successes_to_close.max(1) {
-                    self.close(&mut machine, now);
-                }
+            (State::Closed, CallResult::Failure) => self.failed_while_closed(machine, now),
+            (State::HalfOpen { .. }, CallResult::Success) => {
+                self.succeeded_while_half_open(machine, lease, now);
             }
-            (State::HalfOpen { .. }, CallResult::Failure) => self.trip(&mut machine, TripReason::Trial, now),
+            (State::HalfOpen { .. }, CallResult::Failure) => self.trip(machine, TripReason::Trial, now),
             (State::HalfOpen { leases, .. }, CallResult::Neutral) => {
                 leases.retain(|(id, _)| Some(*id) != lease);
             }
             (State::Closed, CallResult::Neutral) | (State::Open { .. }, _) => {}
+        }
+    }
+
+    fn succeeded_while_half_open(&self, machine: &mut Machine, lease: Option<u64>, now: Instant) {
+        let State::HalfOpen { leases, successes, .. } = &mut machine.state else { return };
+        leases.retain(|(id, _)| Some(*id) != lease);
+        *successes += 1;
+        if *successes >= self.config.successes_to_close.max(1) {
+            machine.close(now);
         }
     }
 
@@ -341,36 +361,12 @@ impl Breaker {
         let open = self.config.open.saturating_mul(1 << doublings).min(self.config.open_max);
         machine.trips_in_a_row = machine.trips_in_a_row.saturating_add(1);
         machine.last_trip = Some((reason, now));
-        machine.state = State::Open { until: now + open };
-        self.turned(machine, BreakerState::Open);
-        tracing::warn!(circuit = self.circuit, reason = %reason, "breaker opened");
-    }
-
-    fn half_open(&self, machine: &mut Machine) {
-        machine.state = State::HalfOpen { leases: Vec::new(), next_lease: 0, successes: 0 };
-        self.turned(machine, BreakerState::HalfOpen);
-        tracing::info!(circuit = self.circuit, "breaker half-open");
-    }
-
-    fn close(&self, machine: &mut Machine, now: Instant) {
-        machine.state = State::Closed;
-        machine.window.clear();
-        machine.consecutive_failures = 0;
-        machine.trips_in_a_row = 0;
-        let open_for = machine.last_trip.map(|(_, since)| now.saturating_duration_since(since));
-        self.turned(machine, BreakerState::Closed);
-        tracing::info!(circuit = self.circuit, open_for = ?open_for, "breaker closed");
-    }
-
-    fn turned(&self, machine: &mut Machine, to: BreakerState) {
-        machine.generation += 1;
-        metrics::breaker_transition(self.circuit, to.as_str());
-        metrics::breaker_state(self.circuit, to.level());
+        machine.turn(State::Open { until: now + open }, Transition::Opened(reason));
     }
 
     fn end_of_open_interval(&self, machine: &mut Machine, now: Instant) {
         if matches!(machine.state, State::Open { until } if machine.is_over(until, now)) {
-            self.half_open(machine);
+            machine.half_open();
         }
     }
 
@@ -382,12 +378,64 @@ impl Breaker {
         }
     }
 
+    /// Changes the machine under its lock, and tells of the transitions after it.
+    fn change<T>(&self, change: impl FnOnce(&mut Machine) -> T) -> T {
+        let (changed, untold) = {
+            let mut machine = self.machine();
+            let changed = change(&mut machine);
+            (changed, std::mem::take(&mut machine.untold))
+        };
+        for transition in untold {
+            self.tell(transition);
+        }
+        changed
+    }
+
+    fn tell(&self, transition: Transition) {
+        let circuit = self.circuit;
+        let to = match transition {
+            Transition::Opened(reason) => {
+                tracing::warn!(circuit, reason = %reason, "breaker opened");
+                BreakerState::Open
+            }
+            Transition::HalfOpened => {
+                tracing::info!(circuit, "breaker half-open");
+                BreakerState::HalfOpen
+            }
+            Transition::Closed { open_for } => {
+                tracing::info!(circuit, open_for = ?open_for, "breaker closed");
+                BreakerState::Closed
+            }
+        };
+        metrics::breaker_transition(circuit, to.as_str());
+        metrics::breaker_state(circuit, to.level());
+    }
+
     fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Machine {
+    fn turn(&mut self, to: State, transition: Transition) {
+        self.state = to;
+        self.generation += 1;
+        self.untold.push(transition);
+    }
+
+    fn half_open(&mut self) {
+        let state = State::HalfOpen { leases: Vec::new(), next_lease: 0, successes: 0 };
+        self.turn(state, Transition::HalfOpened);
+    }
+
+    fn close(&mut self, now: Instant) {
+        self.window.clear();
+        self.consecutive_failures = 0;
+        self.trips_in_a_row = 0;
+        let open_for = self.last_trip.map(|(_, since)| now.saturating_duration_since(since));
+        self.turn(State::Closed, Transition::Closed { open_for });
+    }
+
     /// Whether an open interval until then is over at `now`.
     fn is_over(&self, until: Instant, now: Instant) -> bool {
         let probed = self.last_probe.is_some_and(|at| now.saturating_duration_since(at) < PROBE_SILENCE);

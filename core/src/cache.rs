@@ -77,7 +77,8 @@ impl<T: serde::Serialize + serde::de::DeserializeOwned> Cacheable for Json<T> {
 
 #[derive(Debug, Clone)]
 struct Entry {
-    value: Bytes,
+    /// `None` marks what is known to be gone: it keeps older answers out and is served to nobody.
+    value: Option<Bytes>,
     /// When the question was sent whose answer this is: the answer was true then or later, so an age counted from here
     /// is never too low.
     as_of: Instant,
@@ -92,7 +93,7 @@ impl Weighter<String, Entry> for ByBytes {
     fn weight(&self, key: &String, entry: &Entry) -> u64 {
         // About what an entry costs besides its bytes.
         const OVERHEAD: u64 = 128;
-        key.len() as u64 + entry.value.len() as u64 + OVERHEAD
+        key.len() as u64 + entry.value.as_ref().map_or(0, Bytes::len) as u64 + OVERHEAD
     }
 }
 
@@ -130,20 +131,28 @@ impl ReadCache {
     pub fn peek(&self, key: &str, now: Instant) -> Option<Cached> {
         let entry = self.entries.get(key)?;
         let age = now.saturating_duration_since(entry.as_of);
-        (age <= self.config.stale_max).then_some(Cached { value: entry.value, age })
+        let value = entry.value.filter(|_| age <= self.config.stale_max)?;
+        Some(Cached { value, age })
     }
 
     /// Lets answers in to questions that were sent at `as_of`.
     #[must_use]
     pub fn fill(&self, as_of: Instant, now: Instant) -> CacheFill<'_> {
-        CacheFill { cache: self, as_of, now, own_write: false }
+        CacheFill { cache: self, as_of, now, source: Source::Answer }
     }
 
     /// Lets in what an own write made true that was sent at `as_of` and answered at `now`: whatever was asked before
     /// `now` may not have seen it and is kept out.
     #[must_use]
     pub fn fill_by_write(&self, as_of: Instant, now: Instant) -> CacheFill<'_> {
-        CacheFill { cache: self, as_of, now, own_write: true }
+        CacheFill { cache: self, as_of, now, source: Source::OwnWrite }
+    }
+
+    /// Lets in nothing: whatever is put or removed through it is forgotten. For news of unknown age, such as a write that
+    /// turns out to have been applied some time ago.
+    #[must_use]
+    pub fn forget_by_write(&self, as_of: Instant, now: Instant) -> CacheFill<'_> {
+        CacheFill { cache: self, as_of, now, source: Source::OldWrite }
     }
 
     /// Whether anything at all could be served at `now`.
@@ -168,31 +177,41 @@ pub struct CacheFill<'a> {
     cache: &'a ReadCache,
     as_of: Instant,
     now: Instant,
-    own_write: bool,
+    source: Source,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Answer,
+    OwnWrite,
+    OldWrite,
 }
 
 impl CacheFill<'_> {
     /// Stores an answer, unless the cache knows a newer one.
     pub fn put(&self, key: &str, value: Bytes) {
-        if self.is_newer(key) {
-            let barrier = if self.own_write { self.now } else { self.as_of };
-            self.cache.entries.insert(key.to_owned(), Entry { value, as_of: self.as_of, barrier });
+        let value = Some(value).filter(|_| self.source != Source::OldWrite);
+        let stored = value.is_some();
+        self.insert(key, value);
+        if stored {
             let mut newest = self.cache.newest.lock().unwrap_or_else(PoisonError::into_inner);
             *newest = (*newest).max(Some(self.as_of));
         }
     }
 
-    /// Forgets an answer that is not true any more.
+    /// Forgets an answer that is not true any more, and keeps older answers from bringing it back.
     pub fn remove(&self, key: &str) {
-        if self.is_newer(key) {
-            self.cache.entries.remove(key);
-        }
+        self.insert(key, None);
     }
 
-    /// Between this look and the insert another answer may slip in; it is about as new, and labelled with its own age.
-    fn is_newer(&self, key: &str) -> bool {
+    fn insert(&self, key: &str, value: Option<Bytes>) {
+        let own_write = self.source != Source::Answer;
+        // Between this look and the insert another answer may slip in; it is about as new, and labelled with its own age.
         let known = self.cache.entries.peek(key);
-        self.own_write || known.is_none_or(|known| self.as_of >= known.barrier)
+        if own_write || known.is_none_or(|known| self.as_of >= known.barrier) {
+            let barrier = if own_write { self.now } else { self.as_of };
+            self.cache.entries.insert(key.to_owned(), Entry { value, as_of: self.as_of, barrier });
+        }
     }
 }
 
@@ -244,6 +263,27 @@ mod tests {
         assert_eq!(cache.peek("a", now + SECOND * 3).unwrap().value, "written");
         cache.fill(now + SECOND * 2, now + SECOND * 3).put("a", value("after"));
         assert_eq!(cache.peek("a", now + SECOND * 3).unwrap().value, "after");
+    }
+
+    /// A list was asked for, one of its items was deleted, and then the list's answer came and brought the item back.
+    #[test]
+    fn a_read_sent_before_a_removal_was_answered_does_not_undo_it() {
+        let (cache, now) = (cache(), Instant::now());
+        cache.fill(now, now).put("a", value("here"));
+        cache.fill_by_write(now, now + SECOND * 2).remove("a");
+        cache.fill(now + SECOND, now + SECOND * 3).put("a", value("before"));
+        assert!(cache.peek("a", now + SECOND * 3).is_none());
+        cache.fill(now + SECOND * 3, now + SECOND * 3).put("a", value("anew"));
+        assert!(cache.peek("a", now + SECOND * 3).is_some());
+    }
+
+    /// Replay found that a write had been applied long ago and put its document into the cache as if it were true now.
+    #[test]
+    fn news_of_unknown_age_only_forgets() {
+        let (cache, now) = (cache(), Instant::now());
+        cache.fill(now, now).put("a", value("newer"));
+        cache.forget_by_write(now, now + SECOND).put("a", value("older"));
+        assert!(cache.peek("a", now + SECOND).is_none());
     }
 
     #[test]
