@@ -62,6 +62,8 @@ mod cursor;
 mod disk;
 mod error;
 mod index;
+mod inspect;
+mod order;
 mod record;
 mod recovery;
 mod scan;
@@ -73,6 +75,7 @@ mod writer;
 
 pub use crate::journal::config::JournalConfig;
 pub use crate::journal::error::{AppendError, JournalError};
+pub use crate::journal::inspect::{CursorState, Loss, SegmentState, SegmentSurvey, Survey, inspect};
 pub use crate::journal::writer::JournalWriter;
 
 /// An entry to append.

@@ -13,6 +13,19 @@ const CURSOR_MAGIC: [u8; 8] = *b"RTcursor";
 const CURSOR_VERSION: u16 = 1;
 const CURSOR_BYTES: usize = 8 + 2 + 2 + 16 + 8 + 4;
 
+/// Why the bytes of a cursor's file are not a cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CursorFault {
+    #[error("the file does not have the {CURSOR_BYTES} bytes of a cursor")]
+    Length,
+    #[error("the file does not begin as a cursor does")]
+    Magic,
+    #[error("the cursor has format version {0}, and this program reads version {CURSOR_VERSION} only")]
+    Version(u16),
+    #[error("the cursor's checksum does not match")]
+    Checksum,
+}
+
 /// All entries up to and including `through` are done with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cursor {
@@ -32,17 +45,27 @@ impl Cursor {
         out
     }
 
-    fn decode(bytes: &[u8; CURSOR_BYTES]) -> Option<Self> {
-        let (covered, sum) = bytes.split_last_chunk::<4>()?;
-        let (magic, rest) = covered.split_first_chunk::<8>()?;
-        let (version, rest) = rest.split_first_chunk::<2>()?;
-        let (_reserved, rest) = rest.split_first_chunk::<2>()?;
-        let (journal_id, rest) = rest.split_first_chunk::<16>()?;
-        let (through, _) = rest.split_first_chunk::<8>()?;
-        let sound = *magic == CURSOR_MAGIC
-            && u16::from_le_bytes(*version) == CURSOR_VERSION
-            && crc32c::crc32c(covered) == u32::from_le_bytes(*sum);
-        sound.then_some(Self { journal_id: *journal_id, through: u64::from_le_bytes(*through) })
+    /// Reads the whole content of a cursor's file.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CursorFault> {
+        let bytes: &[u8; CURSOR_BYTES] = bytes.try_into().map_err(|_| CursorFault::Length)?;
+        let cut = CursorFault::Length;
+        let (covered, sum) = bytes.split_last_chunk::<4>().ok_or(cut)?;
+        let (magic, rest) = covered.split_first_chunk::<8>().ok_or(cut)?;
+        let (version, rest) = rest.split_first_chunk::<2>().ok_or(cut)?;
+        let (_reserved, rest) = rest.split_first_chunk::<2>().ok_or(cut)?;
+        let (journal_id, rest) = rest.split_first_chunk::<16>().ok_or(cut)?;
+        let (through, _) = rest.split_first_chunk::<8>().ok_or(cut)?;
+        if *magic != CURSOR_MAGIC {
+            return Err(CursorFault::Magic);
+        }
+        match u16::from_le_bytes(*version) {
+            CURSOR_VERSION => {}
+            other => return Err(CursorFault::Version(other)),
+        }
+        if crc32c::crc32c(covered) != u32::from_le_bytes(*sum) {
+            return Err(CursorFault::Checksum);
+        }
+        Ok(Self { journal_id: *journal_id, through: u64::from_le_bytes(*through) })
     }
 
     /// Stores the position; it is durable when this returns.
@@ -64,6 +87,6 @@ impl Cursor {
         }
         let mut bytes = [0; CURSOR_BYTES];
         file.read_exact_at(&mut bytes, 0)?;
-        Ok(Self::decode(&bytes))
+        Ok(Self::decode(&bytes).ok())
     }
 }

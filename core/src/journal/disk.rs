@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,6 +53,16 @@ pub(crate) trait DiskFile: Debug + Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// Makes content and all metadata durable.
     fn sync_all(&self) -> io::Result<()>;
+}
+
+/// One folder of files to look at, by a way on which nothing can be changed or made.
+pub(crate) trait DiskView: Debug {
+    /// Whether an owner has the folder now.
+    fn owned(&self) -> io::Result<bool>;
+    /// The names of all files in the folder, in no order.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// The length of a file, and its bytes where they are at most `bytes_max`.
+    fn read(&self, name: &str, bytes_max: u64) -> io::Result<(u64, Option<Vec<u8>>)>;
 }
 
 /// The name of the file that carries the folder lock; it is never removed, since removing it would let two owners in.
@@ -109,14 +119,7 @@ impl Disk for RealDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for item in std::fs::read_dir(&self.folder)? {
-            // A name that is not UTF-8 cannot be one of ours.
-            if let Ok(name) = item?.file_name().into_string() {
-                names.push(name);
-            }
-        }
-        Ok(names)
+        names_in(&self.folder)
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -140,6 +143,62 @@ impl Disk for RealDisk {
 
     fn sync_folder(&self) -> io::Result<()> {
         File::open(&self.folder)?.sync_all()
+    }
+}
+
+fn names_in(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for item in std::fs::read_dir(folder)? {
+        // A name that is not UTF-8 cannot be one of ours.
+        if let Ok(name) = item?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// A folder of the machine's file system, to look at; it needs no right to write there.
+#[derive(Debug)]
+pub(crate) struct RealView {
+    folder: PathBuf,
+}
+
+impl RealView {
+    /// Names the folder, and opens nothing yet.
+    pub(crate) fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_path_buf() }
+    }
+}
+
+impl DiskView for RealView {
+    /// Asks for a shared lock and gives it back at once: an owner that starts in that moment would find the folder
+    /// taken, so the lock must not be kept while files are read.
+    fn owned(&self) -> io::Result<bool> {
+        let file = match File::open(self.folder.join(LOCK_NAME)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        names_in(&self.folder)
+    }
+
+    fn read(&self, name: &str, bytes_max: u64) -> io::Result<(u64, Option<Vec<u8>>)> {
+        let file = File::open(self.folder.join(name))?;
+        let length = file.metadata()?.len();
+        if length > bytes_max {
+            return Ok((length, None));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        // An owner may append meanwhile; what came after the length was taken is left out.
+        file.take(length).read_to_end(&mut bytes)?;
+        Ok((bytes.len() as u64, Some(bytes)))
     }
 }
 

@@ -21,6 +21,12 @@ pub enum JournalError {
         /// The folder.
         folder: PathBuf,
     },
+    /// There is nothing of a journal in the folder, or no folder.
+    #[error("no journal in {}", folder.display())]
+    Absent {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The content cannot be trusted. Nothing was changed.
     #[error(
         "journal file {} is damaged at byte {offset}: {what}; nothing was changed; look at it with \

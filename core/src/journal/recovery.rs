@@ -10,13 +10,9 @@ use crate::journal::JournalError;
 use crate::journal::cursor::{CURSOR_NAME, Cursor};
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::index::{Index, RecordFile, Slot};
-use crate::journal::scan::{Damage, Scan, Tail, scan};
-use crate::journal::segment::{self, HEADER_BYTES, Header, Segment};
-use crate::sabotage::{self, Bug};
-
-/// The longest segment file that is read, in bytes: the largest `segment_bytes` with one largest record on top. A file
-/// beyond it was not written by this program.
-pub(crate) const SEGMENT_FILE_BYTES_LIMIT: u64 = 96 * 1024 * 1024;
+use crate::journal::order::{self, Order};
+use crate::journal::scan::{Damage, Scan, Tail};
+use crate::journal::segment::{self, Header, Segment};
 
 /// A segment that takes no more appends.
 #[derive(Debug)]
@@ -76,8 +72,7 @@ struct Survey {
     index: Index,
     segments: Vec<Surveyed>,
     unfinished: Vec<String>,
-    /// The sequence of the next record, as far as the segments tell.
-    next: Option<u64>,
+    order: Order,
     cursor: Option<Cursor>,
     cursor_lost: bool,
 }
@@ -101,13 +96,12 @@ impl Survey {
             true => Cursor::load(disk).map_err(|error| paths.io("read", CURSOR_NAME, error))?,
             false => None,
         };
-        let start = cursor
-            .map_or(firsts.first().map_or(1, |first| *first), |cursor| cursor.through.saturating_add(1));
+        let order = Order::new(cursor, firsts.first().copied());
         let mut survey = Self {
-            index: Index::starting_at(start.max(1)),
+            index: Index::starting_at(order.start()),
             segments: Vec::with_capacity(firsts.len()),
             unfinished,
-            next: None,
+            order,
             cursor,
             cursor_lost: had_cursor && cursor.is_none(),
         };
@@ -121,11 +115,11 @@ impl Survey {
     fn take(&mut self, disk: &dyn Disk, paths: &Paths, first: u64, newest: bool) -> Result<(), JournalError> {
         let name = segment::name(first);
         let (file, bytes) = read_whole(disk, paths, &name)?;
-        let header = Header::decode(&bytes).map_err(|fault| paths.damaged(&name, 0, fault.to_string()))?;
-        self.check_place(&header, first).map_err(|what| paths.damaged(&name, 0, what))?;
+        let damaged = |Damage { offset, what }| paths.damaged(&name, offset, what);
+        let header = self.order.admit(&bytes, first).map_err(damaged)?;
         let file = Arc::new(RecordFile { name: name.as_str().into(), file, salt: header.salt });
         let index = &mut self.index;
-        let walked = scan(&bytes, header.salt, first, |offset, frame| {
+        let walked = self.order.walk(&bytes, &header, newest, |offset, frame| {
             // Everything before the index's start is acknowledged already.
             if frame.sequence == index.next_sequence() {
                 index.push(Slot {
@@ -138,56 +132,16 @@ impl Survey {
                 });
             }
         });
-        let scan = walked.map_err(|Damage { offset, what }| paths.damaged(&name, offset, what))?;
-        if let Tail::Torn { why, .. } = scan.tail
-            && !newest
-        {
-            return Err(paths.damaged(&name, scan.end, format!("{why}, and a newer segment exists")));
-        }
-        self.next = Some(scan.next);
+        let scan = walked.map_err(damaged)?;
         self.segments.push(Surveyed { file, header, length: bytes.len() as u64, scan });
         Ok(())
     }
 
-    /// Whether a segment belongs where its name puts it.
-    fn check_place(&self, header: &Header, first: u64) -> Result<(), String> {
-        if header.first != first || first == 0 {
-            return Err(format!(
-                "the file's name says record {first}, its header says record {}",
-                header.first
-            ));
-        }
-        let id =
-            self.segments.first().map(|one| one.header.journal_id).or(self.cursor.map(|one| one.journal_id));
-        if id.is_some_and(|id| id != header.journal_id) {
-            return Err("the file belongs to another journal".to_owned());
-        }
-        let acknowledged = self.index.acknowledged();
-        match self.next {
-            Some(next) if first < next => Err(format!("the segment repeats records from {first} on")),
-            // Segments are deleted one by one once all of their records are acknowledged, so a gap is legal there.
-            _ if first <= acknowledged.saturating_add(1) => Ok(()),
-            Some(next) if first == next => Ok(()),
-            other => {
-                let missing = other.unwrap_or(acknowledged + 1);
-                Err(format!("records {missing} to {} are missing before this file", first - 1))
-            }
-        }
-    }
-
-    /// What was acknowledged had been synced, so a cursor past the last record proves that synced bytes are gone, and
-    /// entries that nobody applied may be gone with them.
     fn check_cursor(&self, paths: &Paths) -> Result<(), JournalError> {
-        let Some(cursor) = self.cursor else { return Ok(()) };
-        // The planted bug makes this damage the normal case; the suite is to see the loss itself.
-        if cursor.through < self.next.unwrap_or(1) || sabotage::planted(Bug::SkipFsync) {
-            return Ok(());
-        }
-        let what = format!("records up to {} were durable once, and the last one is missing", cursor.through);
-        match self.segments.last() {
-            Some(newest) => Err(paths.damaged(&newest.file.name, newest.scan.end, what)),
-            None => Err(paths.damaged(CURSOR_NAME, 0, what)),
-        }
+        self.order.finish().map_err(|what| match self.segments.last() {
+            Some(newest) => paths.damaged(&newest.file.name, newest.scan.end, what),
+            None => paths.damaged(CURSOR_NAME, 0, what),
+        })
     }
 
     fn repair(self, disk: &dyn Disk, paths: &Paths) -> Result<Recovered, JournalError> {
@@ -201,9 +155,8 @@ impl Survey {
         // The folder's own state may be newer than what is durable of it.
         disk.sync_folder().map_err(|error| paths.io("sync", "", error))?;
         let next = self.index.next_sequence();
-        let id =
-            self.segments.first().map(|one| one.header.journal_id).or(self.cursor.map(|one| one.journal_id));
-        let continues = self.next == Some(next);
+        let id = self.order.journal_id();
+        let continues = self.order.next() == Some(next);
         let mut sealed: VecDeque<Sealed> = self.segments.iter().map(Surveyed::seal).collect();
         let active = match self.segments.into_iter().next_back() {
             Some(newest) if continues => {
@@ -274,12 +227,8 @@ fn read_whole(
 ) -> Result<(Arc<dyn DiskFile>, Vec<u8>), JournalError> {
     let file = disk.open(name).map_err(|error| paths.io("open", name, error))?;
     let length = file.length().map_err(|error| paths.io("read", name, error))?;
-    if length > SEGMENT_FILE_BYTES_LIMIT {
-        let what = format!("the file has {length} bytes, more than any segment ({SEGMENT_FILE_BYTES_LIMIT})");
-        return Err(paths.damaged(name, SEGMENT_FILE_BYTES_LIMIT, what));
-    }
-    if length < HEADER_BYTES as u64 {
-        return Err(paths.damaged(name, length, "the file ends within its header"));
+    if let Some(Damage { offset, what }) = order::too_long(length) {
+        return Err(paths.damaged(name, offset, what));
     }
     let mut bytes = vec![0; usize::try_from(length).expect("a segment's length is below 96 MiB")];
     file.read_exact_at(&mut bytes, 0).map_err(|error| paths.io("read", name, error))?;

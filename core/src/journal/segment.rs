@@ -75,6 +75,15 @@ impl Header {
         Self::fields(rest).ok_or(HeaderFault::Magic)
     }
 
+    /// The format version that the start of a file states, where it can be believed.
+    pub(crate) fn version(bytes: &[u8]) -> Option<u16> {
+        match Self::decode(bytes) {
+            Ok(_) => Some(FORMAT_VERSION),
+            Err(HeaderFault::Version(other)) => Some(other),
+            Err(HeaderFault::Magic | HeaderFault::Checksum) => None,
+        }
+    }
+
     fn fields(rest: &[u8]) -> Option<Self> {
         let (_reserved, rest) = rest.split_first_chunk::<2>()?;
         let (salt, rest) = rest.split_first_chunk::<4>()?;

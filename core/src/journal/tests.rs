@@ -8,6 +8,7 @@ use std::time::Duration;
 mod codec;
 mod crash;
 mod damage;
+mod inspect;
 mod promises;
 
 use super::disk::memory::MemoryDisk;

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::journal::disk::{Disk, DiskFile, FolderLock};
+use crate::journal::disk::{Disk, DiskFile, DiskView, FolderLock};
 
 /// A change of content that is not synced.
 #[derive(Debug, Clone)]
@@ -251,6 +251,23 @@ impl Disk for MemoryDisk {
         let mut folder = self.folder();
         folder.durable = folder.live.clone();
         Ok(())
+    }
+}
+
+impl DiskView for MemoryDisk {
+    fn owned(&self) -> io::Result<bool> {
+        Ok(self.folder().locked)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Disk::list(self)
+    }
+
+    fn read(&self, name: &str, bytes_max: u64) -> io::Result<(u64, Option<Vec<u8>>)> {
+        let node = self.folder().live.get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
+        let bytes = node.lock().unwrap().live();
+        let length = bytes.len() as u64;
+        Ok((length, (length <= bytes_max).then_some(bytes)))
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::inspect::surveyed;
 use super::{entry, one, open, pending, together};
 use crate::journal::disk::memory::{Fault, MemoryDisk, Survival};
 use crate::journal::{AppendError, Journal, JournalConfig, JournalHealth, NewEntry};
@@ -48,7 +49,11 @@ fn representative_run(disk: &MemoryDisk) -> Told {
 
 /// Opens the image twice, so that a repair that makes things worse shows, and compares with what was told.
 fn check_image(image: &MemoryDisk, told: &Told, context: &str) {
+    let survey = (!image.everything().is_empty()).then(|| surveyed(image));
     let (journal, writer, _) = open(image);
+    if let Some(survey) = survey {
+        assert!(survey.is_sound() && survey.pending == journal.backlog(), "{context}: {survey:?}");
+    }
     let first = pending(&journal);
     drop((journal, writer));
     let after_repair = image.after_crash(Survival::Nothing);

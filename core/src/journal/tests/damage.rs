@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use super::inspect::surveyed;
 use super::{entry, one, open, pending, together};
 use crate::journal::disk::memory::{MemoryDisk, Survival};
-use crate::journal::{Entry, Journal, JournalConfig, JournalError};
+use crate::journal::{CursorState, Entry, Journal, JournalConfig, JournalError, SegmentState};
 
 const SEGMENT: &str = "00000000000000000001.segment";
 
@@ -25,9 +26,38 @@ fn with_segment(bytes: Vec<u8>) -> MemoryDisk {
     disk
 }
 
+/// Opens, after looking: whatever is thrown at these tests, the survey must foretell what the start does.
 fn try_open(disk: &MemoryDisk) -> Result<Vec<Entry>, JournalError> {
+    let survey = surveyed(disk);
     let config = JournalConfig::new("/srv/data/journal");
-    Journal::open_on(config, Arc::new(disk.clone())).map(|(journal, _writer, _)| pending(&journal))
+    let opened = Journal::open_on(config, Arc::new(disk.clone())).map(|(journal, _writer, recovery)| {
+        assert_eq!(survey.pending, journal.backlog());
+        assert_eq!(matches!(survey.cursor, CursorState::Lost { .. }), recovery.cursor_lost);
+        let torn = survey.segments.iter().map(|segment| match segment.state {
+            SegmentState::Torn { bytes, .. } => bytes,
+            _ => 0,
+        });
+        assert_eq!(torn.sum::<u64>(), recovery.torn_bytes);
+        pending(&journal)
+    });
+    assert_eq!(survey.is_sound(), opened.is_ok(), "{survey:?}");
+    if let Err(JournalError::Damaged { file, offset, what, .. }) = &opened {
+        let damaged = survey.segments.iter().find_map(|segment| match &segment.state {
+            SegmentState::Damaged { offset, what } => Some((segment.name.clone(), *offset, what.clone())),
+            _ => None,
+        });
+        match (damaged, &survey.cursor) {
+            (Some((name, at, why)), _) => {
+                assert_eq!(
+                    (name.as_str(), at, &why),
+                    (file.file_name().unwrap().to_str().unwrap(), *offset, what)
+                );
+            }
+            (None, CursorState::Contradicts { what: why, .. }) => assert_eq!(why, what),
+            (None, other) => panic!("the survey sees no damage: {other:?}"),
+        }
+    }
+    opened
 }
 
 fn refusal(disk: &MemoryDisk) -> String {
