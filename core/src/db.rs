@@ -9,24 +9,25 @@
 mod classify;
 mod command;
 mod config;
+mod dial;
+mod gate;
 mod guards;
 mod keys;
 mod pool;
 mod probe;
 mod query;
+mod reads;
 mod replay;
 mod state;
 mod transaction;
+mod writes;
 
 use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::watch, time::Instant};
 
 /// The future type of [`Commands::apply`].
 pub use futures_util::future::BoxFuture;
@@ -42,26 +43,18 @@ pub use self::{
     query::{Query, Read, Statements},
     replay::Replay,
 };
-use self::{
-    guards::Connected,
-    pool::Pool,
-    transaction::{Attempted, Failed},
-};
+use self::{gate::Gate, pool::Pool};
 use crate::{
-    breaker::{Breaker, CallResult},
+    breaker::Breaker,
     budget::RetryBudget,
     bulkhead::Bulkhead,
-    cache::{CacheConfig, Cacheable, Freshness, ReadCache, StaleReason},
+    cache::{CacheConfig, Freshness, ReadCache},
     deadline::Deadline,
-    error::{Error, ErrorClass, Phase, RejectReason, Stage},
+    error::{Error, RejectReason},
     health::{DatabasePart, SchemaPart},
-    journal::{AppendError, Journal, NewEntry},
+    journal::Journal,
     metrics,
 };
-
-/// Kept of a write's deadline for the journal: without it a database that hangs would use up all the time, and a write
-/// that could have been accepted would end with nobody knowing.
-const JOURNAL_RESERVE: Duration = Duration::from_millis(250);
 
 /// One PostgreSQL database with everything that lets a service ride through its absence. Clones share it.
 #[derive(Clone)]
@@ -85,6 +78,7 @@ struct Shared {
     budget: RetryBudget,
     cache: ReadCache,
     journal: Journal,
+    gate: Gate,
     commands: Arc<dyn Commands>,
     database: watch::Sender<DatabasePart>,
     schema: watch::Sender<SchemaPart>,
@@ -112,6 +106,7 @@ impl Db {
             budget: RetryBudget::new(config.budget.clone(), now),
             cache: ReadCache::new(cache),
             journal,
+            gate: Gate::default(),
             commands,
             database: watch::Sender::new(DatabasePart::Unknown),
             schema: watch::Sender::new(SchemaPart::Unknown),
@@ -135,6 +130,10 @@ impl Db {
         let started = Instant::now();
         self.0.budget.deposit(started);
         let key = query.cache_key();
+        if *self.0.schema.borrow() == SchemaPart::Mismatch {
+            let retry_after = self.retry_after(started);
+            return Err(Error::Rejected { reason: RejectReason::SchemaUnusable, retry_after });
+        }
         match self.read_fresh(query, &key, deadline).await {
             Ok(value) => {
                 metrics::db_call(query.name(), "fresh", "none", started.elapsed());
@@ -172,44 +171,6 @@ impl Db {
         };
         metrics::db_call("write", outcome, class, started.elapsed());
         written
-    }
-
-    async fn write_unmeasured(&self, command: &Command, deadline: Deadline) -> Result<Written, WriteError> {
-        let journal = &self.0.journal;
-        if *self.0.schema.borrow() == SchemaPart::Mismatch {
-            let retry_after = self.retry_after(Instant::now());
-            return Err(WriteError::Rejected(Error::Rejected {
-                reason: RejectReason::SchemaUnusable,
-                retry_after,
-            }));
-        }
-        if let Some(pending) = journal.find(&command.key) {
-            let same = pending.fingerprint == command.fingerprint;
-            let journaled = Written::Journaled { sequence: pending.sequence, repeated: true };
-            return if same { Ok(journaled) } else { Err(WriteError::KeyReused) };
-        }
-        // No overtaking: while accepted writes wait, new ones queue up behind them.
-        if journal.backlog().entries > 0 || *self.0.database.borrow() == DatabasePart::ReadOnly {
-            return self.write_to_journal(command, deadline, None).await;
-        }
-        let reserved = deadline.keeping(Instant::now(), JOURNAL_RESERVE);
-        match self.write_direct(command, reserved).await {
-            Ok(Attempted::Committed(applied)) => Ok(match applied {
-                Applied::Done(answer) => Written::Committed { answer, repeated: false },
-                Applied::Superseded(answer) => Written::Superseded { answer },
-            }),
-            Ok(Attempted::Known(known)) if !known.is_same_request(command) => Err(WriteError::KeyReused),
-            Ok(Attempted::Known(known)) => match known.settled() {
-                Settled::Applied(answer) => Ok(Written::Committed { answer, repeated: true }),
-                Settled::Superseded(answer) => Ok(Written::Superseded { answer }),
-                Settled::Refused(refusal) => Err(WriteError::Refused(refusal)),
-            },
-            Ok(Attempted::Refused(refusal)) => Err(WriteError::Refused(refusal)),
-            Err(error) if error.class() == ErrorClass::Permanent && error.phase() != Phase::NotSent => {
-                Err(WriteError::Rejected(error))
-            }
-            Err(error) => self.write_to_journal(command, deadline, Some(error)).await,
-        }
     }
 
     /// What became of `key`: pending in the journal, or settled in the database; `None` where it was never seen here.
@@ -269,149 +230,6 @@ impl Db {
 
     fn random<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
         draw(&mut self.0.random.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Reads.
-impl Db {
-    async fn read_fresh<Q: Query>(
-        &self,
-        query: &Q,
-        key: &str,
-        deadline: Deadline,
-    ) -> Result<Option<Q::Answer>, Error> {
-        let mut attempt = 1;
-        loop {
-            let asked_at = Instant::now();
-            let asked = self.asked(deadline, self.0.config.read.attempt, async |loan: &pool::Loan| {
-                let statements = Statements(loan);
-                query.fetch(&statements).await
-            });
-            match asked.await {
-                Ok(answer) => {
-                    self.remember(query, key, answer.as_ref(), asked_at);
-                    return Ok(answer);
-                }
-                Err(failed) => {
-                    let attempts = self.0.config.read.attempts;
-                    // A read has no effect, so a lost answer may be asked for again.
-                    let worth_it = failed.may_retry() || failed.error.class() == ErrorClass::Unknown;
-                    if !worth_it || attempt >= attempts || !self.pause_before_retry(attempt, deadline).await {
-                        return Err(failed.error);
-                    }
-                }
-            }
-            attempt += 1;
-        }
-    }
-
-    fn remember<Q: Query>(&self, query: &Q, key: &str, answer: Option<&Q::Answer>, asked_at: Instant) {
-        let fill = self.0.cache.fill(asked_at, Instant::now());
-        match answer {
-            Some(answer) => {
-                fill.put(key, answer.encode());
-                query.fill(answer, &fill);
-            }
-            None => fill.remove(key),
-        }
-    }
-
-    fn stale<T: Cacheable>(&self, key: &str, error: &Error) -> Option<Read<T>> {
-        // A wrong question stays wrong; an old answer to it would only hide that.
-        if error.class() == ErrorClass::Permanent && error.stage() == Stage::Query {
-            return None;
-        }
-        let cached = self.0.cache.peek(key, Instant::now());
-        metrics::cache_request(if cached.is_some() { "stale" } else { "miss" });
-        let cached = cached?;
-        metrics::stale_age(cached.age);
-        let slow =
-            matches!(error, Error::Timeout { .. } | Error::Rejected { reason: RejectReason::Overloaded, .. });
-        let reason = if slow { StaleReason::Slow } else { StaleReason::DatabaseAway };
-        let freshness = Freshness::Stale { age: cached.age, reason };
-        Some(Read { value: Some(T::decode(&cached.value)?), freshness })
-    }
-}
-
-/// Writes.
-impl Db {
-    async fn write_direct(&self, command: &Command, deadline: Deadline) -> Result<Attempted, Error> {
-        let limit = self.0.config.write.attempt;
-        let mut attempt = 1;
-        loop {
-            match self.write_attempt(command, false, deadline, limit).await {
-                Ok(attempted) => return Ok(attempted),
-                Err(failed) => {
-                    let attempts = self.0.config.write.attempts;
-                    let worth_it = failed.may_retry() && attempt < attempts;
-                    if !worth_it || !self.pause_before_retry(attempt, deadline).await {
-                        return Err(failed.error);
-                    }
-                }
-            }
-            attempt += 1;
-        }
-    }
-
-    /// One attempt, direct or from the journal, with what it does to the cache.
-    async fn write_attempt(
-        &self,
-        command: &Command,
-        replayed: bool,
-        deadline: Deadline,
-        limit: Duration,
-    ) -> Result<Attempted, Failed> {
-        let sent_at = Instant::now();
-        let deadline = deadline.capped(sent_at, limit);
-        let Connected { _permit, admission, loan } = self.connected(deadline, replayed).await?;
-        let commands = self.0.commands.as_ref();
-        let attempted = transaction::attempt(loan, commands, command, replayed, deadline, limit).await;
-        let result = attempted.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success);
-        admission.record(result, Instant::now());
-        let settled = match &attempted {
-            Ok(Attempted::Committed(applied)) => applied.clone().into(),
-            Ok(Attempted::Known(known)) if replayed && known.is_same_request(command) => known.settled(),
-            _ => return attempted,
-        };
-        commands.settled(command, &settled, &self.0.cache.fill_by_write(sent_at, Instant::now()));
-        attempted
-    }
-
-    /// Accepts the command into the journal, after `cause` where the database was tried first.
-    async fn write_to_journal(
-        &self,
-        command: &Command,
-        deadline: Deadline,
-        cause: Option<Error>,
-    ) -> Result<Written, WriteError> {
-        let sent_at = Instant::now();
-        // A commit whose answer was lost may have happened; under its key the journal finds out without doing it twice.
-        let maybe_committed = cause.as_ref().is_some_and(|error| error.class() == ErrorClass::Unknown);
-        let refused = |unknown: bool| {
-            let limit = deadline.remaining(sent_at);
-            let timeout = Error::Timeout { stage: Stage::Journal, phase: Phase::NotSent, limit };
-            let error = cause.unwrap_or(timeout);
-            if maybe_committed || unknown { WriteError::Unknown(error) } else { WriteError::Rejected(error) }
-        };
-        let entry = NewEntry {
-            key: command.key.clone(),
-            kind: command.name.clone(),
-            fingerprint: command.fingerprint,
-            accepted_at: command.accepted_at,
-            payload: command.payload.clone(),
-        };
-        let (sequence, repeated) = match timeout_at(deadline.instant(), self.0.journal.append(entry)).await {
-            Ok(Ok(appended)) => (appended.sequence, false),
-            Ok(Err(AppendError::KeyPending { sequence, same_fingerprint: true })) => (sequence, true),
-            Ok(Err(AppendError::KeyPending { .. })) => return Err(WriteError::KeyReused),
-            Ok(Err(error)) => return Err(refused(error.is_unknown())),
-            // The entry is queued and may become durable after all.
-            Err(_) => return Err(refused(true)),
-        };
-        if !repeated {
-            self.0.commands.accepted(command);
-        }
-        Ok(Written::Journaled { sequence, repeated })
     }
 }
 

@@ -105,6 +105,14 @@ pub enum Error {
         /// The driver's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The journal did not take the write.
+    #[error("failed to journal the write: {reason}")]
+    NotJournaled {
+        /// From the closed set of [`AppendError::reason`](crate::journal::AppendError::reason).
+        reason: &'static str,
+        /// Whether it never will, because the write is larger than the journal takes.
+        permanent: bool,
+    },
 }
 
 struct Code<'a>(Option<&'a str>);
@@ -125,6 +133,8 @@ impl Error {
             Self::Timeout { phase: Phase::Sent | Phase::CommitSent, .. } => ErrorClass::Unknown,
             Self::Timeout { .. } => ErrorClass::Transient,
             Self::Database { class, .. } => *class,
+            Self::NotJournaled { permanent: true, .. } => ErrorClass::Permanent,
+            Self::NotJournaled { .. } => ErrorClass::Overload,
         }
     }
 
@@ -136,6 +146,7 @@ impl Error {
                 Stage::Bulkhead
             }
             Self::Rejected { .. } => Stage::Breaker,
+            Self::NotJournaled { .. } => Stage::Journal,
             Self::Timeout { stage, .. } | Self::Database { stage, .. } => *stage,
         }
     }
@@ -144,7 +155,7 @@ impl Error {
     #[must_use]
     pub fn phase(&self) -> Phase {
         match self {
-            Self::Rejected { .. } => Phase::NotSent,
+            Self::Rejected { .. } | Self::NotJournaled { .. } => Phase::NotSent,
             Self::Timeout { phase, .. } | Self::Database { phase, .. } => *phase,
         }
     }
@@ -160,7 +171,7 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Rejected { retry_after, .. } => Some(*retry_after),
-            Self::Timeout { .. } | Self::Database { .. } => None,
+            Self::Timeout { .. } | Self::Database { .. } | Self::NotJournaled { .. } => None,
         }
     }
 
@@ -169,7 +180,7 @@ impl Error {
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Database { code, .. } => code.as_deref(),
-            Self::Rejected { .. } | Self::Timeout { .. } => None,
+            Self::Rejected { .. } | Self::Timeout { .. } | Self::NotJournaled { .. } => None,
         }
     }
 }

@@ -57,6 +57,8 @@ pub enum JournalPart {
     Full,
     /// Its disk failed it.
     Failed,
+    /// Full or failed with writes that wait to be applied first: new ones can neither queue up nor overtake.
+    Blocked,
 }
 
 /// Whether the schema is the one this program knows.
@@ -239,6 +241,7 @@ fn reads(parts: &Parts) -> Reads {
 
 fn writes(parts: &Parts) -> Writes {
     match (usable(parts), parts.journal) {
+        (_, JournalPart::Blocked) => Writes::None,
         (true, JournalPart::Backlog) => Writes::Journaled,
         (true, _) => Writes::Committed,
         (false, JournalPart::Ok | JournalPart::Backlog) => Writes::Journaled,
@@ -249,6 +252,7 @@ fn writes(parts: &Parts) -> Writes {
 fn mode_with_database(parts: &Parts) -> Mode {
     match (parts.schema, parts.journal, parts.database) {
         (SchemaPart::Pending, _, _) => Mode::MigrationPending,
+        (_, JournalPart::Blocked, _) => Mode::ReadOnly,
         (_, JournalPart::Full | JournalPart::Failed, _) => Mode::NoJournal,
         (_, _, DatabasePart::Slow) => Mode::Degraded,
         (_, JournalPart::Backlog, _) => Mode::Recovering,

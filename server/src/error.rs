@@ -197,8 +197,13 @@ fn unavailable(error: &Error) -> Trouble {
         Error::Rejected { reason: RejectReason::DeadlinePassed, .. } => {
             ("too-slow", "the answer was not there in time")
         }
-        Error::Timeout { stage: Stage::Journal, .. } => ("database-away", "the database is away"),
         Error::Timeout { .. } => ("too-slow", "the answer was not there in time"),
+        Error::Database { class: ErrorClass::Contention, .. } => {
+            ("busy", "others are changing the same thing at this moment")
+        }
+        Error::Database { class: ErrorClass::Overload, .. } => {
+            ("overloaded", "the database has more to do than it can")
+        }
         _ => ("database-away", "the database is away, and nothing is kept that could answer instead"),
     };
     Trouble::new(StatusCode::SERVICE_UNAVAILABLE, slug, title)

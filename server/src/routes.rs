@@ -18,9 +18,11 @@ pub(crate) const FRESHNESS: HeaderName = HeaderName::from_static("ridethrough-fr
 /// The caller's remaining time in milliseconds, as Envoy tells it.
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
-/// The deadline of a request: `limit` from now, or sooner where its caller will have gone by then.
+/// The deadline of a request: `limit` from now, or sooner where its caller will have gone by then. Envoy writes 0 for "no
+/// limit".
 pub(crate) fn deadline(headers: &HeaderMap, limit: Duration) -> Deadline {
     let expected = headers.get(EXPECTED_TIMEOUT).and_then(|value| value.to_str().ok()?.parse().ok());
+    let expected = expected.filter(|milliseconds| *milliseconds > 0);
     let limit = expected.map_or(limit, |milliseconds| limit.min(Duration::from_millis(milliseconds)));
     Deadline::after(Instant::now(), limit)
 }

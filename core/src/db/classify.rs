@@ -33,9 +33,20 @@ pub(crate) fn classify(error: &tokio_postgres::Error, phase: Phase) -> Verdict {
             Verdict { class: ErrorClass::Heal, breaker: CallResult::Success, connection: Connection::Keep }
         }
         Some(spoken) => by_code(spoken.code().code(), is_fatal(spoken), phase),
-        // No SQLSTATE: refused, unreachable, name not found, handshake failed, or the connection broke.
+        // No SQLSTATE and no broken connection: an answer of another type or shape than the program expects. The server
+        // is well; the connection goes all the same, because the driver may have stopped in the middle of the answer.
+        None if phase != Phase::NotSent && !is_broken(error) => {
+            let class = if phase == Phase::CommitSent { ErrorClass::Unknown } else { ErrorClass::Permanent };
+            Verdict { class, breaker: CallResult::Success, connection: Connection::Destroy }
+        }
+        // Refused, unreachable, name not found, handshake failed, or the connection broke.
         None => broken(phase),
     }
+}
+
+fn is_broken(error: &tokio_postgres::Error) -> bool {
+    use std::error::Error as _;
+    error.is_closed() || error.source().is_some_and(|source| source.is::<std::io::Error>())
 }
 
 /// The error for the caller.
@@ -101,15 +112,21 @@ fn by_code(code: &str, fatal: bool, phase: Phase) -> Verdict {
         _ if code.starts_with("58") || code.starts_with("F0") || code == "XX000" => {
             is(lost(phase), Failure, Destroy)
         }
-        _ => is(Permanent, if known(code) { Success } else { Neutral }, Keep),
+        _ if known(code) => is(Permanent, Success, Keep),
+        // Nobody knows what it means: a read may be tried again, a write is not.
+        _ if phase == Phase::Sent => is(Transient, Neutral, Keep),
+        _ => is(Permanent, Neutral, Keep),
     };
-    if fatal { ended(verdict, phase) } else { verdict }
+    if fatal { ended(code, verdict, phase) } else { verdict }
 }
 
-/// FATAL and PANIC end the session: nothing is kept, and an answer to COMMIT was not given.
-fn ended(verdict: Verdict, phase: Phase) -> Verdict {
+/// FATAL and PANIC end the session: nothing is kept, an answer to COMMIT was not given, and a code that means "never"
+/// for a statement says nothing about the next session, unless it is about credentials, the database, or its data.
+fn ended(code: &str, verdict: Verdict, phase: Phase) -> Verdict {
+    let lasting = code.starts_with("28") || matches!(code, "3D000" | "57P04" | "XX001" | "XX002");
     let class = match (verdict.class, phase) {
         (_, Phase::CommitSent) => ErrorClass::Unknown,
+        (ErrorClass::Permanent | ErrorClass::Transient, _) if !lasting => lost(phase),
         (class, _) => class,
     };
     Verdict { class, connection: Connection::Destroy, ..verdict }
@@ -165,7 +182,6 @@ mod tests {
             ("57014", Overload),
             ("57P03", Transient),
             ("25P03", Transient),
-            ("ZZ999", Permanent),
         ];
         for (code, class) in table {
             assert_eq!(classes(code), [class; 4], "{code}");
@@ -182,6 +198,23 @@ mod tests {
         }
         for code in ["53300", "53200", "ZZ999", "57P05", "25006"] {
             assert_eq!(by_code(code, false, Phase::InTransaction).breaker, CallResult::Neutral, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_knows_may_be_read_again_and_not_written_again() {
+        assert_eq!(classes("ZZ999"), [Permanent, Transient, Permanent, Permanent]);
+    }
+
+    /// PgBouncer ends sessions with FATAL 08P01 when it restarts: the statement was not wrong.
+    #[test]
+    fn a_session_that_was_ended_says_nothing_about_the_next_one() {
+        for code in ["08P01", "ZZ999", "42601"] {
+            let class = |phase| by_code(code, true, phase).class;
+            assert_eq!(PHASES.map(class), [Transient, Unknown, Transient, Unknown], "{code}");
+        }
+        for code in ["28P01", "3D000", "57P04", "XX001"] {
+            assert_eq!(by_code(code, true, Phase::InTransaction).class, Permanent, "{code}");
         }
     }
 

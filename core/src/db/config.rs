@@ -154,8 +154,13 @@ impl DbConfig {
     /// Names the first field that cannot be used.
     pub fn validate(&self) -> Result<tokio_postgres::Config, ConfigInvalid> {
         let invalid = |field, problem: &str| Err(ConfigInvalid { field, problem: problem.to_owned() });
+        // PostgreSQL reads its limits in whole milliseconds: less switches them off, and more than an int is refused.
+        let (least, most) = (Duration::from_millis(1), Duration::from_secs(24 * 3_600));
         let durations = [
             ("pool.connect", self.pool.connect),
+            ("pool.statement", self.pool.statement),
+            ("pool.lock", self.pool.lock),
+            ("pool.idle_in_transaction", self.pool.idle_in_transaction),
             ("read.deadline", self.read.deadline),
             ("read.attempt", self.read.attempt),
             ("write.deadline", self.write.deadline),
@@ -163,9 +168,29 @@ impl DbConfig {
             ("probe.every", self.probe.every),
             ("probe.timeout", self.probe.timeout),
             ("probe.away_first", self.probe.away_first),
+            ("probe.away_max", self.probe.away_max),
+            ("budget.window", self.budget.window),
         ];
-        if let Some((field, _)) = durations.iter().find(|(_, duration)| duration.is_zero()) {
-            return invalid(field, "must be longer than nothing");
+        if let Some((field, _)) = durations.iter().find(|(_, limit)| !(least..=most).contains(limit)) {
+            return invalid(field, "must be between 1ms and 24h");
+        }
+        self.validate_numbers()?;
+        self.parsed_url()
+    }
+
+    fn validate_numbers(&self) -> Result<(), ConfigInvalid> {
+        let invalid = |field, problem: &str| Err(ConfigInvalid { field, problem: problem.to_owned() });
+        if self.write.attempt >= self.write.deadline {
+            return invalid(
+                "write.attempt",
+                "must be shorter than write.deadline, which the journal needs too",
+            );
+        }
+        if self.pool.lock >= self.write.attempt {
+            return invalid(
+                "pool.lock",
+                "must be shorter than write.attempt, to tell a lock from a dead server",
+            );
         }
         if !(1..=1_000).contains(&self.bulkhead.permits) {
             return invalid("bulkhead.permits", "must be 1 to 1000");
@@ -179,7 +204,10 @@ impl DbConfig {
         if !(0.0..=1.0).contains(&self.budget.ratio) {
             return invalid("budget.ratio", "must be between 0.0 and 1.0");
         }
-        self.parsed_url()
+        if !(0.0..=1e6).contains(&self.budget.floor_per_second) {
+            return invalid("budget.floor_per_second", "must be between 0 and 1000000");
+        }
+        Ok(())
     }
 
     fn parsed_url(&self) -> Result<tokio_postgres::Config, ConfigInvalid> {
@@ -193,8 +221,12 @@ impl DbConfig {
             .url
             .parse()
             .map_err(|_| invalid("is no PostgreSQL URL; expected postgres://user:password@host:5432/name"))?;
-        if parsed.get_hosts().is_empty() && parsed.get_hostaddrs().is_empty() {
+        let hosts = parsed.get_hosts().len().max(parsed.get_hostaddrs().len());
+        if hosts == 0 {
             return Err(invalid("names no host"));
+        }
+        if !matches!(parsed.get_ports().len(), 0 | 1) && parsed.get_ports().len() != hosts {
+            return Err(invalid("must have one port for all hosts, or one for each"));
         }
         if !matches!(parsed.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
             return Err(invalid("asks for TLS, which this version cannot do yet"));
@@ -236,5 +268,25 @@ mod tests {
         config.bulkhead.permits = 1;
         config.write.attempt = Duration::ZERO;
         assert_eq!(config.validate().unwrap_err().field, "write.attempt");
+        config.write.attempt = config.write.deadline;
+        assert_eq!(config.validate().unwrap_err().field, "write.attempt");
+        config.write.attempt = config.pool.lock;
+        assert_eq!(config.validate().unwrap_err().field, "pool.lock");
+    }
+
+    /// Each of these was accepted: no pause between probes, no limit at the server, endless retries.
+    #[test]
+    fn settings_that_switch_a_bound_off_are_refused() {
+        let of = |change: &dyn Fn(&mut DbConfig)| {
+            let mut config = of_url("postgres://app@localhost/todos");
+            change(&mut config);
+            config.validate().unwrap_err().field
+        };
+        assert_eq!(of(&|config| config.probe.away_max = Duration::ZERO), "probe.away_max");
+        assert_eq!(of(&|config| config.pool.statement = Duration::from_micros(10)), "pool.statement");
+        assert_eq!(of(&|config| config.pool.statement = Duration::from_secs(1 << 40)), "pool.statement");
+        assert_eq!(of(&|config| config.budget.floor_per_second = f64::INFINITY), "budget.floor_per_second");
+        assert_eq!(of(&|config| config.budget.floor_per_second = f64::NAN), "budget.floor_per_second");
+        assert_eq!(of(&|config| config.url = "host=h,i,j port=1,2 user=a".to_owned()), "url");
     }
 }

@@ -21,6 +21,31 @@ use crate::{
     metrics,
 };
 
+/// Less than this is left of a deadline: nothing is begun, because its answer would come too late for everybody.
+pub(super) const WORTH_BEGINNING: Duration = Duration::from_millis(2);
+
+/// The time of one attempt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttemptTime {
+    pub(crate) deadline: Deadline,
+    pub(super) limit: Duration,
+    /// Whether the caller's deadline leaves the attempt all of its limit.
+    is_whole: bool,
+}
+
+impl AttemptTime {
+    pub(super) fn new(deadline: Deadline, limit: Duration) -> Self {
+        let now = Instant::now();
+        Self { is_whole: deadline.remaining(now) >= limit, deadline: deadline.capped(now, limit), limit }
+    }
+
+    /// What running out of time says about the server: nothing, where it was a caller in a hurry who gave too little.
+    /// Else anybody could open the breaker for all with a few short deadlines.
+    pub(crate) fn on_expiry(&self) -> CallResult {
+        if self.is_whole { CallResult::Failure } else { CallResult::Neutral }
+    }
+}
+
 /// A call that passed all guards.
 pub(super) struct Connected {
     /// Held until the call is over; replay has none, because the pool keeps a connection for it.
@@ -37,9 +62,9 @@ impl Db {
         limit: Duration,
         ask: impl AsyncFnOnce(&Loan) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Failed> {
-        let deadline = deadline.capped(Instant::now(), limit);
-        let Connected { _permit, admission, loan } = self.connected(deadline, false).await?;
-        match timeout_at(deadline.instant(), ask(&loan)).await {
+        let time = AttemptTime::new(deadline, limit);
+        let Connected { _permit, admission, loan } = self.connected(&time, false).await?;
+        match timeout_at(time.deadline.instant(), ask(&loan)).await {
             Ok(Ok(answer)) => {
                 loan.give_back();
                 admission.record(CallResult::Success, Instant::now());
@@ -52,17 +77,17 @@ impl Db {
                 Err(Failed { error, breaker: verdict.breaker })
             }
             Err(_) => {
-                admission.record(CallResult::Failure, Instant::now());
+                admission.record(time.on_expiry(), Instant::now());
                 let error = Error::Timeout { stage: Stage::Query, phase: Phase::Sent, limit };
-                Err(Failed { error, breaker: CallResult::Failure })
+                Err(Failed { error, breaker: time.on_expiry() })
             }
         }
     }
 
     /// Schema, bulkhead, breaker, connection.
-    pub(super) async fn connected(&self, deadline: Deadline, replayed: bool) -> Result<Connected, Failed> {
-        let (permit, admission) = self.admitted(deadline, replayed).await?;
-        match self.0.pool.checkout(deadline).await {
+    pub(super) async fn connected(&self, time: &AttemptTime, replayed: bool) -> Result<Connected, Failed> {
+        let (permit, admission) = self.admitted(time.deadline, replayed).await?;
+        match self.0.pool.checkout(time).await {
             Ok(loan) => {
                 metrics::db_attempt();
                 Ok(Connected { _permit: permit, admission, loan })
@@ -83,6 +108,9 @@ impl Db {
             error: Error::Rejected { reason, retry_after },
             breaker: CallResult::Neutral,
         };
+        if deadline.remaining(Instant::now()) < WORTH_BEGINNING {
+            return Err(rejected(RejectReason::DeadlinePassed, self.retry_after(Instant::now())));
+        }
         if !matches!(*self.0.schema.borrow(), SchemaPart::Ok | SchemaPart::Pending) {
             return Err(rejected(RejectReason::SchemaUnusable, self.retry_after(Instant::now())));
         }

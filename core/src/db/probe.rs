@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 use super::Db;
 use crate::{
     drain::Draining,
-    error::{Error, Phase, Stage},
+    error::{Error, ErrorClass, Phase, Stage},
     health::DatabasePart,
 };
 
@@ -90,14 +90,23 @@ impl Prober {
 
     /// A silent server may only be busy, so silence counts the second time; a refusal speaks for itself.
     fn missed(&mut self, error: &Error, was: DatabasePart) -> DatabasePart {
+        let up = matches!(was, DatabasePart::Up | DatabasePart::ReadOnly);
+        // A living server that has no room for one more session says nothing against those that exist.
+        if error.class() == ErrorClass::Overload {
+            return if up { was } else { DatabasePart::Away };
+        }
         self.misses += 1;
         self.session = None;
         let silent = matches!(error, Error::Timeout { .. });
-        if silent && self.misses < 2 && matches!(was, DatabasePart::Up | DatabasePart::ReadOnly) {
+        if silent && self.misses < 2 && up {
             return was;
         }
         let now = Instant::now();
         self.db.0.breaker.probe_failed(now, now + self.pause_while_away());
+        if up {
+            let (stage, code) = (error.stage().as_str(), error.code().unwrap_or("none"));
+            tracing::warn!(stage, code, silent, "the database does not answer");
+        }
         if is_refusal(error) {
             self.alarm(error, now);
             return DatabasePart::Refused;
@@ -139,9 +148,15 @@ impl Prober {
     async fn probe(&mut self) -> Result<DatabasePart, Error> {
         let limit = self.db.0.config.probe.timeout;
         let session = match self.session.take() {
-            // Old sessions can go on working on a server that takes no new ones.
             Some(session) if session.since.elapsed() < self.db.0.config.probe.reconnect => session,
-            _ => self.dial(limit).await?,
+            // Old sessions can go on working on a server that takes no new ones.
+            Some(old) => match self.dial(limit).await {
+                Ok(session) => session,
+                // Full is not away: the old one may tell how it is.
+                Err(error) if error.class() == ErrorClass::Overload => old,
+                Err(error) => return Err(error),
+            },
+            None => self.dial(limit).await?,
         };
         let part = match ask(&session.client, limit).await {
             Ok(part) => part,

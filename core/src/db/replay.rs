@@ -3,16 +3,19 @@
 //! An entry leaves the journal only when its key is settled in the database: applied, superseded, or recorded as rejected
 //! with its payload. Whatever is in doubt is tried again; the key makes that harmless.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::{Instant, sleep};
 
 use super::{
     Command, Db, Refusal, Settled, Statements,
     classify::{self, Connection, Verdict},
-    guards::Connected,
+    guards::{AttemptTime, Connected},
     keys,
-    transaction::{self, Attempted, Failed},
+    transaction::{self, Attempted, Ended, Failed, Together},
 };
 use crate::{
     backoff::Backoff,
@@ -86,15 +89,28 @@ impl Replay {
         let backoff =
             Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(1), ..Backoff::default() };
         let (mut failures, mut settled) = (0, 0u64);
+        let mut at_a_time = BATCH_ENTRIES;
         let started = Instant::now();
         while self.possible() {
-            let Some(entries) = self.batch().await else { return };
-            if let Some(last) = entries.last()
-                && self.settle_together(&entries).await
-            {
-                self.db.0.journal.acknowledge(last.sequence);
-                (failures, settled) = (0, settled + entries.len() as u64);
+            // Direct writes that were begun before an entry was appended come before it.
+            let soon = Instant::now() + ATTEMPT_LIMIT;
+            if !self.db.0.gate.direct_writes_ended(soon).await {
                 continue;
+            }
+            let Some(entries) = self.batch(at_a_time).await else { return };
+            match self.settle_together(&entries).await {
+                Some(Together::Settled(_)) => {
+                    let last = entries.last().map_or(0, |last| last.sequence);
+                    self.db.0.journal.acknowledge(last);
+                    (failures, settled) = (0, settled + entries.len() as u64);
+                    at_a_time = (at_a_time * 2).min(BATCH_ENTRIES);
+                    continue;
+                }
+                Some(Together::TooSlow) if at_a_time > 1 => {
+                    at_a_time /= 2;
+                    continue;
+                }
+                Some(Together::OneByOne | Together::TooSlow) | None => {}
             }
             for entry in entries {
                 match self.settle(&entry).await {
@@ -123,9 +139,9 @@ impl Replay {
         }
     }
 
-    async fn batch(&self) -> Option<Vec<Entry>> {
+    async fn batch(&self, entries_max: usize) -> Option<Vec<Entry>> {
         let journal = self.db.0.journal.clone();
-        let read = tokio::task::spawn_blocking(move || journal.batch(BATCH_ENTRIES, BATCH_BYTES)).await;
+        let read = tokio::task::spawn_blocking(move || journal.batch(entries_max, BATCH_BYTES)).await;
         match read {
             Ok(Ok(entries)) => Some(entries),
             Ok(Err(error)) => {
@@ -137,24 +153,22 @@ impl Replay {
         }
     }
 
-    /// Brings all of them to an end with one COMMIT; `false` where one at a time is called for.
-    async fn settle_together(&self, entries: &[Entry]) -> bool {
+    /// Brings all of them to an end with one COMMIT, if that can be; `None` where the database was not asked.
+    async fn settle_together(&self, entries: &[Entry]) -> Option<Together> {
         let sent_at = Instant::now();
-        let deadline = Deadline::after(sent_at, ATTEMPT_LIMIT);
-        let Ok(Connected { _permit, admission, loan }) = self.db.connected(deadline, true).await else {
-            return false;
-        };
-        let together: Vec<Command> = entries.iter().map(command).collect();
-        let commands = self.db.0.commands.as_ref();
-        let (settled, result) = transaction::attempt_together(loan, commands, &together, deadline).await;
+        let time = AttemptTime::new(Deadline::after(sent_at, ATTEMPT_LIMIT), ATTEMPT_LIMIT);
+        let Connected { _permit, admission, loan } = self.db.connected(&time, true).await.ok()?;
+        let commands: Vec<Command> = entries.iter().map(command).collect();
+        let applier = self.db.0.commands.as_ref();
+        let (together, result) = transaction::attempt_together(loan, applier, &commands, &time).await;
         admission.record(result, Instant::now());
-        let Some(settled) = settled else { return false };
-        let fill = self.db.0.cache.fill_by_write(sent_at, Instant::now());
-        for (command, settled) in together.iter().zip(&settled) {
-            commands.settled(command, settled, &fill);
-            self.count(settled.as_str());
+        if let Together::Settled(ended) = &together {
+            for (command, Ended { settled, before }) in commands.iter().zip(ended) {
+                self.db.tell_settled(command, settled, *before, sent_at);
+                self.count(settled.as_str());
+            }
         }
-        true
+        Some(together)
     }
 
     fn count(&self, outcome: &'static str) {
@@ -197,19 +211,22 @@ impl Replay {
     /// The key belongs to another request, which another replica accepted: this one is kept under a key of its own, so
     /// that nothing that was accepted vanishes.
     async fn reject_reused_key(&self, entry: &Entry, command: &Command) -> Result<(), NotYet> {
-        let digest: String = entry.fingerprint.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let digest: String = entry.fingerprint.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let accepted = entry.accepted_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         tracing::warn!(sequence = entry.sequence, "two requests were accepted under one idempotency key");
-        self.reject(&format!("reused-key-{digest}"), command, Refusal::new("key-reused")).await
+        // Unlike any other entry's, also another replica's, and the same when it is tried again.
+        let key = format!("reused-key:{}:{}:{digest}", accepted.as_micros(), entry.sequence);
+        self.reject(&key, command, Refusal::new("key-reused")).await
     }
 
     async fn reject(&self, key: &str, command: &Command, refusal: Refusal) -> Result<(), NotYet> {
         let sent_at = Instant::now();
-        let deadline = Deadline::after(sent_at, ATTEMPT_LIMIT);
-        let loan = self.db.0.pool.checkout(deadline).await.map_err(|none| NotYet { error: none.error })?;
+        let time = AttemptTime::new(Deadline::after(sent_at, ATTEMPT_LIMIT), ATTEMPT_LIMIT);
+        let loan = self.db.0.pool.checkout(&time).await.map_err(|none| NotYet { error: none.error })?;
         let recorded = {
             let statements = Statements(&loan);
             let record = keys::record_rejected(&statements, key, command, &refusal.code);
-            tokio::time::timeout_at(deadline.instant(), record).await
+            tokio::time::timeout_at(time.deadline.instant(), record).await
         };
         match recorded {
             Ok(Ok(())) => loan.give_back(),
@@ -223,8 +240,7 @@ impl Replay {
                 return Err(NotYet { error });
             }
         }
-        let fill = self.db.0.cache.fill_by_write(sent_at, Instant::now());
-        self.db.0.commands.settled(command, &Settled::Refused(refusal), &fill);
+        self.db.tell_settled(command, &Settled::Refused(refusal), false, sent_at);
         Ok(())
     }
 }
@@ -239,15 +255,11 @@ fn command(entry: &Entry) -> Command {
     }
 }
 
-/// The database understood the command and will refuse it every time.
+/// The database understood the command and will refuse it every time, or the program cannot read its answer.
 fn is_hopeless(error: &Error) -> bool {
+    // Missing tables or rights are an operator's to mend, and then the command applies.
+    const MENDABLE: [&str; 4] = ["42", "XX", "28", "3D"];
     error.class() == ErrorClass::Permanent
         && error.stage() != Stage::Connect
-        && error.code().is_some_and(|code| {
-            // Missing tables or rights are an operator's to mend, and then the command applies.
-            !code.starts_with("42")
-                && !code.starts_with("XX")
-                && !code.starts_with("28")
-                && !code.starts_with("3D")
-        })
+        && !error.code().is_some_and(|code| MENDABLE.iter().any(|class| code.starts_with(class)))
 }

@@ -23,10 +23,14 @@ impl Db {
             _ => seen,
         };
         let cache = if self.0.cache.is_warm(now) { CachePart::Warm } else { CachePart::Cold };
+        let waiting = self.0.journal.backlog().entries > 0;
         let journal = match self.0.journal.health() {
+            JournalHealth::Full | JournalHealth::Failed if waiting && database == DatabasePart::Up => {
+                JournalPart::Blocked
+            }
             JournalHealth::Full => JournalPart::Full,
             JournalHealth::Failed => JournalPart::Failed,
-            JournalHealth::Ok if self.0.journal.backlog().entries > 0 => JournalPart::Backlog,
+            JournalHealth::Ok if waiting => JournalPart::Backlog,
             JournalHealth::Ok => JournalPart::Ok,
         };
         (database, cache, journal, *self.0.schema.borrow())

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::*;
-use crate::{breaker::BreakerState, health::JournalPart, journal::JournalConfig};
+use crate::{
+    breaker::BreakerState, cache::StaleReason, error::ErrorClass, health::JournalPart, journal::JournalConfig,
+};
 
 /// Counts what it is told and applies nothing: no transaction is ever reached here.
 #[derive(Default)]
@@ -211,4 +213,32 @@ async fn a_schema_that_is_not_ours_is_written_to_neither_now_nor_later() {
     let refused = outage.db.write(command("k", 1), soon()).await;
     assert!(matches!(refused, Err(WriteError::Rejected(_))), "{refused:?}");
     assert_eq!(outage.db.0.journal.backlog().entries, 0);
+}
+
+/// A few requests with next to no time left opened the breaker for everybody, and a write among them was accepted into
+/// the journal after its caller had been told otherwise.
+#[tokio::test]
+async fn callers_in_a_hurry_do_not_open_the_breaker_for_others() {
+    let (_listening, port) = silent_port();
+    let outage = Outage::at(port);
+    for milliseconds in [0, 1, 20, 20, 20, 20] {
+        let deadline = Deadline::after(Instant::now(), Duration::from_millis(milliseconds));
+        assert!(outage.db.read(&Answer, deadline).await.is_err());
+    }
+    assert_eq!(outage.db.0.breaker.state(Instant::now()), BreakerState::Closed);
+    let refused = outage.db.write(command("k", 1), Deadline::after(Instant::now(), Duration::ZERO)).await;
+    assert!(matches!(refused, Err(WriteError::Rejected(_))), "{refused:?}");
+    assert_eq!(outage.db.0.journal.backlog().entries, 0);
+}
+
+/// Full, poisoned and too large all became "no answer from PostgreSQL", and a write that is too large for ever was
+/// answered as if trying again could help.
+#[tokio::test]
+async fn a_write_that_is_too_large_for_the_journal_is_refused_for_good() {
+    let outage = Outage::begin();
+    outage.db.write(command("first", 1), soon()).await.unwrap();
+    let large = Command { payload: Bytes::from(vec![b'x'; 2 * 1024 * 1024]), ..command("k", 1) };
+    let refused = outage.db.write(large, soon()).await;
+    let Err(WriteError::Rejected(error)) = refused else { panic!("{refused:?}") };
+    assert_eq!(error.class(), ErrorClass::Permanent, "{error}");
 }

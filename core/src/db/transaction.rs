@@ -10,13 +10,13 @@ use tokio_postgres::Error as DriverError;
 use super::{
     classify::{self, Connection, Verdict},
     command::{Applied, ApplyError, Command, Commands, Refusal, Settled},
+    guards::AttemptTime,
     keys::{self, Known},
     pool::Loan,
     query::Statements,
 };
 use crate::{
     breaker::CallResult,
-    deadline::Deadline,
     error::{Error, ErrorClass, Phase, Stage},
 };
 
@@ -51,20 +51,19 @@ pub(super) async fn attempt(
     commands: &dyn Commands,
     command: &Command,
     replayed: bool,
-    deadline: Deadline,
-    limit: Duration,
+    time: &AttemptTime,
 ) -> Result<Attempted, Failed> {
     let mut phase = Phase::InTransaction;
     let steps = run(&loan, commands, command, replayed, &mut phase);
-    match timeout_at(deadline.instant(), steps).await {
+    match timeout_at(time.deadline.instant(), steps).await {
         Ok(Ok(attempted)) => {
             loan.give_back();
             Ok(attempted)
         }
         Ok(Err(source)) => Err(failed(loan, source, phase).await),
         Err(_) => {
-            let error = Error::Timeout { stage: stage(phase), phase, limit };
-            Err(Failed { error, breaker: CallResult::Failure })
+            let error = Error::Timeout { stage: stage(phase), phase, limit: time.limit };
+            Err(Failed { error, breaker: time.on_expiry() })
         }
     }
 }
@@ -100,8 +99,26 @@ async fn run(
     }
 }
 
-/// Runs several journaled commands in one transaction, in order, so that one COMMIT carries them all. `None` where they
-/// did not all go through smoothly: then nothing happened, and one at a time will tell which is the odd one.
+/// How several commands in one transaction ended.
+#[derive(Debug)]
+pub(super) enum Together {
+    /// All of them are settled.
+    Settled(Vec<Ended>),
+    /// One of them did not go through; nothing happened, and one at a time will tell which.
+    OneByOne,
+    /// They were too many for the time there was; nothing is known to have happened, and fewer will do.
+    TooSlow,
+}
+
+/// How one of them ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) settled: Settled,
+    /// It had been settled before, at a time that nobody here knows.
+    pub(super) before: bool,
+}
+
+/// Runs several journaled commands in one transaction, in order, so that one COMMIT carries them all.
 ///
 /// # Cancel safety
 /// As [`attempt`].
@@ -109,35 +126,35 @@ pub(super) async fn attempt_together(
     loan: Loan,
     commands: &dyn Commands,
     together: &[Command],
-    deadline: Deadline,
-) -> (Option<Vec<Settled>>, CallResult) {
+    time: &AttemptTime,
+) -> (Together, CallResult) {
     let steps = async {
         let statements = Statements(&loan);
         statements.batch_execute("BEGIN").await?;
-        let mut settled = Vec::with_capacity(together.len());
+        let mut ended = Vec::with_capacity(together.len());
         for command in together {
             match settle_one(&statements, commands, command).await? {
-                Some(one) => settled.push(one),
+                Some(one) => ended.push(one),
                 None => {
                     statements.batch_execute("ROLLBACK").await?;
-                    return Ok(None);
+                    return Ok(Together::OneByOne);
                 }
             }
         }
         statements.batch_execute(COMMIT).await?;
-        Ok::<_, DriverError>(Some(settled))
+        Ok::<_, DriverError>(Together::Settled(ended))
     };
-    match timeout_at(deadline.instant(), steps).await {
-        Ok(Ok(settled)) => {
+    match timeout_at(time.deadline.instant(), steps).await {
+        Ok(Ok(together)) => {
             loan.give_back();
-            (settled, CallResult::Success)
+            (together, CallResult::Success)
         }
         // Whether it was COMMIT or not makes no difference here: the keys tell when it is done again one by one.
         Ok(Err(source)) => {
             let failed = failed(loan, source, Phase::InTransaction).await;
-            (None, failed.breaker)
+            (Together::OneByOne, failed.breaker)
         }
-        Err(_) => (None, CallResult::Failure),
+        Err(_) => (Together::TooSlow, CallResult::Neutral),
     }
 }
 
@@ -146,15 +163,16 @@ async fn settle_one(
     statements: &Statements<'_>,
     commands: &dyn Commands,
     command: &Command,
-) -> Result<Option<Settled>, DriverError> {
+) -> Result<Option<Ended>, DriverError> {
     if !keys::claim(statements, command).await? {
         let known = keys::look_up(statements, &command.key).await?;
-        return Ok(known.filter(|known| known.is_same_request(command)).map(|known| known.settled()));
+        let same = known.filter(|known| known.is_same_request(command));
+        return Ok(same.map(|known| Ended { settled: known.settled(), before: true }));
     }
     match commands.apply(statements, command, true).await {
         Ok(applied) => {
             keys::keep_answer(statements, &command.key, &applied).await?;
-            Ok(Some(applied.into()))
+            Ok(Some(Ended { settled: applied.into(), before: false }))
         }
         Err(ApplyError::Refused(_)) => Ok(None),
         Err(ApplyError::Database(error)) => Err(error),

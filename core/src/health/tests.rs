@@ -12,8 +12,8 @@ const DATABASES: [DatabasePart; 6] = [
     DatabasePart::Refused,
 ];
 const CACHES: [CachePart; 2] = [CachePart::Cold, CachePart::Warm];
-const JOURNALS: [JournalPart; 4] =
-    [JournalPart::Ok, JournalPart::Backlog, JournalPart::Full, JournalPart::Failed];
+const JOURNALS: [JournalPart; 5] =
+    [JournalPart::Ok, JournalPart::Backlog, JournalPart::Full, JournalPart::Failed, JournalPart::Blocked];
 const SCHEMAS: [SchemaPart; 4] =
     [SchemaPart::Unknown, SchemaPart::Ok, SchemaPart::Pending, SchemaPart::Mismatch];
 
@@ -28,7 +28,7 @@ type Row = (u8, Parts, (bool, bool, bool, Status, Mode, Reads, Writes));
 fn table() -> Vec<Row> {
     use CachePart::{Cold, Warm};
     use DatabasePart::{Away, ReadOnly, Refused, Slow, Unknown, Up};
-    use JournalPart::{Backlog, Failed, Full, Ok};
+    use JournalPart::{Backlog, Blocked, Failed, Full, Ok};
     use Status::{Fail, Pass, Warn};
     let of = parts;
     let starting =
@@ -79,6 +79,11 @@ fn table() -> Vec<Row> {
             12,
             of(true, Up, Cold, Failed),
             (true, true, true, Warn, Mode::NoJournal, Reads::Fresh, Writes::Committed),
+        ),
+        (
+            12,
+            of(true, Up, Warm, Blocked),
+            (true, true, true, Warn, Mode::ReadOnly, Reads::Fresh, Writes::None),
         ),
         (
             13,

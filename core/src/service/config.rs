@@ -10,7 +10,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-/// Environment variables are `RIDETHROUGH_<SECTION>__<KEY>`.
+/// Environment variables are `RIDETHROUGH_<SECTION>__<KEY>`, with more `__` for sections inside of sections.
 const PREFIX: &str = "RIDETHROUGH_";
 
 /// A configuration that cannot be used. The text says where and what to do.
@@ -60,8 +60,9 @@ pub fn load<T: DeserializeOwned>(
         None => Table::new(),
     };
     for (name, text) in environment {
-        if let Some((section, key)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once("__")) {
-            let place = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let place: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
+        if place.len() > 1 {
             table = overlay::<T>(table, &place, &text)
                 .map_err(|message| ConfigError::Environment { name: name.clone(), message })?;
         }
@@ -86,7 +87,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Table, ConfigError> {
 }
 
 /// Puts one value in: as the TOML value it spells if that fits, else as text.
-fn overlay<T: DeserializeOwned>(table: Table, place: &(String, String), text: &str) -> Result<Table, String> {
+fn overlay<T: DeserializeOwned>(table: Table, place: &[String], text: &str) -> Result<Table, String> {
     let literal =
         toml::from_str::<Table>(&format!("value = {text}")).ok().and_then(|mut one| one.remove("value"));
     let mut refused = None;
@@ -100,10 +101,18 @@ fn overlay<T: DeserializeOwned>(table: Table, place: &(String, String), text: &s
     Err(refused.unwrap_or_default())
 }
 
-fn with(mut table: Table, (section, key): &(String, String), value: Value) -> Result<Table, String> {
-    let entry = table.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
-    let Value::Table(section) = entry else { return Err(format!("`{section}` is no section")) };
-    section.insert(key.clone(), value);
+fn with(mut table: Table, place: &[String], value: Value) -> Result<Table, String> {
+    match place {
+        [] => {}
+        [key] => {
+            table.insert(key.clone(), value);
+        }
+        [section, rest @ ..] => {
+            let inner = table.remove(section).unwrap_or_else(|| Value::Table(Table::new()));
+            let Value::Table(inner) = inner else { return Err(format!("`{section}` is no section")) };
+            table.insert(section.clone(), Value::Table(with(inner, rest, value)?));
+        }
+    }
     Ok(table)
 }
 
@@ -140,6 +149,13 @@ mod tests {
         pool: u32,
         #[serde(with = "crate::duration_text")]
         timeout: Duration,
+        inner: Inner,
+    }
+
+    #[derive(Debug, Default, PartialEq, serde::Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Inner {
+        depth: u8,
     }
 
     fn file(text: &str) -> tempfile::NamedTempFile {
@@ -158,8 +174,15 @@ mod tests {
         let environment =
             variables(&[("RIDETHROUGH_DATABASE__POOL", "9"), ("RIDETHROUGH_DATABASE__URL", "5432")]);
         let config: Config = load(Some(file.path()), environment).unwrap();
-        let expected = Database { url: "5432".into(), pool: 9, timeout: Duration::from_secs(2) };
+        let expected =
+            Database { url: "5432".into(), pool: 9, timeout: Duration::from_secs(2), ..Database::default() };
         assert_eq!(config.database, expected);
+    }
+
+    #[test]
+    fn a_section_inside_a_section_is_reached_too() {
+        let config: Config = load(None, variables(&[("RIDETHROUGH_DATABASE__INNER__DEPTH", "7")])).unwrap();
+        assert_eq!(config.database.inner.depth, 7);
     }
 
     #[test]

@@ -162,6 +162,7 @@ fn codes(parts: &Parts) -> [(&'static str, &'static str); 4] {
         JournalPart::Backlog => "backlog",
         JournalPart::Full => "full",
         JournalPart::Failed => "failed",
+        JournalPart::Blocked => "blocked",
     };
     let schema = match parts.schema {
         SchemaPart::Unknown => "unknown",
