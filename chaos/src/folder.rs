@@ -51,12 +51,7 @@ impl RunFolder {
     pub fn create(guardian: Option<&Path>) -> Result<Self, Error> {
         process::become_subreaper();
         let binary = guardian::binary(guardian)?;
-        let base = base()?;
-        let base_lock = lock_base(&base)?;
-        sweep_locked(&base);
-        let path =
-            base.join(format!("{PREFIX}{}-{:06x}", std::process::id(), fastrand::u32(..) & 0x00ff_ffff));
-        make_folder(&path, open_mode())?;
+        let (path, base_lock) = new_run_folder()?;
         let lock = new_file(&path.join(LOCK))?;
         lock.try_lock().map_err(|error| Error::state("lock a new run folder", error.to_string()))?;
         let belongings = new_file(&path.join(BELONGINGS))?;
@@ -103,6 +98,30 @@ impl RunFolder {
 impl Drop for Inner {
     fn drop(&mut self) {
         guardian::clean_up(&self.path, guardian::CLEAN_UP_LIMIT);
+        remove_base_of(&self.path);
+    }
+}
+
+/// Makes the folder of a new run, and holds the base locked: until the run's own lock is taken it looks like a dead one.
+fn new_run_folder() -> Result<(PathBuf, File), Error> {
+    /// The last run to end removes the base, perhaps just now.
+    const TRIES: usize = 5;
+
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let base = base()?;
+        let made = lock_base(&base).and_then(|lock| {
+            sweep_locked(&base);
+            let name = format!("{PREFIX}{}-{:06x}", std::process::id(), fastrand::u32(..) & 0x00ff_ffff);
+            let path = base.join(name);
+            make_folder(&path, open_mode())?;
+            Ok((path, lock))
+        });
+        match made {
+            Err(_) if tries < TRIES && !base.exists() => {}
+            made => return made,
+        }
     }
 }
 
@@ -135,14 +154,18 @@ pub(crate) fn living() -> Result<Vec<PathBuf>, Error> {
     let base = base()?;
     // To look, the folder's lock is taken for a moment; a run that is just being made must not meet that.
     let _lock = lock_base(&base)?;
-    Ok(run_folders(&base).into_iter().filter(|path| !is_stale(path)).collect())
+    let living = run_folders(&base).into_iter().filter(|path| !is_stale(path)).collect();
+    let _ = std::fs::remove_dir(&base);
+    Ok(living)
 }
 
 /// Removes what dead runs left; says how many folders.
 pub(crate) fn sweep() -> Result<usize, Error> {
     let base = base()?;
     let _lock = lock_base(&base)?;
-    Ok(sweep_locked(&base))
+    let swept = sweep_locked(&base);
+    let _ = std::fs::remove_dir(&base);
+    Ok(swept)
 }
 
 fn sweep_locked(base: &Path) -> usize {
@@ -167,12 +190,19 @@ fn is_stale(path: &Path) -> bool {
     }
 }
 
+/// Locks the folder itself, so that no lock file stays behind when the last run is over.
 fn lock_base(base: &Path) -> Result<File, Error> {
-    let path = base.join("lock");
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
-    let file = file.map_err(Error::io(format!("open {}", path.display())))?;
-    lock_within(&file, BASE_LOCK_LIMIT)?;
-    Ok(file)
+    let folder = File::open(base).map_err(Error::io(format!("open {}", base.display())))?;
+    lock_within(&folder, BASE_LOCK_LIMIT)?;
+    Ok(folder)
+}
+
+/// Removes the folder above a run that has ended, if that was the last one.
+pub(crate) fn remove_base_of(run: &Path) {
+    if let Some(base) = run.parent() {
+        // A base with other runs in it is not empty and stays.
+        let _ = std::fs::remove_dir(base);
+    }
 }
 
 /// Waits for a file lock by looking again: a blocking lock call could not be given up.

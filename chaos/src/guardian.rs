@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::folder::BELONGINGS;
+use crate::folder::{BELONGINGS, remove_base_of};
 use crate::process::{self, Handle, Table};
 
 /// How long a clean-up goes on signalling and looking before it gives up.
@@ -109,7 +109,9 @@ pub fn watch(folder: &Path) -> u8 {
             Err(_) => break,
         }
     }
-    u8::from(!clean_up(folder, CLEAN_UP_LIMIT))
+    let clean = clean_up(folder, CLEAN_UP_LIMIT);
+    remove_base_of(folder);
+    u8::from(!clean)
 }
 
 /// Ends every process of a run and removes its folders. True when nothing is left.
