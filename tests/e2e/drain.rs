@@ -15,7 +15,12 @@ use crate::steps::{id, title};
 
 /// A server that goes on accepting for a while after it was asked to stop, as routers need it.
 async fn unhurried(lab: &Lab) -> App {
-    let env = vec![("RIDETHROUGH_LIMITS__DRAIN_DELAY", "2s".to_owned())];
+    let env = vec![
+        ("RIDETHROUGH_LIMITS__DRAIN_DELAY", "2s".to_owned()),
+        // Long enough that what waits for a lock is still in flight when the signal comes.
+        ("RIDETHROUGH_DATABASE__WRITE__ATTEMPT", "3s".to_owned()),
+        ("RIDETHROUGH_DATABASE__READ__ATTEMPT", "1500ms".to_owned()),
+    ];
     let server = lab.server_as("server-1", Server { env, ..Server::default() }).await;
     server.ready().await;
     server
@@ -51,6 +56,7 @@ async fn requests_in_flight_are_finished_and_the_exit_is_clean() {
     for listener in [server.main(), server.admin()] {
         let _ = listener.get("/livez").await.expect(200);
     }
+    within("unlock", Duration::from_secs(10), holder.batch_execute("ROLLBACK")).await.expect("a rollback");
     // New connections are served until every router has heard of it.
     let late = server.main().get(&format!("/api/todos/{todo}")).await.expect(200);
     assert_eq!(late.header("connection"), "close", "{late:?}");
@@ -59,7 +65,6 @@ async fn requests_in_flight_are_finished_and_the_exit_is_clean() {
     let written = write.await.expect("a request does not panic").acknowledged();
     assert_eq!(server.ended(Duration::from_secs(20)).await, Exit::Code(0));
 
-    within("unlock", Duration::from_secs(10), holder.batch_execute("ROLLBACK")).await.expect("a rollback");
     server.restart().await;
     server.ready().await;
     server.journal_is_empty().await;

@@ -31,7 +31,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(20);
 const TAIL_LINES: usize = 40;
 
 /// What a server warns of when its database goes away.
-const OUTAGE_WARNINGS: [&str; 2] = ["the database is away", "breaker opened"];
+const OUTAGE_WARNINGS: [&str; 3] = ["the database is away", "the database does not answer", "breaker opened"];
 
 /// A private PostgreSQL, and whatever a test starts on it. To be ended by [`Lab::finish`].
 #[derive(Debug)]
