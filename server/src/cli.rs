@@ -7,6 +7,7 @@ use ridethrough::service::{self, LogFormat};
 
 use crate::{
     config::{self, Config},
+    journal::{self, JournalCommand},
     life, migrate,
 };
 
@@ -58,6 +59,9 @@ enum Command {
     CheckConfig,
     /// Bring the schema of the database up to date once, and exit
     Migrate,
+    /// Look at the writes that wait on this machine's disk
+    #[command(subcommand)]
+    Journal(JournalCommand),
 }
 
 /// Runs the program with the arguments and environment of this process, and answers its exit code: 0 clean, 1 wrong
@@ -92,6 +96,7 @@ fn execute(cli: Cli, environment: impl Iterator<Item = (OsString, OsString)>) ->
             CLEAN
         }
         Some(Command::Migrate) => migrate::once(&config),
+        Some(Command::Journal(command)) => journal::run(command, &config),
         None => life::run(config),
     }
 }
@@ -112,7 +117,10 @@ fn configure(cli: &Cli, environment: impl Iterator<Item = (OsString, OsString)>)
     config.server.listen = cli.listen.unwrap_or(config.server.listen);
     config.server.admin_listen = cli.admin_listen.unwrap_or(config.server.admin_listen);
     config.log.format = cli.log_format.unwrap_or(config.log.format);
-    config::validate(&config)?;
+    // Whoever looks at a journal has a fault to mend already, and needs no database for it.
+    if !matches!(cli.command, Some(Command::Journal(_))) {
+        config::validate(&config)?;
+    }
     Ok(config)
 }
 
@@ -166,6 +174,18 @@ mod tests {
         let cli = Cli::try_parse_from(["x", "migrate", "--database-url", "postgresql://h/d"]).unwrap();
         assert!(matches!(cli.command, Some(Command::Migrate)));
         assert_eq!(cli.database_url.as_deref(), Some("postgresql://h/d"));
+    }
+
+    #[test]
+    fn looking_at_a_journal_needs_no_database_but_the_same_configuration() {
+        let wanted = ["journal", "inspect", "--format", "json", "--data-dir", "/srv/data"];
+        let config = configured(&wanted, &[]).ok().unwrap();
+        assert_eq!(config.server.data_dir, PathBuf::from("/srv/data"));
+        let variable = ("RIDETHROUGH_SERVER__DATA_DIR", "/var/lib/todos");
+        let config = configured(&["journal", "inspect"], &[variable]).ok().unwrap();
+        assert_eq!(config.server.data_dir, PathBuf::from("/var/lib/todos"));
+        let wrong = configured(&["journal", "inspect"], &[("RIDETHROUGH_SERVER__DATADIR", "x")]);
+        assert!(wrong.err().unwrap().contains("RIDETHROUGH_SERVER__DATADIR"));
     }
 
     #[test]

@@ -127,7 +127,7 @@ pub struct Loss {
     pub first: Option<u64>,
     /// The last one; `None` where nobody can say, since no later file follows.
     pub last: Option<u64>,
-    /// How many of these entries can still be read.
+    /// How many of these entries come before the damage, so that they can be read with certainty.
     pub readable: u64,
 }
 

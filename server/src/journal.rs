@@ -1,0 +1,149 @@
+//! The sub-command `journal`: looks at the journal of a server that may be stopped, running or unable to start, and says
+//! what it sees. It changes nothing, and what it prints holds no key and no content of a write.
+
+mod text;
+
+use std::{
+    io::Write,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use clap::{Subcommand, ValueEnum};
+use ridethrough::journal::{self, CursorState, JournalError, SegmentState, SegmentSurvey, Survey};
+use serde_json::{Map, Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    cli::{CLEAN, INTERNAL_FAULT, WRONG_CONFIGURATION},
+    config::Config,
+};
+
+/// What to do with the journal.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum JournalCommand {
+    /// Say what lies in the journal of --data-dir: files, position, waiting writes by command, damage. Changes nothing
+    /// and needs no database; exit 0 sound (a torn tail too), 1 no journal there, 70 damaged
+    Inspect {
+        /// Form of the answer on standard output
+        #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+        format: Format,
+    },
+}
+
+/// For whom the answer is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For machines: one object
+    Json,
+}
+
+/// Runs the sub-command. Answers the exit code.
+pub(crate) fn run(command: JournalCommand, config: &Config) -> u8 {
+    let JournalCommand::Inspect { format } = command;
+    let inspected = inspect(config, format, &mut std::io::stdout().lock());
+    inspected.unwrap_or_else(|(code, reason)| {
+        let _ = writeln!(std::io::stderr().lock(), "ridethrough-server: {reason}");
+        code
+    })
+}
+
+/// Looks, and writes the answer. Answers the exit code; where nothing could be looked at, with the reason.
+fn inspect(config: &Config, format: Format, out: &mut dyn Write) -> Result<u8, (u8, String)> {
+    let folder = config.journal().dir;
+    let survey = journal::inspect(&folder).map_err(|error| match error {
+        JournalError::Absent { .. } => (WRONG_CONFIGURATION, no_journal(&config.server.data_dir, &folder)),
+        other => (INTERNAL_FAULT, other.to_string()),
+    })?;
+    let answer = match format {
+        Format::Text => text::report(&folder, &survey),
+        Format::Json => format!("{:#}\n", object(&folder, &survey)),
+    };
+    // A reader that went away changes nothing about the exit code.
+    let _ = out.write_all(answer.as_bytes());
+    Ok(if survey.is_sound() { CLEAN } else { INTERNAL_FAULT })
+}
+
+fn no_journal(data_dir: &Path, folder: &Path) -> String {
+    let hint = match data_dir.file_name() == folder.file_name() {
+        true => "; give the folder that holds the journal's folder, not that folder itself",
+        false => "",
+    };
+    format!(
+        "no journal in {}: --data-dir (or server.data_dir, now {}) must be the data folder of a server that was \
+         started there once{hint}",
+        folder.display(),
+        data_dir.display()
+    )
+}
+
+fn object(folder: &Path, survey: &Survey) -> Value {
+    let losses: Vec<Value> = survey
+        .losses
+        .iter()
+        .map(|loss| json!({"file": loss.file, "first": loss.first, "last": loss.last, "readable": loss.readable}))
+        .collect();
+    json!({
+        "folder": folder.display().to_string(),
+        "sound": survey.is_sound(),
+        "in_use": survey.in_use,
+        "segments": survey.segments.iter().map(segment).collect::<Vec<_>>(),
+        "cursor": cursor(&survey.cursor),
+        "unfinished_files": survey.unfinished,
+        "pending": {
+            "entries": survey.pending.entries,
+            "bytes": survey.pending.bytes,
+            "oldest_accepted_at": survey.pending.oldest_accepted_at.and_then(rfc3339),
+            "by_command": survey.kinds.iter().map(|(kind, count)| (kind.clone(), json!(count))).collect::<Map<_, _>>(),
+            "of_further_commands": survey.kinds_beyond,
+        },
+        "lost_without_damaged_files": losses,
+        "refused_without_damaged_files": survey.refused_without_damaged,
+    })
+}
+
+fn segment(segment: &SegmentSurvey) -> Value {
+    let state = match &segment.state {
+        SegmentState::Sound => json!({"is": "sound"}),
+        SegmentState::Torn { offset, bytes } => json!({"is": "torn", "offset": offset, "bytes": bytes}),
+        SegmentState::Damaged { offset, what } => json!({"is": "damaged", "offset": offset, "what": what}),
+        SegmentState::Unreadable { what } => json!({"is": "unreadable", "what": what}),
+    };
+    json!({
+        "name": segment.name,
+        "format_version": segment.format_version,
+        "first": segment.first,
+        "last": segment.last,
+        "records": segment.records,
+        "pending": segment.pending,
+        "bytes": segment.bytes,
+        "state": state,
+    })
+}
+
+fn cursor(cursor: &CursorState) -> Value {
+    match cursor {
+        CursorState::Missing => json!({"is": "missing"}),
+        CursorState::At(through) => json!({"is": "sound", "through": through}),
+        CursorState::Lost { what } => json!({"is": "lost", "what": what}),
+        CursorState::Contradicts { through, what } => {
+            json!({"is": "contradicts", "through": through, "what": what})
+        }
+        CursorState::Unreadable { what } => json!({"is": "unreadable", "what": what}),
+    }
+}
+
+/// A time in UTC; `None` where it lies beyond the calendar, which a record that somebody made up can state.
+fn rfc3339(time: SystemTime) -> Option<String> {
+    let seconds = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_secs()).ok()?,
+        Err(before) => -i64::try_from(before.duration().as_secs()).ok()?,
+    };
+    OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok()
+}
+
+#[cfg(test)]
+mod tests;
