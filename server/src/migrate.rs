@@ -11,7 +11,7 @@ use ridethrough::{
 };
 use sha2::{Digest as _, Sha256};
 use tokio::time::{sleep, timeout};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, Row};
 
 use crate::{
     cli::{CLEAN, INTERNAL_FAULT, WRONG_CONFIGURATION},
@@ -40,6 +40,9 @@ const LOCK: i64 = 0x5269_6465_746f_646f;
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// For all steps together, waiting for another process included. A step that needs longer is run by hand.
 const MIGRATE_MAX: Duration = Duration::from_secs(120);
+/// For reading what was applied.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+const UNDEFINED_TABLE: &str = "42P01";
 const SESSION: &str = "SET lock_timeout = '30s'; SET statement_timeout = '100s'; \
                        SET idle_in_transaction_session_timeout = '30s'";
 const HISTORY: &str = "CREATE TABLE IF NOT EXISTS ridethrough_migrations (\
@@ -62,6 +65,8 @@ enum NotMigrated {
     Newer(i32),
     /// A step was applied in another form than this program knows.
     Changed(i32),
+    /// The database takes no writes now, and this many steps are missing.
+    Behind(usize),
 }
 
 impl fmt::Display for NotMigrated {
@@ -78,6 +83,12 @@ impl fmt::Display for NotMigrated {
             Self::Changed(version) => {
                 write!(f, "schema version {version} in the database is not the one that this program knows")
             }
+            Self::Behind(steps) => {
+                write!(
+                    f,
+                    "the database takes only reads, and its schema lacks {steps} steps of this program's"
+                )
+            }
         }
     }
 }
@@ -89,14 +100,15 @@ impl From<tokio_postgres::Error> for NotMigrated {
 }
 
 impl NotMigrated {
-    /// It goes away without a person: the database is starting, ending, overloaded or locked by another migration.
+    /// It goes away without a person: the database is starting, ending, overloaded, locked by another migration, or a
+    /// standby for now.
     fn will_pass(&self) -> bool {
         match self {
             Self::Failed(code) => {
-                let passing = ["08", "53", "55P03", "57"];
+                let passing = ["08", "25006", "53", "55P03", "57"];
                 code.as_ref().is_none_or(|code| passing.iter().any(|known| code.starts_with(known)))
             }
-            Self::TooSlow => true,
+            Self::TooSlow | Self::Behind(_) => true,
             Self::Newer(_) | Self::Changed(_) => false,
         }
     }
@@ -107,14 +119,15 @@ impl NotMigrated {
     }
 }
 
-/// Brings the schema in order as soon as the database is seen, however late that is, and then says so to `db`.
+/// Brings the schema in order as soon as the database is seen, however late that is, and then says so to `db`. A
+/// database that takes no writes now is looked at, so that reads need not wait for one that does.
 ///
 /// # Cancel safety
 /// A dropped run leaves the steps that were committed; the next run goes on from there.
 pub(crate) async fn when_seen(db: Db, mut draining: Draining) {
     let migrated = async {
         let mut database = db.database();
-        let seen = database.wait_for(|part| *part == DatabasePart::Up);
+        let seen = database.wait_for(answers);
         if timeout(PATIENCE_AT_START, seen).await.is_err() {
             tracing::warn!(
                 "database is away; starting degraded: writes go to the journal, reads wait for the database"
@@ -123,14 +136,29 @@ pub(crate) async fn when_seen(db: Db, mut draining: Draining) {
         let mut pause = PAUSE_FIRST;
         let mut logged = None;
         loop {
-            if database.wait_for(|part| *part == DatabasePart::Up).await.is_err() {
-                return;
-            }
-            match attempt(&db).await {
-                Ok(applied) => {
+            let seen = match database.wait_for(answers).await {
+                Ok(part) => *part,
+                Err(_) => return,
+            };
+            let checked = if seen == DatabasePart::ReadOnly { look(&db).await } else { attempt(&db).await };
+            match checked {
+                Ok(applied) if seen == DatabasePart::Up => {
                     db.set_schema(SchemaPart::Ok);
                     tracing::info!(schema_version = latest(), applied, "database taken over");
                     return;
+                }
+                Ok(_) => {
+                    db.set_schema(SchemaPart::Ok);
+                    tracing::info!(
+                        schema_version = latest(),
+                        "the database takes only reads, and its schema is in order: reads are answered, and writes go \
+                         to the journal"
+                    );
+                    if database.wait_for(|part| *part == DatabasePart::Up).await.is_err() {
+                        return;
+                    }
+                    // It takes writes now, so nothing is to be waited for.
+                    continue;
                 }
                 Err(reason) => {
                     if reason.is_mismatch() {
@@ -153,6 +181,11 @@ pub(crate) async fn when_seen(db: Db, mut draining: Draining) {
     }
 }
 
+/// Whether the schema can at least be read.
+fn answers(part: &DatabasePart) -> bool {
+    matches!(part, DatabasePart::Up | DatabasePart::ReadOnly)
+}
+
 fn log(reason: &NotMigrated) {
     const TEXT: &str = "the schema could not be checked; until it is, the database is not used";
     if reason.will_pass() {
@@ -166,6 +199,27 @@ async fn attempt(db: &Db) -> Result<usize, NotMigrated> {
     let connected = db.connect(CONNECT_MAX).await;
     let mut client = connected.map_err(|error| NotMigrated::Failed(error.code().map(str::to_owned)))?;
     timeout(MIGRATE_MAX, migrate(&mut client)).await.unwrap_or(Err(NotMigrated::TooSlow))
+}
+
+/// Compares without a write and without a lock: for a standby, which allows neither. Answers 0, as [`attempt`] does where
+/// nothing was missing.
+async fn look(db: &Db) -> Result<usize, NotMigrated> {
+    let connected = db.connect(CONNECT_MAX).await;
+    let client = connected.map_err(|error| NotMigrated::Failed(error.code().map(str::to_owned)))?;
+    let applied = match timeout(LOOK_MAX, applied(&client)).await.unwrap_or(Err(NotMigrated::TooSlow)) {
+        // What the primary has not made yet, no standby has.
+        Err(NotMigrated::Failed(Some(code))) if code == UNDEFINED_TABLE => Vec::new(),
+        applied => applied?,
+    };
+    all_there(&applied)
+}
+
+/// Whether a database with these steps can be read by this program as it is. Answers the number of missing steps: none.
+fn all_there(applied: &[(i32, String)]) -> Result<usize, NotMigrated> {
+    match missing(applied)?.len() {
+        0 => Ok(0),
+        steps => Err(NotMigrated::Behind(steps)),
+    }
 }
 
 /// The sub-command `migrate`: once, without a server.
@@ -206,13 +260,7 @@ async fn migrate(client: &mut Client) -> Result<usize, NotMigrated> {
 
 async fn apply_missing(client: &mut Client) -> Result<usize, NotMigrated> {
     client.batch_execute(HISTORY).await?;
-    let rows =
-        client.query("SELECT version, checksum FROM ridethrough_migrations ORDER BY version", &[]).await?;
-    let mut applied = Vec::new();
-    for row in rows {
-        applied.push((row.try_get::<_, i32>(0)?, row.try_get::<_, String>(1)?));
-    }
-    let missing = missing(&applied)?;
+    let missing = missing(&applied(client).await?)?;
     for migration in &missing {
         let transaction = client.transaction().await?;
         transaction.batch_execute(migration.sql).await?;
@@ -227,6 +275,14 @@ async fn apply_missing(client: &mut Client) -> Result<usize, NotMigrated> {
         tracing::info!(version = migration.version, name = migration.name, "schema step applied");
     }
     Ok(missing.len())
+}
+
+/// The steps that the database records, with their checksums.
+async fn applied(client: &Client) -> Result<Vec<(i32, String)>, NotMigrated> {
+    let rows =
+        client.query("SELECT version, checksum FROM ridethrough_migrations ORDER BY version", &[]).await?;
+    let read = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
+    rows.iter().map(read).collect()
 }
 
 /// The steps that a database with these still needs.
@@ -274,6 +330,21 @@ mod tests {
         assert!(refusal.is_mismatch() && refusal.to_string().contains("use a newer one"));
     }
 
+    /// A server that saw nothing but a standby left the schema unknown, and refused reads that the standby could answer.
+    #[test]
+    fn a_standby_is_used_only_with_exactly_this_schema() {
+        assert_eq!(all_there(&applied()), Ok(0));
+        let behind = all_there(&[]).err().unwrap();
+        assert_eq!(behind, NotMigrated::Behind(MIGRATIONS.len()));
+        assert!(!behind.is_mismatch(), "the primary may be migrated any moment");
+        let mut newer = applied();
+        newer.push((latest() + 1, "x".to_owned()));
+        assert!(all_there(&newer).err().unwrap().is_mismatch());
+        assert!(
+            answers(&DatabasePart::ReadOnly) && answers(&DatabasePart::Up) && !answers(&DatabasePart::Away)
+        );
+    }
+
     #[test]
     fn an_edited_step_is_noticed() {
         let edited = vec![(1, checksum("something else"))];
@@ -283,7 +354,9 @@ mod tests {
     #[test]
     fn only_what_will_not_pass_is_a_persons_business() {
         let failed = |code: &str| NotMigrated::Failed(Some(code.to_owned()));
-        for passing in [NotMigrated::Failed(None), NotMigrated::TooSlow, failed("57P03"), failed("55P03")] {
+        let (unreachable, slow) = (NotMigrated::Failed(None), NotMigrated::TooSlow);
+        let behind = NotMigrated::Behind(1);
+        for passing in [unreachable, slow, behind, failed("57P03"), failed("55P03"), failed("25006")] {
             assert!(passing.will_pass(), "{passing}");
         }
         for lasting in [failed("42501"), failed("42P07"), NotMigrated::Newer(2), NotMigrated::Changed(1)] {
