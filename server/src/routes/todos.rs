@@ -59,12 +59,16 @@ pub(crate) async fn read_page(
     if !app.waiting.lay_over(query, &mut page.items, last_page) {
         return Ok((document, freshness));
     }
-    let page = Page::of(page.items, usize::from(query.limit), !last_page);
-    let freshness = match freshness {
-        Freshness::Fresh => Freshness::Stale { age: std::time::Duration::ZERO, reason: StaleReason::Pending },
-        stale @ Freshness::Stale { .. } => stale,
-    };
-    Ok((encode(&page), freshness))
+    match freshness {
+        Freshness::Fresh => {
+            let page = Page::of(page.items, usize::from(query.limit), !last_page);
+            let pending = Freshness::Stale { age: std::time::Duration::ZERO, reason: StaleReason::Pending };
+            Ok((encode(&page), pending))
+        }
+        // Only the pages that were asked for before can follow, so the cursor stays, and what waits comes on top of the
+        // limit: cut off here, it would be on no page at all.
+        Freshness::Stale { .. } => Ok((encode(&page), freshness)),
+    }
 }
 
 /// `GET /api/todos/{id}`
