@@ -1,14 +1,17 @@
-//! The command line: options, sub-commands, exit codes. What the commands do is in `run.rs`, `up.rs`, `doctor.rs`.
+//! The command line: sub-commands and exit codes. What the commands do is in `run.rs`, `up.rs`, `doctor.rs`.
+
+mod flags;
+mod interrupts;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use clap::{Parser, Subcommand};
 
+use crate::cli::flags::{Load, Parts, Which};
+use crate::config::{Config, ConfigError, StackSection};
 use crate::error::Error;
 use crate::guardian;
 use crate::nemesis::Fault;
@@ -17,11 +20,24 @@ use crate::scenario::{self, Scenario};
 use crate::verdict::{Outcome, Verdict};
 use crate::{cluster, doctor, report, stack, up};
 
+pub(crate) use interrupts::Interrupts;
+
+/// Where `up` listens unless told otherwise.
+const LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080));
+
 /// A fault laboratory: runs a service on a private PostgreSQL, breaks the database, and proves what users got.
 #[derive(Debug, Parser)]
 #[command(name = "ridethrough-chaos", version, about)]
-#[command(after_help = "Exit codes: 0 held, 1 violated, 2 inconclusive, 3 the harness failed.")]
+#[command(after_help = "\
+Keys: `[key: run.rate]` in the help of a command stands for `rate` under `[run]` in the file of --config, and for the \
+environment variable RIDETHROUGH_RUN__RATE. Flags win over the environment, the environment over the file.
+
+Exit codes: 0 held, 1 violated, 2 inconclusive, 3 the harness failed or cannot use what it was given; of check-config \
+1 for a wrong configuration.")]
 struct Cli {
+    /// Configuration file (TOML); every key is also `RIDETHROUGH_<SECTION>__<KEY>` in the environment.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -32,17 +48,17 @@ enum Command {
     Demo {
         #[command(flatten)]
         load: Load,
-        /// Where the report goes.
-        #[arg(long, value_name = "DIR", default_value = "target/demo")]
-        out: PathBuf,
+        /// Where the report goes [default: target/demo] [key: demo.out].
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
         #[command(flatten)]
         parts: Parts,
     },
     /// Start the same stack and leave it running until Ctrl-C.
     Up {
-        /// Where the proxy listens.
-        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-        listen: SocketAddr,
+        /// Where the proxy listens [default: 127.0.0.1:8080] [key: up.listen].
+        #[arg(long, value_name = "ADDR")]
+        listen: Option<SocketAddr>,
         #[command(flatten)]
         parts: Parts,
     },
@@ -53,9 +69,9 @@ enum Command {
         scenarios: Vec<String>,
         #[command(flatten)]
         load: Load,
-        /// Where the reports go, each in a folder named after its scenario.
-        #[arg(long, value_name = "DIR", default_value = "target/chaos")]
-        out: PathBuf,
+        /// Where the reports go, each in a folder named after its scenario [default: target/chaos] [key: run.out].
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
         #[command(flatten)]
         parts: Parts,
     },
@@ -88,68 +104,14 @@ enum Command {
         #[command(flatten)]
         parts: Parts,
     },
+    /// Check the configuration and say what is wrong with it.
+    CheckConfig,
     /// Clean up after a harness; started by the harness itself.
     #[command(name = guardian::SUB_COMMAND, hide = true)]
     Guardian {
         /// The run folder.
         folder: PathBuf,
     },
-}
-
-/// What the stack is made of.
-#[derive(Debug, Args)]
-struct Parts {
-    /// The folder with PostgreSQL's `postgres` and `initdb` [env: RIDETHROUGH_PG_BIN].
-    #[arg(long, value_name = "DIR")]
-    pg_bin: Option<PathBuf>,
-    /// The folder with ridethrough-server and ridethrough-proxy [default: beside this program].
-    #[arg(long, value_name = "DIR")]
-    bin_dir: Option<PathBuf>,
-    /// Another server binary.
-    #[arg(long, value_name = "PATH")]
-    server_bin: Option<PathBuf>,
-    /// Added to the environment of each server; repeatable.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
-    server_env: Vec<(String, String)>,
-}
-
-/// The traffic of a run.
-#[derive(Debug, Args)]
-struct Load {
-    /// Fixes traffic and faults [default: random, printed].
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Seconds of traffic, 6 to 3600 [default: 18]; the outage takes 8 of 18 parts.
-    #[arg(long, value_name = "S")]
-    duration: Option<u64>,
-    /// Requests per second [default: 150].
-    #[arg(long, value_name = "N")]
-    rate: Option<u32>,
-}
-
-/// Which running `up` is meant.
-#[derive(Debug, Args)]
-struct Which {
-    /// The proxy's address; needed only where more than one runs.
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<SocketAddr>,
-}
-
-impl Parts {
-    fn stack(&self) -> stack::Options {
-        let guardian = Some(PathBuf::from(guardian::OWN_BINARY));
-        stack::Options {
-            server_bin: self.server_bin.clone(),
-            bin_dir: self.bin_dir.clone(),
-            server_env: self.server_env.clone(),
-            cluster: cluster::Options {
-                pg_bin: self.pg_bin.clone(),
-                guardian,
-                ..cluster::Options::default()
-            },
-            ..stack::Options::default()
-        }
-    }
 }
 
 /// Runs the command line and gives the exit code: 0 held or done, 1 violated, 2 inconclusive, 3 the harness failed.
@@ -169,20 +131,49 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Result<u8, Error> {
     if let Command::Guardian { folder } = &cli.command {
         return Ok(guardian::watch(folder));
     }
+    let config = Config::load(cli.config.as_deref(), std::env::vars_os());
+    if let Command::CheckConfig = cli.command {
+        return Ok(check_config(config));
+    }
+    let config = config?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(Error::io("start the runtime"))?.block_on(Box::pin(execute(cli.command)))
+    runtime.map_err(Error::io("start the runtime"))?.block_on(Box::pin(execute(cli.command, config)))
 }
 
-async fn execute(command: Command) -> Result<u8, Error> {
+/// Exit code 1 for a wrong configuration, as of the other binaries: here nothing can be violated.
+fn check_config(config: Result<Config, ConfigError>) -> u8 {
+    match config.and_then(|config| config.check()) {
+        Ok(()) => {
+            print("the configuration is in order\n");
+            0
+        }
+        Err(error) => {
+            eprint(&format!("ridethrough-chaos: {error}\n"));
+            1
+        }
+    }
+}
+
+async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
     match command {
         Command::Demo { load, out, parts } => {
+            load.put_over(&mut config.run);
+            parts.put_over(&mut config.stack);
+            let out = out.unwrap_or_else(|| config.demo.out.clone());
             let scenario = Scenario::find(scenario::DEMO)?;
-            let verdict = one(&experiment(scenario, &load, out, &parts, "demo")?).await?;
+            let verdict = one(&experiment(scenario, &config, out, "demo")?).await?;
             Ok(verdict.exit_code())
         }
-        Command::Run { scenarios, load, out, parts } => run_all(&scenarios, &load, &out, &parts).await,
+        Command::Run { scenarios, load, out, parts } => {
+            load.put_over(&mut config.run);
+            parts.put_over(&mut config.stack);
+            config.run.out = out.unwrap_or(config.run.out);
+            run_all(&scenarios, &config).await
+        }
         Command::Up { listen, parts } => {
-            let options = stack::Options { listen: Some(listen), ..parts.stack() };
+            parts.put_over(&mut config.stack);
+            let listen = listen.or(config.up.listen).unwrap_or(LISTEN);
+            let options = stack::Options { listen: Some(listen), ..stack_options(&config.stack) };
             up::up(&options, &mut Interrupts::listen()?).await.map(|()| 0)
         }
         Command::List => {
@@ -191,11 +182,11 @@ async fn execute(command: Command) -> Result<u8, Error> {
         }
         Command::Break { fault, which } => {
             let fault: Fault = fault.parse()?;
-            print(&up::ask(&format!("break {fault}"), which.listen).await?);
+            print(&up::ask(&format!("break {fault}"), which.address(&config.up)).await?);
             Ok(0)
         }
         Command::Heal { which } => {
-            print(&up::ask("heal", which.listen).await?);
+            print(&up::ask("heal", which.address(&config.up)).await?);
             Ok(0)
         }
         Command::Check { history } => {
@@ -209,15 +200,31 @@ async fn execute(command: Command) -> Result<u8, Error> {
             Ok(verdict.outcome.exit_code())
         }
         Command::Doctor { parts } => {
-            let (text, fit) = doctor::examine(&parts.stack()).await;
+            parts.put_over(&mut config.stack);
+            let (text, fit) = doctor::examine(&stack_options(&config.stack)).await;
             print(&text);
             Ok(if fit { 0 } else { Outcome::HarnessError.exit_code() })
         }
+        Command::CheckConfig => Ok(check_config(Ok(config))),
         Command::Guardian { folder } => Ok(guardian::watch(&folder)),
     }
 }
 
-async fn run_all(names: &[String], load: &Load, out: &Path, parts: &Parts) -> Result<u8, Error> {
+fn stack_options(section: &StackSection) -> stack::Options {
+    stack::Options {
+        server_bin: section.server_bin.clone(),
+        bin_dir: section.bin_dir.clone(),
+        server_env: section.server_env.clone(),
+        cluster: cluster::Options {
+            pg_bin: section.pg_bin.clone(),
+            guardian: Some(PathBuf::from(guardian::OWN_BINARY)),
+            ..cluster::Options::default()
+        },
+        ..stack::Options::default()
+    }
+}
+
+async fn run_all(names: &[String], config: &Config) -> Result<u8, Error> {
     let chosen: Vec<&'static Scenario> = if names.iter().any(|name| name == "all") {
         scenario::ALL.iter().collect()
     } else {
@@ -227,7 +234,8 @@ async fn run_all(names: &[String], load: &Load, out: &Path, parts: &Parts) -> Re
     let experiments: Vec<Experiment> = chosen
         .iter()
         .map(|scenario| {
-            experiment(scenario, load, out.join(scenario.name), parts, &format!("run {}", scenario.name))
+            let out = config.run.out.join(scenario.name);
+            experiment(scenario, config, out, &format!("run {}", scenario.name))
         })
         .collect::<Result<_, _>>()?;
     let mut outcomes = Vec::new();
@@ -294,22 +302,21 @@ async fn one(experiment: &Experiment) -> Result<Ended, Error> {
 
 fn experiment(
     scenario: &'static Scenario,
-    load: &Load,
+    config: &Config,
     out: PathBuf,
-    parts: &Parts,
     command: &str,
 ) -> Result<Experiment, Error> {
     // Small enough to be read out and typed in again.
-    let seed = load.seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));
+    let seed = config.run.seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));
     let mut rerun = format!("ridethrough-chaos {command} --seed {seed}");
-    if let Some(duration) = load.duration {
-        rerun += &format!(" --duration {duration}");
+    if let Some(duration) = config.run.duration {
+        rerun += &format!(" --duration {}", flags::as_flag(duration));
     }
-    if let Some(rate) = load.rate {
+    if let Some(rate) = config.run.rate {
         rerun += &format!(" --rate {rate}");
     }
-    let plan = scenario.plan(load.duration.map(Duration::from_secs), load.rate)?;
-    Ok(Experiment { scenario, seed, plan, stack: parts.stack(), out, rerun })
+    let plan = scenario.plan(config.run.duration, config.run.rate)?;
+    Ok(Experiment { scenario, seed, plan, stack: stack_options(&config.stack), out, rerun })
 }
 
 /// The closing sentences, and where the report is.
@@ -344,13 +351,6 @@ fn list() -> String {
     )
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("write it as KEY=VALUE".to_owned()),
-    }
-}
-
 fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     // A reader that went away is no failure of the run; the exit code still tells.
@@ -359,28 +359,6 @@ fn print(text: &str) {
 
 fn eprint(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
-}
-
-/// SIGINT and SIGTERM, one after another.
-#[derive(Debug)]
-pub(crate) struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    fn listen() -> Result<Self, Error> {
-        let on = |kind| signal(kind).map_err(Error::io("listen for signals"));
-        Ok(Self { interrupt: on(SignalKind::interrupt())?, terminate: on(SignalKind::terminate())? })
-    }
-
-    /// The next of them.
-    pub(crate) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
 
 #[cfg(test)]
@@ -412,16 +390,43 @@ mod tests {
     #[test]
     fn the_rerun_line_names_seed_and_load() {
         let cli = Cli::try_parse_from(["x", "run", "db-hang", "--seed", "7", "--rate", "20"]).unwrap();
-        let Command::Run { load, parts, .. } = cli.command else { panic!("not a run") };
+        let Command::Run { load, .. } = cli.command else { panic!("not a run") };
+        let mut config = Config::default();
+        config.run.rate = Some(90);
+        config.run.duration = Some(std::time::Duration::from_millis(6_500));
+        load.put_over(&mut config.run);
         let scenario = Scenario::find("db-hang").unwrap();
-        let experiment = experiment(scenario, &load, PathBuf::new(), &parts, "run db-hang").unwrap();
-        assert_eq!(experiment.rerun, "ridethrough-chaos run db-hang --seed 7 --rate 20");
+        let experiment = experiment(scenario, &config, PathBuf::new(), "run db-hang").unwrap();
+        assert_eq!(experiment.rerun, "ridethrough-chaos run db-hang --seed 7 --duration 6500ms --rate 20");
         assert_eq!((experiment.seed, experiment.plan.rate_per_second), (7, 20));
+        assert_eq!(experiment.plan.load_ms, 6_500);
     }
 
     #[test]
-    fn environment_for_servers_needs_a_name() {
-        assert_eq!(key_value("A=b=c"), Ok(("A".to_owned(), "b=c".to_owned())));
-        assert!(key_value("=x").is_err() && key_value("x").is_err());
+    fn the_file_can_be_named_before_and_after_the_command() {
+        for args in [["x", "--config", "f", "check-config"], ["x", "check-config", "--config", "f"]] {
+            assert_eq!(Cli::try_parse_from(args).unwrap().config, Some("f".into()));
+        }
+    }
+
+    #[test]
+    fn a_check_gives_1_for_what_cannot_be_read_or_cannot_run() {
+        let checked =
+            |name: &str, value: &str| check_config(Config::load(None, [(name.into(), value.into())]));
+        assert_eq!(checked("RIDETHROUGH_RUN__RATE", "20"), 0);
+        assert_eq!(checked("RIDETHROUGH_RUN__RTAE", "20"), 1);
+        assert_eq!(checked("RIDETHROUGH_RUN__RATE", "0"), 1);
+    }
+
+    #[test]
+    fn the_help_names_every_key() {
+        let mut cli = Cli::command();
+        let mut help = |name: &str| cli.find_subcommand_mut(name).unwrap().render_long_help().to_string();
+        let help = ["demo", "run", "up"].map(&mut help).concat();
+        let stack = ["stack.pg_bin", "stack.bin_dir", "stack.server_bin", "stack.server_env"];
+        let load = ["run.seed", "run.duration", "run.rate", "run.out", "demo.out", "up.listen"];
+        for key in stack.into_iter().chain(load) {
+            assert!(help.contains(&format!("[key: {key}")), "{key}");
+        }
     }
 }

@@ -4,6 +4,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::config::ConfigError;
+
 /// An error of the harness itself: never a statement about the system under test.
 ///
 /// Texts are lower case without a full stop, fit to follow "failed to".
@@ -83,6 +85,9 @@ pub enum Error {
         /// The names that exist.
         known: String,
     },
+    /// The configuration cannot be used.
+    #[error("use the configuration: {0}")]
+    Configuration(#[from] ConfigError),
     /// The history could not be written or read.
     #[error("{what}: {reason}")]
     History {

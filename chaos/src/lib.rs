@@ -11,7 +11,7 @@
 //! - [`stack`]: PostgreSQL, servers and proxy together. [`cluster`]: a throw-away PostgreSQL, on the binaries that
 //!   [`postgres`] finds.
 //! - [`folder`], [`guardian`], [`process`]: the care that nothing of a run outlives it.
-//! - [`cli`]: the command line.
+//! - [`cli`]: the command line. [`config`]: what it takes from a file and the environment.
 
 pub mod run;
 
@@ -38,6 +38,7 @@ mod ports;
 pub mod process;
 
 pub mod cli;
+pub mod config;
 mod doctor;
 mod up;
 

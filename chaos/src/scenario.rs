@@ -105,8 +105,7 @@ impl Scenario {
         if let Some(duration) = duration {
             if duration < DURATION_MIN || duration > DURATION_MAX {
                 let (min, max) = (DURATION_MIN.as_secs(), DURATION_MAX.as_secs());
-                let reason =
-                    format!("a duration of {} s is not between {min} and {max} s", duration.as_secs());
+                let reason = format!("a duration of {duration:?} is not between {min}s and {max}s");
                 return Err(Error::state("plan the load", reason));
             }
             plan.load_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
