@@ -27,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use quick_cache::sync::Cache;
 use tokio::{sync::watch, time::Instant};
 
 /// The future type of [`Commands::apply`].
@@ -56,6 +57,9 @@ use crate::{
     metrics,
 };
 
+/// About two minutes of a busy replica's writes: repetitions come soon or not at all.
+const SETTLED_KEYS_MAX: usize = 10_000;
+
 /// One PostgreSQL database with everything that lets a service ride through its absence. Clones share it.
 #[derive(Clone)]
 pub struct Db(Arc<Shared>);
@@ -79,6 +83,8 @@ struct Shared {
     cache: ReadCache,
     journal: Journal,
     gate: Gate,
+    /// Fingerprints of the newest keys that this replica settled.
+    settled_keys: Cache<String, [u8; 32]>,
     commands: Arc<dyn Commands>,
     database: watch::Sender<DatabasePart>,
     schema: watch::Sender<SchemaPart>,
@@ -107,6 +113,7 @@ impl Db {
             cache: ReadCache::new(cache),
             journal,
             gate: Gate::default(),
+            settled_keys: Cache::new(SETTLED_KEYS_MAX),
             commands,
             database: watch::Sender::new(DatabasePart::Unknown),
             schema: watch::Sender::new(SchemaPart::Unknown),

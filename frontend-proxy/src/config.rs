@@ -215,6 +215,8 @@ pub(crate) enum ConfigProblem {
     TooManyBackends(usize),
     #[error("backend `{url}`: {reason}")]
     BackendUrl { url: String, reason: &'static str },
+    #[error("limits.{field}: {problem}")]
+    Limits { field: &'static str, problem: &'static str },
     #[error("{key}: {reason}")]
     Value { key: &'static str, reason: &'static str },
 }
@@ -289,6 +291,9 @@ impl Config {
             if duration.is_zero() || duration > Duration::from_secs(86_400) {
                 return wrong(key, "must be more than 0s and at most 1d");
             }
+        }
+        if let Err((field, problem)) = self.limits.validate() {
+            return Err(ConfigProblem::Limits { field, problem });
         }
         if !self.checks.path.starts_with('/') || self.checks.path.parse::<http::Uri>().is_err() {
             return wrong("checks.path", "must be a path, such as /readyz");

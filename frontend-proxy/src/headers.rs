@@ -201,8 +201,15 @@ pub(crate) fn expected_timeout_ms(headers: &HeaderMap) -> Option<u64> {
     value.parse().ok().filter(|milliseconds| *milliseconds > 0)
 }
 
+/// The ids of a request, as every answer to it carries them.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) request_id: HeaderValue,
+    pub(crate) trace: HeaderValue,
+}
+
 /// The ids of a request: kept where they are valid, made where not.
-pub(crate) fn identify(headers: &mut HeaderMap, random: &mut fastrand::Rng) -> HeaderValue {
+pub(crate) fn identify(headers: &mut HeaderMap, random: &mut fastrand::Rng) -> Identity {
     let trace_is_valid = headers.get(TRACEPARENT).is_some_and(|value| is_traceparent(value.as_bytes()));
     let id_is_valid = headers.get(X_REQUEST_ID).is_some_and(|value| is_request_id(value.as_bytes()));
     if !trace_is_valid {
@@ -215,7 +222,8 @@ pub(crate) fn identify(headers: &mut HeaderMap, random: &mut fastrand::Rng) -> H
         let made = HeaderValue::from_str(&format!("{:032x}", random.u128(1..)));
         headers.insert(X_REQUEST_ID, made.expect("hexadecimal digits are visible"));
     }
-    headers.get(X_REQUEST_ID).cloned().expect("it was valid or has just been made")
+    let made = |name| headers.get(name).cloned().expect("it was valid or has just been made");
+    Identity { request_id: made(X_REQUEST_ID), trace: made(TRACEPARENT) }
 }
 
 fn is_request_id(id: &[u8]) -> bool {

@@ -76,10 +76,15 @@ fn main() -> ExitCode {
         Ok(_) => ExitCode::from(EXIT_CUT),
         Err(error) => {
             complain(&format!("{error:#}"));
-            ExitCode::from(EXIT_FAULT)
+            ExitCode::from(if error.is::<WrongAddress>() { EXIT_CONFIGURATION } else { EXIT_FAULT })
         }
     }
 }
+
+/// An address that cannot be listened on: somebody else has it, or it is not ours. A matter of configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongAddress(String);
 
 /// Variables that are no text are not ours.
 fn environment() -> impl Iterator<Item = (String, String)> {
@@ -105,7 +110,7 @@ async fn run(config: Config, backends: Vec<Authority>) -> anyhow::Result<usize> 
     meters::describe();
     let listener = TcpListener::bind(config.proxy.listen)
         .await
-        .with_context(|| format!("failed to listen on {}", config.proxy.listen))?;
+        .map_err(|error| WrongAddress(format!("failed to listen on {}: {error}", config.proxy.listen)))?;
     let main_address = listener.local_addr().context("failed to read the main listener's address")?;
 
     let watchdog = Arc::new(Watchdog::new(Instant::now()));
@@ -123,8 +128,7 @@ async fn run(config: Config, backends: Vec<Authority>) -> anyhow::Result<usize> 
     let shown = serde_json::to_value(&config).context("failed to show the configuration")?;
     let admin = Admin::new(proxy.probes(), recorder, state, shown)
         .start(config.proxy.admin_listen)
-        // Its text names its cause already.
-        .map_err(|error| anyhow::anyhow!("{error}"))?;
+        .map_err(|error| WrongAddress(error.to_string()))?;
 
     let beating = Arc::clone(&watchdog);
     tokio::spawn(async move { beating.keep_beating().await });

@@ -18,7 +18,7 @@ use crate::{
     body::{Download, ProxyBody, Upload, UploadError},
     config::{Authority, Config},
     fallback::{self, Asked, Failure, Fallback, Trouble},
-    headers::{self, EXPECTED_TIMEOUT, Onward, X_REQUEST_ID},
+    headers::{self, EXPECTED_TIMEOUT, Identity, Onward, TRACEPARENT, X_REQUEST_ID},
     meters::{self, Meters, Rung},
     retry::{self, Nature, Next},
     target::{Gate, Refusal},
@@ -115,7 +115,7 @@ impl Proxy {
             return answer.map(ProxyBody::from);
         }
         let mut random = fastrand::Rng::new();
-        let id = headers::identify(request.headers_mut(), &mut random);
+        let Identity { request_id, trace } = headers::identify(request.headers_mut(), &mut random);
         let method = request.method().clone();
         let mut answer = self.answer(request, started, &mut random).await;
         let status = answer.response.status();
@@ -124,7 +124,7 @@ impl Proxy {
         if self.config.proxy.access_log {
             tracing::info!(
                 target: "access",
-                request_id = id.to_str().unwrap_or_default(),
+                request_id = request_id.to_str().unwrap_or_default(),
                 method = method.as_str(),
                 status = status.as_u16(),
                 rung = answer.rung.as_str(),
@@ -133,7 +133,8 @@ impl Proxy {
                 "request"
             );
         }
-        answer.response.headers_mut().entry(X_REQUEST_ID).or_insert(id);
+        answer.response.headers_mut().entry(X_REQUEST_ID).or_insert(request_id);
+        answer.response.headers_mut().entry(TRACEPARENT).or_insert(trace);
         answer.response
     }
 

@@ -155,10 +155,7 @@ pub(crate) fn validate(config: &Config) -> Result<(), String> {
             "server.listen and server.admin_listen are the same address; give each its own".to_owned()
         );
     }
-    if config.limits.connections == 0 {
-        return Err("limits.connections must be at least 1".to_owned());
-    }
-    Ok(())
+    config.limits.validate().map_err(|(field, problem)| format!("limits.{field} {problem}"))
 }
 
 /// Hosts, ports, user and database: what an operator looks for, without the password.

@@ -242,3 +242,14 @@ async fn a_write_that_is_too_large_for_the_journal_is_refused_for_good() {
     let Err(WriteError::Rejected(error)) = refused else { panic!("{refused:?}") };
     assert_eq!(error.class(), ErrorClass::Permanent, "{error}");
 }
+
+/// In an outage a key of this replica was taken for another request: both were acknowledged, and the second vanished.
+#[tokio::test]
+async fn a_key_that_was_settled_here_is_not_taken_for_another_request_in_an_outage() {
+    let outage = Outage::begin();
+    outage.db.tell_settled(&command("k", 1), &Settled::Applied(Bytes::new()), false, Instant::now());
+    let other = outage.db.write(command("k", 2), soon()).await;
+    assert!(matches!(other, Err(WriteError::KeyReused)), "{other:?}");
+    let same = outage.db.write(command("k", 1), soon()).await;
+    assert!(matches!(same, Ok(Written::Journaled { .. })), "{same:?}");
+}

@@ -112,6 +112,7 @@ impl Db {
     /// forget.
     pub(super) fn tell_settled(&self, command: &Command, settled: &Settled, before: bool, sent_at: Instant) {
         let (cache, now) = (&self.0.cache, Instant::now());
+        self.0.settled_keys.insert(command.key.clone(), command.fingerprint);
         let fill =
             if before { cache.forget_by_write(sent_at, now) } else { cache.fill_by_write(sent_at, now) };
         self.0.commands.settled(command, settled, &fill);
@@ -134,6 +135,11 @@ impl Db {
         let too_late = |retry_after| Error::Rejected { reason: RejectReason::DeadlinePassed, retry_after };
         if deadline.remaining(Instant::now()) < WORTH_BEGINNING {
             return Err(refused(too_late(self.retry_after(Instant::now())), false));
+        }
+        // The database would tell; while it cannot, what this replica remembers of its own keys must do.
+        let known = self.0.settled_keys.get(&command.key);
+        if !maybe_committed && known.is_some_and(|fingerprint| fingerprint != command.fingerprint) {
+            return Err(WriteError::KeyReused);
         }
         let _diverting = self.0.gate.divert();
         let appending = self.0.journal.append(entry(command));

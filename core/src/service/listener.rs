@@ -73,6 +73,31 @@ impl Default for Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
+impl Limits {
+    /// Checks what types cannot: a listener with these limits can serve somebody.
+    ///
+    /// # Errors
+    /// The name of the field, and what it must be.
+    pub fn validate(&self) -> Result<(), (&'static str, &'static str)> {
+        if self.connections == 0 {
+            return Err(("connections", "must be 1 or more"));
+        }
+        if !(1_024..=1024 * 1024).contains(&self.head_bytes) {
+            return Err(("head_bytes", "must be between 1024 and 1048576"));
+        }
+        if !(20..=1_000).contains(&self.headers) {
+            return Err(("headers", "must be between 20 and 1000: fewer is less than a browser sends"));
+        }
+        if self.head.is_zero() {
+            return Err(("head", "must be longer than nothing"));
+        }
+        if self.write_idle.is_zero() {
+            return Err(("write_idle", "must be longer than nothing"));
+        }
+        Ok(())
+    }
+}
+
 /// How a listener ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "cut connections belong into the exit code"]
@@ -207,6 +232,22 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    /// A configuration with these was called in order, and the server then refused everybody, probes included.
+    #[test]
+    fn limits_that_let_nobody_in_are_refused_by_name() {
+        let field = |change: &dyn Fn(&mut Limits)| {
+            let mut limits = Limits::default();
+            change(&mut limits);
+            limits.validate().map_err(|(field, _)| field)
+        };
+        assert_eq!(field(&|_| {}), Ok(()));
+        assert_eq!(field(&|limits| limits.connections = 0), Err("connections"));
+        assert_eq!(field(&|limits| limits.head_bytes = 10), Err("head_bytes"));
+        assert_eq!(field(&|limits| limits.headers = 0), Err("headers"));
+        assert_eq!(field(&|limits| limits.head = Duration::ZERO), Err("head"));
+        assert_eq!(field(&|limits| limits.drain_delay = Duration::ZERO), Ok(()));
+    }
 
     /// A client in the middle of its upload once got a reset instead of the 413, because the connection was closed with
     /// the rest of the upload unread.

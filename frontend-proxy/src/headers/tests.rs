@@ -108,7 +108,7 @@ fn valid_ids_are_kept_and_others_are_made() {
     let mut random = fastrand::Rng::with_seed(8);
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let mut headers = fields(&[("x-request-id", "abc-1"), ("traceparent", trace), ("tracestate", "a=b")]);
-    assert_eq!(identify(&mut headers, &mut random), "abc-1");
+    assert_eq!(identify(&mut headers, &mut random).request_id, "abc-1");
     assert_eq!(
         (&headers["traceparent"], headers.contains_key("tracestate")),
         (&trace.parse().unwrap(), true)
@@ -116,7 +116,7 @@ fn valid_ids_are_kept_and_others_are_made() {
 
     for bad in ["", "a b", "<script>", &"a".repeat(129)] {
         let mut headers = fields(&[("x-request-id", bad), ("traceparent", "00-xyz"), ("tracestate", "a=b")]);
-        let id = identify(&mut headers, &mut random);
+        let id = identify(&mut headers, &mut random).request_id;
         assert_eq!((id.len(), &headers["x-request-id"]), (32, &id), "{bad}");
         assert!(is_traceparent(headers["traceparent"].as_bytes()), "{:?}", headers["traceparent"]);
         assert!(!headers.contains_key("tracestate"), "it belongs to a trace that is not ours");
