@@ -140,7 +140,10 @@ impl Query for PageQuery {
     }
 
     fn cache_key(&self) -> String {
-        let time = |time: Option<OffsetDateTime>| time.map_or(0, OffsetDateTime::unix_timestamp_nanos);
+        // A dash is no number: a bound that is not there must not read like the epoch.
+        let time = |time: Option<OffsetDateTime>| {
+            time.map_or_else(|| "-".to_owned(), |time| time.unix_timestamp_nanos().to_string())
+        };
         let after = self.after.map(|after| after.to_string()).unwrap_or_default();
         format!("todos/{}/{after}/{:?}/{}/{}", self.limit, self.done, time(self.from), time(self.to))
     }
@@ -190,10 +193,13 @@ mod tests {
         assert!(all.ends_with("LIMIT $5::bigint") && values.len() == 4, "{all}");
     }
 
+    /// A bound that was absent was written as 0, which is the epoch: a list asked for up to 1970 was empty, and was kept as
+    /// the saved copy of the plain list.
     #[test]
     fn different_questions_have_different_cache_keys() {
         let base = PageQuery { limit: 50, ..PageQuery::default() };
         let at = Some(datetime!(2026-11-20 0:00 UTC));
+        let epoch = Some(OffsetDateTime::UNIX_EPOCH);
         let all = [
             base,
             PageQuery { limit: 5, ..base },
@@ -201,6 +207,9 @@ mod tests {
             PageQuery { done: Some(true), ..base },
             PageQuery { from: at, ..base },
             PageQuery { to: at, ..base },
+            PageQuery { from: epoch, ..base },
+            PageQuery { to: epoch, ..base },
+            PageQuery { from: epoch, to: epoch, ..base },
             PageQuery { after: Some(todo(1, 1).cursor()), ..base },
         ];
         let mut keys: Vec<String> = all.iter().map(Query::cache_key).collect();
