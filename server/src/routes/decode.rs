@@ -1,23 +1,22 @@
-//! Requests to values: keys, ids, versions, JSON bodies, query parameters. Each refusal names what is wrong with which
-//! part, and quotes no more of the request than a name.
+//! Requests to values: keys, ids, versions, JSON bodies. Each refusal names what is wrong with which part, and quotes
+//! no more of the request than a name. The parameters of a list are read in the file below.
+
+mod parameters;
 
 use std::time::Duration;
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Query, RawPathParams, rejection::RawPathParamsRejection},
+    extract::{RawPathParams, rejection::RawPathParamsRejection},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Map, Value};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::{
-    error::Trouble,
-    todo::{PageQuery, Title},
-};
+pub(crate) use self::parameters::page_query;
+use crate::{error::Trouble, todo::Title};
 
 /// Who says which write this is.
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -28,8 +27,6 @@ pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// A body of this size takes a second on the slowest line that is worth serving.
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
-const PAGE_LIMIT: u8 = 50;
-const PAGE_LIMIT_MAX: u8 = 100;
 /// Names in refusals are cut here, since they come from the sender.
 const NAME_CHARACTERS_MAX: usize = 40;
 
@@ -74,7 +71,12 @@ pub(crate) fn id(parameters: &PathParameters) -> Result<Uuid, Trouble> {
 
 /// The version in `If-Match`, with or without the quotes of an entity tag.
 pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Trouble> {
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let mut values = headers.get_all(header::IF_MATCH).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    // A list in several headers is a list all the same: to take its first version would drop a condition of the sender's.
+    if values.next().is_some() {
+        return Err(Trouble::bad_request("the header If-Match must be given once, with one version"));
+    }
     let text = value.to_str().unwrap_or_default().trim();
     // Any version will do: that is what a write without the header means, too.
     if text == "*" {
@@ -169,54 +171,6 @@ fn shown(name: &str) -> String {
     name.chars().filter(|character| !character.is_control()).take(NAME_CHARACTERS_MAX).collect()
 }
 
-/// The parameters of a list.
-pub(crate) fn page_query(uri: &Uri) -> Result<PageQuery, Trouble> {
-    let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-        .map_err(|_| Trouble::bad_request("the query of the address cannot be understood"))?;
-    let mut query = PageQuery { limit: PAGE_LIMIT, ..PageQuery::default() };
-    let mut known = Vec::new();
-    for (name, value) in &parameters {
-        if known.contains(&name) {
-            return Err(Trouble::bad_request(format!("the parameter `{}` is given twice", shown(name))));
-        }
-        known.push(name);
-        match name.as_str() {
-            "limit" => query.limit = limit(value)?,
-            "after" => {
-                let wrong = "the parameter `after` is not the `next` of an earlier page";
-                query.after = Some(value.parse().map_err(|_| Trouble::bad_request(wrong))?);
-            }
-            "done" => {
-                let wrong = "the parameter `done` must be true or false";
-                query.done = Some(value.parse().map_err(|_| Trouble::bad_request(wrong))?);
-            }
-            "from" => query.from = Some(instant(value, "from")?),
-            "to" => query.to = Some(instant(value, "to")?),
-            _ => {
-                return Err(Trouble::bad_request(format!(
-                    "the parameter `{}` is not known here",
-                    shown(name)
-                )));
-            }
-        }
-    }
-    Ok(query)
-}
-
-fn limit(text: &str) -> Result<u8, Trouble> {
-    let limit = text.parse().ok().filter(|limit| (1..=PAGE_LIMIT_MAX).contains(limit));
-    limit.ok_or_else(|| {
-        Trouble::bad_request(format!("the parameter `limit` must be a number from 1 to {PAGE_LIMIT_MAX}"))
-    })
-}
-
-fn instant(text: &str, name: &str) -> Result<OffsetDateTime, Trouble> {
-    // A plus sign that was not escaped arrives as a space.
-    OffsetDateTime::parse(&text.replace(' ', "+"), &Rfc3339).map_err(|_| {
-        Trouble::bad_request(format!("the parameter `{name}` must be a time such as 2026-11-20T12:00:00Z"))
-    })
-}
-
 /// A key as a part of an address.
 pub(crate) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
@@ -269,6 +223,15 @@ mod tests {
         }
     }
 
+    /// Of two If-Match headers the first was a condition and the second was none.
+    #[test]
+    fn two_versions_in_two_headers_are_refused_like_two_in_one() {
+        for twice in [["\"1\"", "\"2\""], ["\"1\"", "\"1\""], ["*", "\"2\""], ["\"2\"", "*"]] {
+            let refused = if_match(&headers(header::IF_MATCH, &twice));
+            assert!(detail(refused).contains("If-Match"), "{twice:?}");
+        }
+    }
+
     #[test]
     fn malformed_json_is_located_and_not_quoted() {
         let detail = detail(Members::parse(b"{\"title\":\n \"canary\",}"));
@@ -302,36 +265,6 @@ mod tests {
         }
         for wrong in ["text/plain", "application/x-www-form-urlencoded", "text/json", ""] {
             assert!(!is_json(wrong), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn list_parameters_are_read() {
-        let query = page_query(&Uri::from_static(
-            "/api/todos?limit=7&done=true&from=2026-01-01T00:00:00%2B01:00&to=2026-01-02T00:00:00+01:00",
-        ));
-        let query = query.unwrap();
-        assert_eq!((query.limit, query.done), (7, Some(true)));
-        assert_eq!(query.to.unwrap() - query.from.unwrap(), time::Duration::DAY);
-        assert_eq!(page_query(&Uri::from_static("/api/todos")).unwrap().limit, PAGE_LIMIT);
-    }
-
-    #[test]
-    fn each_wrong_parameter_is_named() {
-        for (query, name) in [
-            ("limit=0", "limit"),
-            ("limit=101", "limit"),
-            ("limit=many", "limit"),
-            ("after=canary", "after"),
-            ("done=maybe", "done"),
-            ("from=yesterday", "from"),
-            ("to=2026-13-01T00:00:00Z", "to"),
-            ("colour=red", "colour"),
-            ("limit=1&limit=2", "limit"),
-        ] {
-            let uri: Uri = format!("/api/todos?{query}").parse().unwrap();
-            let detail = detail(page_query(&uri));
-            assert!(detail.contains(&format!("`{name}`")) && !detail.contains("canary"), "{query}: {detail}");
         }
     }
 
