@@ -62,8 +62,12 @@ impl Db {
         metrics::cache_request(if cached.is_some() { "stale" } else { "miss" });
         let cached = cached?;
         metrics::stale_age(cached.age);
-        let slow =
-            matches!(error, Error::Timeout { .. } | Error::Rejected { reason: RejectReason::Overloaded, .. });
+        // Nobody was asked, or nobody waited: the database itself may be well.
+        let slow = matches!(
+            error,
+            Error::Timeout { .. }
+                | Error::Rejected { reason: RejectReason::Overloaded | RejectReason::DeadlinePassed, .. }
+        );
         let reason = if slow { StaleReason::Slow } else { StaleReason::DatabaseAway };
         let freshness = Freshness::Stale { age: cached.age, reason };
         Some(Read { value: Some(T::decode(&cached.value)?), freshness })
