@@ -20,6 +20,7 @@ use crate::todo;
 pub(crate) const OUTCOME: HeaderName = HeaderName::from_static("ridethrough-outcome");
 
 const KEY_REUSED: &str = "key-reused";
+const VERSION_MISMATCH: &str = "version-mismatch";
 
 /// The value of [`OUTCOME`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +88,15 @@ impl Trouble {
 
     pub(crate) fn no_such_todo() -> Self {
         Self::new(StatusCode::NOT_FOUND, "no-such-todo", "there is no such todo")
+    }
+
+    pub(crate) fn version_mismatch() -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            VERSION_MISMATCH,
+            "the todo has another version than If-Match says",
+        )
+        .detail("read it again, decide again, and send the version you have read")
     }
 
     pub(crate) fn no_such_path() -> Self {
@@ -162,12 +172,7 @@ impl Trouble {
     fn of_refusal(refusal: &Refusal) -> Self {
         match refusal.code.as_str() {
             todo::NOT_FOUND => Self::no_such_todo(),
-            todo::VERSION_MISMATCH => Self::new(
-                StatusCode::PRECONDITION_FAILED,
-                "version-mismatch",
-                "the todo has another version than If-Match says",
-            )
-            .detail("read it again, decide again, and send the version you have read"),
+            todo::VERSION_MISMATCH => Self::version_mismatch(),
             _ => Self::new(
                 StatusCode::CONFLICT,
                 "refused",

@@ -4,6 +4,7 @@ mod commands;
 mod cursor;
 mod intent;
 mod queries;
+mod settled;
 mod waiting;
 
 use std::fmt;
@@ -19,6 +20,7 @@ pub(crate) use self::{
     cursor::Cursor,
     intent::{Intent, Payload, Seen},
     queries::{Page, PageQuery, TodoQuery},
+    settled::SettledKeys,
     waiting::Waiting,
 };
 

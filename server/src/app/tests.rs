@@ -214,6 +214,91 @@ async fn changes_of_one_todo_follow_each_other_while_they_wait() {
     assert!(gone.header(FRESHNESS).ends_with("reason=pending"));
 }
 
+/// In an outage each of these got 202, and was superseded later, when nobody looked any more.
+#[tokio::test]
+async fn a_version_that_is_known_to_be_past_is_refused_at_once() {
+    let stack = stack();
+    stack.know(&todo(1, 4));
+    let path = format!("/api/todos/{}", todo(1, 4).id);
+    let put = async |key: &str, title: &str, version: &str| {
+        let body = format!("{{\"title\":\"{title}\",\"done\":true}}");
+        let headers = [("idempotency-key", key), ("if-match", version)];
+        stack.write(Method::PUT, &path, &body, &headers).await
+    };
+    for version in ["1", "3"] {
+        let late = put("late", "x", version).await;
+        assert_eq!((late.status, late.header(OUTCOME)), (412, "rejected"), "{version}: {}", late.text);
+        assert_eq!(late.json()["type"], "/problems/version-mismatch");
+    }
+    assert_eq!(stack.app.journal.backlog().entries, 0);
+    // The saved copy can be old, so a later version than its own may well be the right one.
+    assert_eq!(put("first", "b", "4").await.status, 202);
+    for version in ["4", "6"] {
+        assert_eq!(put("late", "x", version).await.status, 412, "{version}");
+        let headers = [("if-match", version)];
+        assert_eq!(stack.write(Method::DELETE, &path, "", &headers).await.status, 412, "{version}");
+    }
+    assert_eq!(put("second", "c", "5").await.status, 202);
+    let again = put("first", "b", "4").await;
+    assert_eq!((again.status, again.json()["version"].as_i64()), (202, Some(5)), "{}", again.text);
+    assert_eq!(stack.app.journal.backlog().entries, 2);
+}
+
+/// The refusal of a past version must not meet the repetition of the very write that made it past: it had its effect.
+#[tokio::test]
+async fn a_settled_write_that_is_repeated_in_an_outage_is_not_called_rejected() {
+    let stack = stack();
+    stack.know(&todo(1, 4));
+    stack.app.waiting.settle(todo(1, 4).id, "settled");
+    let path = format!("/api/todos/{}", todo(1, 4).id);
+    let put = async |key: &str, body: &str| {
+        let headers = [("idempotency-key", key), ("if-match", "3")];
+        stack.write(Method::PUT, &path, body, &headers).await.status
+    };
+    assert_eq!(put("fresh", "{\"title\":\"x\",\"done\":false}").await, 412);
+    assert_eq!(put("elsewhere", "{\"title\":\"todo 1\",\"done\":false}").await, 202);
+    let stack = self::stack();
+    stack.know(&todo(1, 4));
+    stack.app.waiting.settle(todo(1, 4).id, "settled");
+    let headers = [("idempotency-key", "settled"), ("if-match", "3")];
+    let again = stack.write(Method::PUT, &path, "{\"title\":\"x\",\"done\":false}", &headers).await;
+    assert_eq!(again.status, 202, "{}", again.text);
+}
+
+/// A change of what this replica was about to remove got 202, and was always rejected later.
+#[tokio::test]
+async fn what_waits_to_be_removed_is_gone_for_writers_too() {
+    let stack = stack();
+    stack.know(&todo(1, 4));
+    let path = format!("/api/todos/{}", todo(1, 4).id);
+    let body = "{\"title\":\"b\",\"done\":true}";
+    let before = [("idempotency-key", "before")];
+    assert_eq!(stack.write(Method::PUT, &path, body, &before).await.status, 202);
+    let key = [("idempotency-key", "removal")];
+    assert_eq!(stack.write(Method::DELETE, &path, "", &key).await.status, 202);
+    let late = stack.write(Method::PUT, &path, body, &[]).await;
+    assert_eq!((late.status, late.header(OUTCOME)), (404, "rejected"), "{}", late.text);
+    assert_eq!(late.json()["type"], "/problems/no-such-todo");
+    assert_eq!(stack.write(Method::DELETE, &path, "", &[]).await.status, 404);
+    assert_eq!(stack.write(Method::DELETE, &path, "", &key).await.status, 202);
+    assert_eq!(stack.write(Method::PUT, &path, body, &before).await.status, 202);
+    assert_eq!(stack.app.journal.backlog().entries, 2);
+}
+
+/// The answer showed a whole todo with version 0 and a time of creation that was the time of the request.
+#[tokio::test]
+async fn nothing_is_made_up_of_a_todo_that_was_never_seen() {
+    let stack = stack();
+    let path = format!("/api/todos/{}", todo(1, 4).id);
+    let key = [("idempotency-key", "blind")];
+    for _ in 0..2 {
+        let answer = stack.write(Method::PUT, &path, "{\"title\":\"b\",\"done\":true}", &key).await;
+        assert_eq!((answer.status, answer.header("etag")), (202, ""));
+        let expected = serde_json::json!({ "id": todo(1, 4).id, "key": "blind", "status": "pending" });
+        assert_eq!(answer.json(), expected);
+    }
+}
+
 #[tokio::test]
 async fn a_known_todo_is_served_stale_and_an_unknown_one_refused_honestly() {
     let stack = stack();

@@ -1,10 +1,11 @@
 //! How a write is handed in, from the interface and from the page alike: with what this replica knows of the todo, in a
-//! task of its own, so that a client that leaves takes nothing with it.
+//! task of its own, so that a client that leaves takes nothing with it. A write that waits for the database although it is
+//! known to fail is refused here.
 
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use ridethrough::{Deadline, db::Written};
+use ridethrough::{Deadline, db::Written, health::DatabasePart};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -19,7 +20,7 @@ use crate::{
 pub(crate) enum Submitted {
     /// In the database; the document is what the command answered.
     Committed(Bytes),
-    /// In the journal; the todo as it will be, or nothing where it will be gone.
+    /// In the journal; the todo as it will be, or nothing where it will be gone or was never seen here.
     Journaled(Option<Todo>),
 }
 
@@ -45,9 +46,13 @@ pub(crate) async fn submit(
     intent: &Intent,
     deadline: Deadline,
 ) -> Result<Submitted, Trouble> {
-    let seen = intent.target().and_then(|id| seen(app, id));
-    let (command, payload) = intent.command(key, seen, SystemTime::now());
-    let promised = payload.promised(command.accepted_at);
+    let known = intent.target().map_or(Known::Unseen, |id| known(app, id));
+    if waits_for_the_database(app) && !is_repetition(app, key) {
+        known.refuse_what_must_fail(intent)?;
+    }
+    let (command, payload) = intent.command(key, known.seen(), SystemTime::now());
+    // Of a todo that was never seen here only a part is known, and the rest is not made up.
+    let promised = payload.promised(command.accepted_at).filter(|todo| todo.version > 0);
     let (db, working) = (app.db.clone(), app.writes.begin());
     let write = tokio::spawn(async move {
         let _working = working;
@@ -69,11 +74,59 @@ pub(crate) async fn submit(
     }
 }
 
-/// What this replica knows of the todo: a change of its own that waits, else the last answer of the database.
-fn seen(app: &App, id: Uuid) -> Option<Seen> {
-    if let Some(change) = app.waiting.find(id) {
-        return change.becomes.map(|todo| Seen::of(&todo, true));
+/// What this replica knows of a todo.
+#[derive(Debug)]
+enum Known {
+    /// It waits to be removed.
+    Gone,
+    /// It waits to become this.
+    Becomes(Todo),
+    /// The database's last word on it.
+    Was(Todo),
+    Unseen,
+}
+
+impl Known {
+    fn seen(&self) -> Option<Seen> {
+        match self {
+            Self::Gone | Self::Unseen => None,
+            Self::Becomes(todo) => Some(Seen::of(todo, true)),
+            Self::Was(todo) => Some(Seen::of(todo, false)),
+        }
     }
-    let cached = app.db.cache().peek(&Todo::cache_key(id), Instant::now())?;
-    Todo::decode(&cached.value).map(|todo| Seen::of(&todo, false))
+
+    /// A version never falls, so a condition that fails here fails in the database, too, and its author can be told now.
+    fn refuse_what_must_fail(&self, intent: &Intent) -> Result<(), Trouble> {
+        let fails = match (self, intent.if_match()) {
+            (Self::Gone, _) => return Err(Trouble::no_such_todo()),
+            (Self::Becomes(todo), Some(version)) => todo.version != version,
+            // What it asks for may stand there because it is a repetition of what another replica has done.
+            (Self::Was(todo), Some(version)) => todo.version > version && !is_as_asked(todo, intent),
+            _ => false,
+        };
+        if fails { Err(Trouble::version_mismatch()) } else { Ok(()) }
+    }
+}
+
+fn known(app: &App, id: Uuid) -> Known {
+    if let Some(change) = app.waiting.find(id) {
+        return change.becomes.map_or(Known::Gone, Known::Becomes);
+    }
+    let cached = app.db.cache().peek(&Todo::cache_key(id), Instant::now());
+    cached.and_then(|cached| Todo::decode(&cached.value)).map_or(Known::Unseen, Known::Was)
+}
+
+fn is_as_asked(todo: &Todo, intent: &Intent) -> bool {
+    matches!(intent, Intent::Replace { title, done, .. } if *title == todo.title && *done == todo.done)
+}
+
+/// Whether a write that begins now goes to the journal. A database that answers knows better than any memory.
+fn waits_for_the_database(app: &App) -> bool {
+    let (database, ..) = app.db.parts(Instant::now());
+    database != DatabasePart::Up || app.journal.backlog().entries > 0
+}
+
+/// The first request with this key was accepted: it is its outcome that counts, not what became of the todo since.
+fn is_repetition(app: &App, key: &str) -> bool {
+    app.journal.find(key).is_some() || app.waiting.was_settled(key)
 }

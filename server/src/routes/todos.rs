@@ -174,9 +174,7 @@ fn acknowledged(key: &str, intent: &Intent, submitted: Submitted) -> Response {
         }
         (Submitted::Committed(document), Intent::Replace { .. }) => todo_response(StatusCode::OK, document),
         (Submitted::Journaled(promised), _) => {
-            let document = promised
-                .as_ref()
-                .map_or_else(|| encode(&json!({ "key": key, "status": "pending" })), Todo::encode);
+            let document = promised.as_ref().map_or_else(|| receipt(key, intent), Todo::encode);
             let mut response = todo_response(StatusCode::ACCEPTED, document);
             let headers = response.headers_mut();
             headers.insert(header::LOCATION, header_value(&status_address));
@@ -186,6 +184,14 @@ fn acknowledged(key: &str, intent: &Intent, submitted: Submitted) -> Response {
     };
     outcome.insert_into(response.headers_mut());
     response
+}
+
+/// What can be said of a waiting write where there is no todo to show.
+fn receipt(key: &str, intent: &Intent) -> Bytes {
+    match intent {
+        Intent::Replace { id, .. } => encode(&json!({ "id": id, "key": key, "status": "pending" })),
+        Intent::Create { .. } | Intent::Remove { .. } => encode(&json!({ "key": key, "status": "pending" })),
+    }
 }
 
 /// A todo's document, with its version as the entity tag where it is known.

@@ -73,6 +73,14 @@ impl Intent {
         }
     }
 
+    /// The version that its author makes a condition.
+    pub(crate) fn if_match(&self) -> Option<i64> {
+        match self {
+            Self::Create { .. } => None,
+            Self::Replace { if_match, .. } | Self::Remove { if_match, .. } => *if_match,
+        }
+    }
+
     /// What tells this request from another one under the same key: its meaning, not its bytes.
     pub(crate) fn fingerprint(&self) -> [u8; 32] {
         let (method, path, body) = match self {
@@ -118,7 +126,8 @@ impl Payload {
         }
     }
 
-    /// The todo as it will be once the command is applied; nothing where it will be gone.
+    /// The todo as it will be once the command is applied, with version 0 where that is not known; nothing where it will
+    /// be gone.
     pub(crate) fn promised(&self, accepted_at: SystemTime) -> Option<Todo> {
         let accepted_at = OffsetDateTime::from(accepted_at);
         let (id, title, done, version, created_at) = match self.clone() {

@@ -10,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::todo::{PageQuery, Todo};
+use crate::todo::{PageQuery, SettledKeys, Todo};
 
 /// Laying this many changes over a list is still quick; an outage with more of them shows the rest when it is over.
 const CHANGES_MAX: usize = 10_000;
@@ -23,6 +23,7 @@ pub(crate) struct Waiting(Mutex<Notes>);
 struct Notes {
     changes: HashMap<Uuid, Vec<Change>>,
     count: usize,
+    settled: SettledKeys,
 }
 
 /// A change that waits to be stored.
@@ -50,7 +51,8 @@ impl Waiting {
     /// reader goes on seeing that one.
     pub(crate) fn settle(&self, id: Uuid, key: &str) -> bool {
         let mut notes = self.notes();
-        let Notes { changes, count } = &mut *notes;
+        let Notes { changes, count, settled } = &mut *notes;
+        settled.insert(key);
         let Entry::Occupied(mut of_todo) = changes.entry(id) else { return false };
         let before = of_todo.get().len();
         of_todo.get_mut().retain(|change| change.key != key);
@@ -60,6 +62,11 @@ impl Waiting {
             of_todo.remove();
         }
         others_wait
+    }
+
+    /// Whether the write under `key` was settled lately, so that a request with it is a repetition.
+    pub(crate) fn was_settled(&self, key: &str) -> bool {
+        self.notes().settled.contains(key)
     }
 
     /// The journal was empty at `now`: whatever was noted before is settled, also where its note came late.
