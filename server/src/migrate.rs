@@ -40,6 +40,9 @@ const LOCK: i64 = 0x5269_6465_746f_646f;
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// For all steps together, waiting for another process included. A step that needs longer is run by hand.
 const MIGRATE_MAX: Duration = Duration::from_secs(120);
+/// The one encoding in which PostgreSQL keeps every title as it was written: another one refuses some, or sorts and counts
+/// bytes for characters.
+const ENCODING: &str = "UTF8";
 /// For reading what was applied.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 const UNDEFINED_TABLE: &str = "42P01";
@@ -65,6 +68,8 @@ enum NotMigrated {
     Newer(i32),
     /// A step was applied in another form than this program knows.
     Changed(i32),
+    /// The database keeps its texts in this encoding, and not in [`ENCODING`].
+    Encoding(String),
     /// The database takes no writes now, and this many steps are missing.
     Behind(usize),
 }
@@ -83,6 +88,12 @@ impl fmt::Display for NotMigrated {
             Self::Changed(version) => {
                 write!(f, "schema version {version} in the database is not the one that this program knows")
             }
+            Self::Encoding(found) => write!(
+                f,
+                "the database has the encoding {found}, which cannot hold every title, and an encoding cannot be \
+                 changed: make a new database with ENCODING '{ENCODING}' TEMPLATE template0, and name it in the \
+                 database URL"
+            ),
             Self::Behind(steps) => {
                 write!(
                     f,
@@ -109,13 +120,13 @@ impl NotMigrated {
                 code.as_ref().is_none_or(|code| passing.iter().any(|known| code.starts_with(known)))
             }
             Self::TooSlow | Self::Behind(_) => true,
-            Self::Newer(_) | Self::Changed(_) => false,
+            Self::Newer(_) | Self::Changed(_) | Self::Encoding(_) => false,
         }
     }
 
-    /// The schema was seen and is not ours to use.
+    /// The schema, or what it would stand in, was seen and is not ours to use.
     fn is_mismatch(&self) -> bool {
-        matches!(self, Self::Newer(_) | Self::Changed(_))
+        matches!(self, Self::Newer(_) | Self::Changed(_) | Self::Encoding(_))
     }
 }
 
@@ -206,7 +217,11 @@ async fn attempt(db: &Db) -> Result<usize, NotMigrated> {
 async fn look(db: &Db) -> Result<usize, NotMigrated> {
     let connected = db.connect(CONNECT_MAX).await;
     let client = connected.map_err(|error| NotMigrated::Failed(error.code().map(str::to_owned)))?;
-    let applied = match timeout(LOOK_MAX, applied(&client)).await.unwrap_or(Err(NotMigrated::TooSlow)) {
+    let looked = async {
+        check_encoding(&client).await?;
+        applied(&client).await
+    };
+    let applied = match timeout(LOOK_MAX, looked).await.unwrap_or(Err(NotMigrated::TooSlow)) {
         // What the primary has not made yet, no standby has.
         Err(NotMigrated::Failed(Some(code))) if code == UNDEFINED_TABLE => Vec::new(),
         applied => applied?,
@@ -251,6 +266,7 @@ pub(crate) fn once(config: &Config) -> u8 {
 /// Applies what is missing, under a lock that ends with the session. Answers the number of steps.
 async fn migrate(client: &mut Client) -> Result<usize, NotMigrated> {
     client.batch_execute(SESSION).await?;
+    check_encoding(client).await?;
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
     let migrated = apply_missing(client).await;
     // Where this fails the connection is gone, and the lock with it.
@@ -275,6 +291,16 @@ async fn apply_missing(client: &mut Client) -> Result<usize, NotMigrated> {
         tracing::info!(version = migration.version, name = migration.name, "schema step applied");
     }
     Ok(missing.len())
+}
+
+/// Before anything is made in it, and before the first write is promised to anybody.
+async fn check_encoding(client: &Client) -> Result<(), NotMigrated> {
+    let row = client.query_one("SHOW server_encoding", &[]).await?;
+    suits(row.try_get(0)?)
+}
+
+fn suits(encoding: &str) -> Result<(), NotMigrated> {
+    if encoding == ENCODING { Ok(()) } else { Err(NotMigrated::Encoding(encoding.to_owned())) }
 }
 
 /// The steps that the database records, with their checksums.
@@ -343,6 +369,19 @@ mod tests {
         assert!(
             answers(&DatabasePart::ReadOnly) && answers(&DatabasePart::Up) && !answers(&DatabasePart::Away)
         );
+    }
+
+    /// A database of another encoding was taken over: a title with a letter that it lacks was accepted into the journal and
+    /// could never be stored.
+    #[test]
+    fn a_database_of_another_encoding_is_left_alone() {
+        assert_eq!(suits("UTF8"), Ok(()));
+        for encoding in ["SQL_ASCII", "LATIN1", "EUC_JP"] {
+            let refusal = suits(encoding).unwrap_err();
+            assert!(refusal.is_mismatch() && !refusal.will_pass(), "{refusal}");
+            let text = refusal.to_string();
+            assert!(text.contains(encoding) && text.contains("ENCODING 'UTF8'"), "{text}");
+        }
     }
 
     #[test]
