@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use ridethrough::{Db, drain::InFlight, http::Probes, journal::Journal};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -70,9 +70,15 @@ async fn probe(State(app): State<App>, request: Request) -> Response {
 }
 
 /// The framework adds `Allow`.
-async fn wrong_method() -> Trouble {
-    Trouble::new(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", "this address does not know that method")
-        .detail("the header Allow lists the methods it knows")
+async fn wrong_method(method: Method) -> Trouble {
+    let trouble = Trouble::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "wrong-method",
+        "this address does not know that method",
+    )
+    .detail("the header Allow lists the methods it knows");
+    // Who meant to write is told what became of it, as by every other answer to a write.
+    if method.is_safe() { trouble } else { trouble.of_a_write() }
 }
 
 /// One request's panic is that request's alone. Where and why it happened is in the log, not in the answer.

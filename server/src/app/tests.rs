@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use axum::body::Body;
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use ridethrough::{
     db::DbConfig,
@@ -174,6 +174,17 @@ async fn unknown_paths_and_methods_are_problems() {
     let answer = stack.write(Method::DELETE, "/api/todos", "", &[]).await;
     assert_eq!((answer.status, answer.json()["type"].as_str().unwrap()), (405, "/problems/wrong-method"));
     assert_eq!(answer.header("allow"), "GET,HEAD,POST");
+    // The answer to a method that is not known here left it open what became of the write.
+    for (method, outcome) in [
+        (Method::PUT, "rejected"),
+        (Method::PATCH, "rejected"),
+        (Method::DELETE, "rejected"),
+        (Method::OPTIONS, ""),
+        (Method::TRACE, ""),
+    ] {
+        let answer = stack.write(method.clone(), "/api/todos", "", &[]).await;
+        assert_eq!((answer.status, answer.header(OUTCOME)), (405, outcome), "{method}");
+    }
     assert_eq!(stack.get("/api/todos?limit=0").await.status, 400);
 }
 
@@ -346,6 +357,16 @@ async fn people_get_pages_and_their_forms_work() {
     let wrong = stack.send(wrong).await;
     assert_eq!((wrong.status, wrong.header("content-type")), (422, "text/html; charset=utf-8"));
     assert!(wrong.text.contains("must not be empty"), "{}", wrong.text);
+    // A refusal did not say which write it refused.
+    assert_eq!((wrong.header(IDEMPOTENCY_KEY), again.header(IDEMPOTENCY_KEY)), ("f2", "f1"));
+    let spoilt = Request::post("/todos").body(Body::from("key=f3&title=a%ff")).unwrap();
+    let spoilt = stack.send(spoilt).await;
+    assert_eq!((spoilt.status, spoilt.header(OUTCOME)), (400, "rejected"));
+    assert_eq!(spoilt.header(IDEMPOTENCY_KEY), "f3");
+    let other_site = Request::post("/todos").header("origin", "null").header("host", "todos.example");
+    let other_site = stack.send(other_site.body(Body::from("key=f4&title=a")).unwrap()).await;
+    assert_eq!((other_site.status, other_site.header(OUTCOME)), (403, "rejected"));
+    assert_eq!(stack.app.journal.backlog().entries, 1);
 }
 
 #[tokio::test]

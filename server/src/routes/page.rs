@@ -1,7 +1,7 @@
 //! The page for people at `/` and the forms on it: works without JavaScript, and says in plain words what is saved only,
 //! and what waits to be stored.
 
-use std::collections::HashMap;
+mod form;
 
 use axum::{
     body::Body,
@@ -15,6 +15,7 @@ use serde::Serialize;
 use time::{OffsetDateTime, macros::format_description};
 use uuid::Uuid;
 
+use self::form::{Form, refuse_other_sites};
 use super::{
     decode::{self, IDEMPOTENCY_KEY, PathParameters},
     label,
@@ -23,8 +24,8 @@ use super::{
 };
 use crate::{
     app::App,
-    error::{Outcome, Trouble},
-    todo::{Intent, Page, TITLE_CHARACTERS_MAX, Title, Todo},
+    error::Trouble,
+    todo::{Intent, Page, TITLE_CHARACTERS_MAX, Todo},
 };
 
 /// What the template shows.
@@ -170,71 +171,37 @@ async fn write(
     body: Body,
     intent: impl FnOnce(&Form) -> Result<Intent, Trouble>,
 ) -> Response {
-    let decoded = async {
+    let mut sent_key = None;
+    let submitted = async {
         refuse_other_sites(headers)?;
         let form = Form::parse(&decode::body(body).await?)?;
-        let key = form.field("key")?.to_owned();
-        if !decode::is_key(key.as_bytes()) {
-            return Err(Trouble::bad_request("the field `key` of the form is no Idempotency-Key"));
-        }
-        Ok((intent(&form)?, key))
-    };
-    let submitted = async {
-        let (intent, key) = decoded.await?;
-        let submitted = submit(app, &key, &intent, super::deadline(headers, app.write_limit)).await;
-        submitted.map(|submitted| (submitted.outcome(), key)).map_err(|trouble| match trouble.outcome {
-            // The browser's way back brings an old form, and its key with it.
-            Some(Outcome::Rejected) if trouble.is_key_reused() => {
-                trouble.detail("this form was sent before with another text; use the one on the list")
-            }
-            _ => trouble,
-        })
-    };
-    match submitted.await {
-        Ok((outcome, key)) => {
+        let key = sent_key.insert(form.key()?.to_owned());
+        let intent = intent(&form)?;
+        submit(app, key, &intent, super::deadline(headers, app.write_limit)).await.map_err(for_people)
+    }
+    .await;
+    let mut response = match submitted {
+        Ok(submitted) => {
             let mut back = Response::new(Body::empty());
             *back.status_mut() = StatusCode::SEE_OTHER;
-            let headers = back.headers_mut();
-            headers.insert(header::LOCATION, HeaderValue::from_static("/"));
-            headers.insert(IDEMPOTENCY_KEY, decode::header_value(&key));
-            outcome.insert_into(headers);
+            back.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/"));
+            submitted.outcome().insert_into(back.headers_mut());
             back
         }
         Err(trouble) => trouble.of_a_write().into_response(),
-    }
+    };
+    let key = sent_key.map(|key| (IDEMPOTENCY_KEY, decode::header_value(&key)));
+    response.headers_mut().extend(key);
+    response
 }
 
-/// A page of another site must not change the list through the browser of somebody who visits it.
-fn refuse_other_sites(headers: &HeaderMap) -> Result<(), Trouble> {
-    let origin = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
-    match origin {
-        None | Some("same-origin" | "same-site" | "none") => Ok(()),
-        Some(_) => Err(Trouble::new(StatusCode::FORBIDDEN, "other-site", "the form came from another site")),
+/// A refusal in the words of who clicks rather than of who programs.
+fn for_people(trouble: Trouble) -> Trouble {
+    // The browser's way back brings an old form, and its key with it.
+    if trouble.is_key_reused() {
+        return trouble.detail("this form was sent before with another text; use the one on the list");
     }
-}
-
-/// The fields of a form.
-struct Form(HashMap<String, String>);
-
-impl Form {
-    fn parse(bytes: &[u8]) -> Result<Self, Trouble> {
-        // The encoding of forms is that of queries, for which there is a parser at hand.
-        let wrong = || Trouble::bad_request("the form cannot be understood");
-        let text = std::str::from_utf8(bytes).map_err(|_| wrong())?;
-        let uri: Uri = format!("/?{}", text.trim()).parse().map_err(|_| wrong())?;
-        let fields =
-            axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri).map_err(|_| wrong())?;
-        Ok(Self(fields.0.into_iter().collect()))
-    }
-
-    fn field(&self, name: &str) -> Result<&str, Trouble> {
-        let missing = || Trouble::bad_request(format!("the field `{name}` of the form is missing"));
-        self.0.get(name).map(String::as_str).ok_or_else(missing)
-    }
-
-    fn title(&self) -> Result<Title, Trouble> {
-        Title::new(self.field("title")?.trim().to_owned()).map_err(Trouble::invalid)
-    }
+    trouble
 }
 
 #[cfg(test)]
@@ -247,26 +214,5 @@ mod tests {
             [1, 119, 120, 7_199, 7_200].map(in_words),
             ["1 second", "119 seconds", "2 minutes", "119 minutes", "2 hours"]
         );
-    }
-
-    #[test]
-    fn forms_are_read() {
-        let form = Form::parse(b"title=buy+milk+%26+eggs&key=k1").unwrap();
-        assert_eq!((form.title().unwrap().as_str(), form.field("key").unwrap()), ("buy milk & eggs", "k1"));
-        assert!(form.field("done").unwrap_err().detail.unwrap().contains("`done`"));
-        assert!(Form::parse(b"\xff").is_err());
-    }
-
-    #[test]
-    fn forms_of_other_sites_are_refused() {
-        let from = |site: &'static str| {
-            HeaderMap::from_iter([(
-                http::HeaderName::from_static("sec-fetch-site"),
-                HeaderValue::from_static(site),
-            )])
-        };
-        assert!(refuse_other_sites(&from("cross-site")).is_err());
-        assert!(refuse_other_sites(&from("same-origin")).is_ok());
-        assert!(refuse_other_sites(&HeaderMap::new()).is_ok());
     }
 }
