@@ -99,6 +99,22 @@ impl Trouble {
         .detail("read it again, decide again, and send the version you have read")
     }
 
+    pub(crate) fn is_version_mismatch(&self) -> bool {
+        self.slug == VERSION_MISMATCH
+    }
+
+    /// A version mismatch for a person, who never saw a version.
+    pub(crate) fn changed_meanwhile() -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "changed-meanwhile",
+            "this item was changed after your list was loaded",
+        )
+        .detail(
+            "nothing was changed now; go back to the list, where you see the item as it is, and decide again",
+        )
+    }
+
     pub(crate) fn no_such_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "no-such-path", "there is nothing at this address")
     }

@@ -37,6 +37,8 @@ impl Title {
     pub(crate) fn new(text: String) -> Result<Self, String> {
         match text.chars().count() {
             0 => Err("`title` must not be empty".to_owned()),
+            // Nobody could see which todo it is. One that is stored already is still read.
+            _ if text.trim().is_empty() => Err("`title` must not be only white space".to_owned()),
             count if count > TITLE_CHARACTERS_MAX => {
                 Err(format!("`title` has {count} characters; at most {TITLE_CHARACTERS_MAX} are allowed"))
             }
@@ -129,6 +131,15 @@ pub(crate) mod tests {
         assert!(of_length(0).unwrap_err().contains("empty"));
         let refusal = of_length(TITLE_CHARACTERS_MAX + 1).unwrap_err();
         assert!(refusal.contains("501") && refusal.contains("500"), "{refusal}");
+    }
+
+    /// The form refused such a title and the interface took it, and the list then showed an item without words.
+    #[test]
+    fn a_title_of_nothing_but_white_space_is_refused() {
+        for blank in [" ", "\t\n", "\u{a0}\u{3000}", &" ".repeat(501)] {
+            assert!(Title::new(blank.to_owned()).unwrap_err().contains("white space"), "{blank:?}");
+        }
+        assert_eq!(Title::new(" a ".to_owned()).unwrap().as_str(), " a ");
     }
 
     /// PostgreSQL stores no U+0000: such a title would be accepted into the journal and never be applied.

@@ -125,6 +125,7 @@ async fn bad_input_is_a_problem_that_names_what_is_wrong() {
         (Method::POST, "/api/todos", "", 400, "empty"),
         (Method::POST, "/api/todos", "{\"title\":7}", 422, "`title`"),
         (Method::POST, "/api/todos", "{}", 422, "`title`"),
+        (Method::POST, "/api/todos", "{\"title\":\" \"}", 422, "white space"),
         (Method::POST, "/api/todos", &long, 422, "500"),
         (Method::POST, "/api/todos", &oversize, 413, "65536"),
         (Method::POST, "/api/todos", "{\"title\":\"a\",\"colour\":1}", 422, "`colour`"),
@@ -367,6 +368,46 @@ async fn people_get_pages_and_their_forms_work() {
     let other_site = stack.send(other_site.body(Body::from("key=f4&title=a")).unwrap()).await;
     assert_eq!((other_site.status, other_site.header(OUTCOME)), (403, "rejected"));
     assert_eq!(stack.app.journal.backlog().entries, 1);
+}
+
+/// The button on an old page sent the title that the page had shown, and so undid the renaming of somebody else.
+#[tokio::test]
+async fn an_old_page_does_not_undo_what_was_changed_since() {
+    let stack = stack();
+    stack.know(&todo(1, 4));
+    let path = format!("/todos/{}/done", todo(1, 4).id);
+    let click = async |body: &str| {
+        let form = Request::post(&path).header("accept", "text/html");
+        stack.send(form.body(Body::from(body.to_owned())).unwrap()).await
+    };
+    let old = click("key=old&title=old+title&version=3&done=true").await;
+    assert_eq!((old.status, old.header(OUTCOME), old.header(IDEMPOTENCY_KEY)), (412, "rejected", "old"));
+    assert!(old.text.contains("was changed after your list was loaded"), "{}", old.text);
+    assert!(old.text.contains("<a href=\"/\">Back to the list</a>"), "{}", old.text);
+    assert_eq!(click("key=none&title=todo+1&done=true").await.status, 400);
+    assert_eq!(stack.app.journal.backlog().entries, 0);
+    let current = click("key=current&title=+todo+1+&version=4&done=true").await;
+    assert_eq!((current.status, current.header("location")), (303, "/"));
+    let read = stack.get(&format!("/api/todos/{}", todo(1, 4).id)).await.json();
+    assert_eq!(
+        (&read["title"], &read["done"], &read["version"]),
+        (&" todo 1 ".into(), &true.into(), &5.into())
+    );
+    // Two clicks one after the other, each on the page of its time.
+    assert_eq!(click("key=undo&title=+todo+1+&version=5&done=false").await.status, 303);
+}
+
+#[tokio::test]
+async fn the_form_of_an_item_knows_its_version() {
+    let stack = stack();
+    let now = tokio::time::Instant::now();
+    let query = crate::routes::decode::page_query(&http::Uri::from_static("/")).unwrap();
+    let page = crate::todo::Page { items: vec![todo(1, 4)], next: None };
+    let key = ridethrough::db::Query::cache_key(&query);
+    stack.app.db.cache().fill(now, now).put(&key, crate::todo::encode(&page));
+    let list = stack.get("/").await;
+    assert_eq!(list.status, 200);
+    assert!(list.text.contains("<input type=\"hidden\" name=\"version\" value=\"4\">"), "{}", list.text);
 }
 
 #[tokio::test]

@@ -52,6 +52,8 @@ struct Item {
     id: Uuid,
     title: String,
     done: bool,
+    /// For the form that marks it as done: what somebody else changed meanwhile is not undone.
+    version: i64,
     created: String,
     created_machine: String,
     /// Whether it waits to be stored.
@@ -108,6 +110,7 @@ fn item(app: &App, todo: Todo) -> Item {
         id: todo.id,
         title: todo.title.as_str().to_owned(),
         done: todo.done,
+        version: todo.version,
         created: created.format(format).unwrap_or_default(),
         created_machine: machine_time(created),
         waiting: app.waiting.find(todo.id).is_some(),
@@ -140,7 +143,7 @@ fn in_words(seconds: u64) -> String {
 /// `POST /todos`
 pub(crate) async fn add(State(app): State<App>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    write(&app, &parts.headers, body, |form| Ok(Intent::Create { title: form.title()? })).await
+    write(&app, &parts.headers, body, |form| Ok(Intent::Create { title: form.typed_title()? })).await
 }
 
 /// `POST /todos/{id}/done`
@@ -152,7 +155,8 @@ pub(crate) async fn set_done(
     let (parts, body) = request.into_parts();
     write(&app, &parts.headers, body, |form| {
         let done = form.field("done")? == "true";
-        Ok(Intent::Replace { id: decode::id(&parameters)?, title: form.title()?, done, if_match: None })
+        let if_match = Some(form.version()?);
+        Ok(Intent::Replace { id: decode::id(&parameters)?, title: form.title()?, done, if_match })
     })
     .await
 }
@@ -200,6 +204,9 @@ fn for_people(trouble: Trouble) -> Trouble {
     // The browser's way back brings an old form, and its key with it.
     if trouble.is_key_reused() {
         return trouble.detail("this form was sent before with another text; use the one on the list");
+    }
+    if trouble.is_version_mismatch() {
+        return Trouble::changed_meanwhile();
     }
     trouble
 }

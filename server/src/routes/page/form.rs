@@ -76,8 +76,24 @@ impl Form {
         if decode::is_key(key.as_bytes()) { Ok(key) } else { Err(wrong()) }
     }
 
+    /// A title that the form holds as it stands in the list.
     pub(super) fn title(&self) -> Result<Title, Trouble> {
-        Title::new(self.field("title")?.trim().to_owned()).map_err(Trouble::invalid)
+        Title::new(self.field("title")?.to_owned()).map_err(Trouble::invalid)
+    }
+
+    /// A title that somebody typed: blanks around it are none of it.
+    pub(super) fn typed_title(&self) -> Result<Title, Trouble> {
+        let typed = self.field("title")?;
+        let trimmed = typed.trim();
+        // Where nothing is left, the refusal is about what was typed.
+        let title = if trimmed.is_empty() { typed } else { trimmed };
+        Title::new(title.to_owned()).map_err(Trouble::invalid)
+    }
+
+    /// The version of the todo that the page showed.
+    pub(super) fn version(&self) -> Result<i64, Trouble> {
+        let wrong = || Trouble::bad_request("the field `version` of the form is no version");
+        self.field("version")?.parse().ok().filter(|version| *version > 0).ok_or_else(wrong)
     }
 }
 
@@ -111,10 +127,29 @@ mod tests {
         let form = Form::parse(b"title=buy+milk+%26+eggs&key=k1\r\n").unwrap();
         assert_eq!((form.title().unwrap().as_str(), form.key().unwrap()), ("buy milk & eggs", "k1"));
         assert!(form.field("done").unwrap_err().detail.unwrap().contains("`done`"));
+        for wrong in
+            ["version=", "version=0", "version=-1", "version=3a", "version=99999999999999999999", "key=k"]
+        {
+            let refused = Form::parse(wrong.as_bytes()).unwrap().version().unwrap_err();
+            assert!(refused.status == 400 && refused.detail.unwrap().contains("`version`"), "{wrong}");
+        }
+        assert_eq!(Form::parse(b"version=3").unwrap().version().unwrap(), 3);
         let form = Form::parse("title=%C3%a4+100%&empty&key=a+b".as_bytes()).unwrap();
         assert_eq!((form.title().unwrap().as_str(), form.field("empty").unwrap()), ("ä 100%", ""));
         assert!(form.key().unwrap_err().detail.unwrap().contains("`key`"));
         assert_eq!(Form::parse(b"key=1&key=2").err().unwrap().status, 400);
+    }
+
+    /// Marking an item as done cut the blanks off its title.
+    #[test]
+    fn only_a_title_that_was_typed_is_trimmed() {
+        let form = Form::parse(b"title=+milk+").unwrap();
+        assert_eq!(
+            (form.typed_title().unwrap().as_str(), form.title().unwrap().as_str()),
+            ("milk", " milk ")
+        );
+        let blank = Form::parse(b"title=+%09").unwrap();
+        assert_eq!(blank.typed_title().unwrap_err().status, 422);
     }
 
     /// Broken bytes were stored as U+FFFD, and what had been written was lost.
