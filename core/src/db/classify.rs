@@ -1,6 +1,6 @@
 //! From SQLSTATE, severity and phase to what may be done: one table, nothing else.
 //!
-//! Source: PostgreSQL manual, appendix A (error codes); `docs/patterns` explains the choices. Severity comes first,
+//! Source: PostgreSQL manual, appendix A (error codes). What a write becomes is decided in `writes`. Severity comes first,
 //! because FATAL and PANIC end the session whatever the code says.
 
 use tokio_postgres::error::{DbError, Severity};
