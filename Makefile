@@ -10,11 +10,14 @@ export RIDETHROUGH_PG_BIN := $(PG_BIN)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo up test bench fmt lint doc deny
+# The bench is a workspace of its own, so its programs are in a folder of its own.
+BENCH := $(CARGO) run --quiet --release --manifest-path bench/Cargo.toml --
+
+.PHONY: help setup build demo up test bench bench-core fmt lint doc deny
 
 help: ## list the targets
 	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## find or install what is missing: PostgreSQL server binaries
 	@scripts/setup.sh
@@ -33,6 +36,9 @@ test: setup ## everything CI checks
 
 bench: ## what the library costs, as times and ratios
 	@$(CARGO) bench --quiet -p ridethrough --bench cost
+
+bench-core: build ## the library beside its peers in one run, as times and ratios
+	@$(BENCH) "$(abspath $(CHAOS))"
 
 fmt: ## format the code
 	@$(CARGO) fmt --all

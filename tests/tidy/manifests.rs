@@ -12,6 +12,8 @@ const ALLOWED: [(&str, &[&str]); 5] = [
     ("chaos", &[]),
     ("tests", &["ridethrough-chaos"]),
 ];
+/// Workspaces of their own, so that nobody else builds what they compare with or stand on.
+const APART: [&str; 2] = ["bench", "examples/sqlx"];
 const WORKSPACE_PREFIX: &str = "ridethrough";
 /// The proxy serves any HTTP backend and must not carry a database driver.
 const PROXY: &str = "frontend-proxy";
@@ -20,6 +22,11 @@ const DATABASE_FEATURE: &str = "\"postgres\"";
 /// What is wrong with this file, where it is the manifest of a member.
 pub(crate) fn check(file: &SourceFile) -> Vec<String> {
     let Some(member) = file.path.strip_suffix("/Cargo.toml") else { return Vec::new() };
+    if APART.contains(&member) {
+        let apart = file.text.lines().any(|line| line.trim() == "[workspace]");
+        let joined = || format!("{}: must be a workspace of its own", file.path);
+        return if apart { Vec::new() } else { vec![joined()] };
+    }
     let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == member) else {
         return vec![format!("{}: a member the import table of tests/tidy does not know", file.path)];
     };
@@ -69,6 +76,12 @@ mod tests {
 
     fn complaint(member: &str, manifest: &str) -> String {
         check(&planted(&format!("{member}/Cargo.toml"), manifest)).join("\n")
+    }
+
+    #[test]
+    fn what_stands_apart_is_a_workspace_of_its_own() {
+        assert_eq!(complaint("bench", "[workspace]\n\n[dependencies]\nrecloser = \"1\"\n"), "");
+        assert!(complaint("bench", "[dependencies]\nrecloser = \"1\"\n").contains("of its own"));
     }
 
     #[test]

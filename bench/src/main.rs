@@ -1,0 +1,34 @@
+//! What the library costs, beside its peers, measured in one run by taking turns. Figures and ratios go to standard
+//! output; nothing here passes or fails.
+//!
+//! `make bench-core`, which builds the guardian that cleans up after PostgreSQL.
+
+mod breakers;
+mod measure;
+mod reads;
+
+use std::path::Path;
+
+const ROUNDS: usize = 9;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [guardian, parts @ ..] = arguments.as_slice() else {
+        eprintln!("usage: ridethrough-bench PATH-OF-RIDETHROUGH-CHAOS [breakers] [reads]");
+        std::process::exit(1);
+    };
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|given| given == part);
+    println!("median of {ROUNDS} rounds in which all take turns (least to most)\n");
+    if wanted("breakers") {
+        print(breakers::tables(ROUNDS));
+    }
+    if wanted("reads") {
+        print(reads::Ground::new(Path::new(guardian)).tables(ROUNDS));
+    }
+}
+
+fn print(tables: Vec<String>) {
+    for table in tables {
+        println!("{table}");
+    }
+}

@@ -1,0 +1,248 @@
+//! Reads of one row by its key: through [`Db::read`] with all that it does around the query, and through plain deadpool.
+//!
+//! One PostgreSQL, one runtime, equal pools; the tasks ask one after the other as fast as they are answered.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use hdrhistogram::Histogram;
+use ridethrough::{
+    Db, Deadline,
+    bulkhead::BulkheadConfig,
+    cache::CacheConfig,
+    db::{Applied, ApplyError, BoxFuture, Command, Commands, DbConfig, Query, Statements},
+    drain::Drain,
+    health::SchemaPart,
+    journal::{Journal, JournalConfig},
+};
+use tokio::{runtime::Runtime, time::Instant};
+use tokio_postgres::{Error, NoTls};
+
+use crate::measure::median;
+
+const ROWS: i64 = 10_000;
+const CONNECTIONS: usize = 32;
+const ROUND: Duration = Duration::from_millis(1_200);
+const DEADLINE: Duration = Duration::from_secs(2);
+const SQL: &str = "SELECT title FROM bench_todos WHERE id = $1";
+
+/// The database under both, and the way to it.
+pub struct Ground {
+    runtime: Runtime,
+    db: Db,
+    pool: Pool,
+    _drain: Drain,
+    _journal_folder: tempfile::TempDir,
+    _cluster: ridethrough_chaos::Cluster,
+}
+
+/// How one round went.
+#[derive(Debug, Default)]
+struct Round {
+    per_second: Vec<f64>,
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+}
+
+impl Ground {
+    /// Starts PostgreSQL and fills a table. `guardian` is the `ridethrough-chaos` binary, which cleans up.
+    pub fn new(guardian: &std::path::Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime can be built");
+        let (drain, cluster, db, pool, folder) = runtime.block_on(set_up(guardian));
+        Self { runtime, db, pool, _drain: drain, _journal_folder: folder, _cluster: cluster }
+    }
+
+    /// One table for each number of tasks.
+    pub fn tables(&self, rounds: usize) -> Vec<String> {
+        [1, 16, 64].map(|tasks| self.table(tasks, rounds)).into()
+    }
+
+    fn table(&self, tasks: usize, rounds: usize) -> String {
+        let (mut ours, mut theirs) = (Round::default(), Round::default());
+        for round in 0..=rounds {
+            let mut one = (Round::default(), Round::default());
+            if round % 2 == 0 {
+                self.ours(tasks, &mut one.0);
+                self.theirs(tasks, &mut one.1);
+            } else {
+                self.theirs(tasks, &mut one.1);
+                self.ours(tasks, &mut one.0);
+            }
+            if round > 0 {
+                ours.add(one.0);
+                theirs.add(one.1);
+            }
+        }
+        let ratios: Vec<f64> =
+            ours.per_second.iter().zip(&theirs.per_second).map(|(ours, theirs)| ours / theirs).collect();
+        let (least, most) = ratios.iter().fold((f64::MAX, f64::MIN), |(a, b), &x| (a.min(x), b.max(x)));
+        format!(
+            "reads of one row, {tasks} task{}, {CONNECTIONS} connections\n{}{}  ratio of throughput {:.2} ({least:.2} to {most:.2}), of p99 {:.2}\n",
+            if tasks == 1 { "" } else { "s" },
+            ours.line("ridethrough Db::read"),
+            theirs.line("deadpool-postgres, recycling fast"),
+            median(&ratios),
+            median(&ours.p99) / median(&theirs.p99),
+        )
+    }
+
+    fn ours(&self, tasks: usize, round: &mut Round) {
+        let db = self.db.clone();
+        round.measure(&self.runtime, tasks, move |id| {
+            let db = db.clone();
+            async move {
+                let read = db.read(&TitleQuery(id), Deadline::after(Instant::now(), DEADLINE)).await;
+                assert!(
+                    read.is_ok_and(|read| read.value.is_some()),
+                    "a read of a living database is answered"
+                );
+            }
+        });
+    }
+
+    fn theirs(&self, tasks: usize, round: &mut Round) {
+        let pool = self.pool.clone();
+        round.measure(&self.runtime, tasks, move |id| {
+            let pool = pool.clone();
+            async move {
+                let client = pool.get().await.expect("a connection can be had");
+                let statement = client.prepare_cached(SQL).await.expect("the statement is right");
+                let row = client.query_one(&statement, &[&id]).await.expect("the row is there");
+                std::hint::black_box(Bytes::from(row.get::<_, String>(0)));
+            }
+        });
+    }
+}
+
+impl Round {
+    fn measure<F, R>(&mut self, runtime: &Runtime, tasks: usize, ask: F)
+    where
+        F: Fn(i64) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send,
+    {
+        let ask = Arc::new(ask);
+        let started = Instant::now();
+        let all = runtime.block_on(async {
+            let workers: Vec<_> = (0..tasks)
+                .map(|task| {
+                    let ask = ask.clone();
+                    tokio::spawn(async move {
+                        let mut random = fastrand::Rng::with_seed(task as u64);
+                        let mut times = histogram();
+                        while started.elapsed() < ROUND {
+                            let asked = Instant::now();
+                            ask(random.i64(0..ROWS)).await;
+                            times.saturating_record(asked.elapsed().as_nanos() as u64);
+                        }
+                        times
+                    })
+                })
+                .collect();
+            let mut all = histogram();
+            for worker in workers {
+                all.add(worker.await.expect("a task does not panic")).expect("the same bounds");
+            }
+            all
+        });
+        self.per_second.push(all.len() as f64 / started.elapsed().as_secs_f64());
+        self.p50.push(all.value_at_quantile(0.5) as f64 / 1_000.0);
+        self.p99.push(all.value_at_quantile(0.99) as f64 / 1_000.0);
+    }
+
+    fn add(&mut self, other: Self) {
+        self.per_second.extend(other.per_second);
+        self.p50.extend(other.p50);
+        self.p99.extend(other.p99);
+    }
+
+    fn line(&self, name: &str) -> String {
+        let (rate, p50, p99) = (median(&self.per_second), median(&self.p50), median(&self.p99));
+        format!("  {name:<44} {rate:>10.0} /s   p50 {p50:>7.0} us   p99 {p99:>7.0} us\n")
+    }
+}
+
+/// One title by its id.
+struct TitleQuery(i64);
+
+impl Query for TitleQuery {
+    type Answer = Bytes;
+
+    fn name(&self) -> &'static str {
+        "title"
+    }
+
+    fn cache_key(&self) -> String {
+        format!("title:{}", self.0)
+    }
+
+    async fn fetch<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Option<Bytes>, Error> {
+        let row = statements.row(SQL, &[&self.0]).await?;
+        row.map(|row| row.try_get::<_, String>(0).map(Bytes::from)).transpose()
+    }
+}
+
+/// Nothing is written here.
+struct NoCommands;
+
+impl Commands for NoCommands {
+    fn apply<'c>(
+        &'c self,
+        _statements: &'c Statements<'c>,
+        _command: &'c Command,
+        _replayed: bool,
+    ) -> BoxFuture<'c, Result<Applied, ApplyError>> {
+        Box::pin(async { Ok(Applied::Done(Bytes::new())) })
+    }
+}
+
+async fn set_up(
+    guardian: &std::path::Path,
+) -> (Drain, ridethrough_chaos::Cluster, Db, Pool, tempfile::TempDir) {
+    let options = ridethrough_chaos::cluster::Options {
+        guardian: Some(guardian.to_owned()),
+        ..ridethrough_chaos::cluster::Options::default()
+    };
+    let cluster = ridethrough_chaos::Cluster::start(&options).await.expect("PostgreSQL can be started");
+    let (client, connection) =
+        tokio_postgres::connect(&cluster.url(), NoTls).await.expect("PostgreSQL answers");
+    tokio::spawn(connection);
+    let fill = format!(
+        "CREATE TABLE bench_todos (id bigint PRIMARY KEY, title text NOT NULL);
+         INSERT INTO bench_todos SELECT id, 'the title of todo ' || id FROM generate_series(0, {ROWS} - 1) AS id;
+         VACUUM ANALYZE bench_todos"
+    );
+    for statement in fill.split(';') {
+        client.batch_execute(statement).await.expect("the table can be made");
+    }
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let (journal, writer, _) =
+        Journal::open(JournalConfig::new(folder.path())).expect("a journal can be made");
+    std::thread::spawn(move || writer.run());
+    let config = DbConfig {
+        url: cluster.url(),
+        bulkhead: BulkheadConfig { permits: CONNECTIONS, ..BulkheadConfig::default() },
+        ..DbConfig::default()
+    };
+    let (db, background) = Db::new(config, CacheConfig::default(), journal, Arc::new(NoCommands))
+        .expect("the configuration is right");
+    let (drain, draining) = Drain::new();
+    tokio::spawn(background.prober.run(draining));
+    db.set_schema(SchemaPart::Ok);
+    let manager = Manager::from_config(
+        cluster.url().parse().expect("the URL is right"),
+        NoTls,
+        ManagerConfig { recycling_method: RecyclingMethod::Fast },
+    );
+    let pool = Pool::builder(manager).max_size(CONNECTIONS).build().expect("a pool can be built");
+    (drain, cluster, db, pool, folder)
+}
+
+/// Up to ten seconds, to three digits.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_max(10_000_000_000, 3).expect("the bounds are right")
+}
