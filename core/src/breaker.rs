@@ -5,218 +5,213 @@
 //! ([`Breaker::probe_succeeded`]) or trip the breaker ([`Breaker::probe_failed`]).
 //!
 //! ```text
-//!            3 failures in a row, bad ratio, failed probe
-//!   closed ------------------------------------------------> open
-//!     ^                                                     |    ^
-//!     | enough trials succeeded      probe succeeded, or    |    | a trial failed,
-//!     |                              the open time is over  v    | or its lease ran out
-//!     +------------------------- half-open -------------------+
+//!            failures in a row, bad ratio, slow calls, failed probe
+//!   closed ------------------------------------------------------> open
+//!     ^                                                           |    ^
+//!     | top of the ramp: trials 1, 2, 4 ...   probe succeeded, or |    | a trial failed,
+//!     | at once, each step earned             no probe and time v |    | or its lease ran out
+//!     +------------------------------ half-open ------------------+----+
 //! ```
+//!
+//! While closed, a call that succeeds reads one word and adds one to a counter of its own thread; while open, a
+//! rejection reads a few words. Only failures, trials and transitions take a lock, for some tens of nanoseconds.
 
+mod admission;
 mod config;
+mod counting;
+mod explain;
+mod machine;
+mod ramp;
+mod state;
+mod telling;
 mod window;
+mod word;
 
 use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    borrow::Cow,
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-pub use self::config::BreakerConfig;
-use self::window::Window;
-use crate::metrics;
+pub use self::{
+    admission::Admission,
+    config::BreakerConfig,
+    explain::{Counts, Explanation},
+    state::{BreakerOpen, BreakerState, CallResult, Forced, TripReason},
+    telling::BreakerChange,
+};
+use self::{machine::Machine, word::Word};
+use crate::{
+    sliding::{Sliding, Ticks},
+    sync::{AtomicU32, AtomicU64, Mutex, Ordering},
+};
 
 /// While probes report at least this often, they alone end the open interval: no user's request has to be the one that
 /// finds out. Without a probe, or when it falls silent, time ends it.
 const PROBE_SILENCE: Duration = Duration::from_secs(5);
-
-/// What the breaker does with the next call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BreakerState {
-    /// Calls flow.
-    Closed,
-    /// Calls are rejected.
-    Open,
-    /// A few calls, the trials, are let through to see.
-    HalfOpen,
-}
-
-impl BreakerState {
-    /// The word used in metrics, logs and `/debug/state`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half-open",
-        }
-    }
-
-    fn level(self) -> f64 {
-        match self {
-            Self::Closed => 0.0,
-            Self::HalfOpen => 1.0,
-            Self::Open => 2.0,
-        }
-    }
-}
-
-/// Why the breaker last opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TripReason {
-    /// Too many failures in a row.
-    ConsecutiveFailures,
-    /// Too large a share of failures.
-    FailureRatio,
-    /// The background probe found nobody there.
-    Probe,
-    /// A trial failed, or its lease ran out.
-    Trial,
-}
-
-impl fmt::Display for TripReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ConsecutiveFailures => "consecutive failures",
-            Self::FailureRatio => "failure ratio",
-            Self::Probe => "failed probe",
-            Self::Trial => "failed trial",
-        })
-    }
-}
-
-/// How one admitted call ended, as the breaker sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallResult {
-    /// A living other side answered, be it with a statement error.
-    Success,
-    /// Nobody there, or no answer in time.
-    Failure,
-    /// Says nothing about the other side: the caller went away, or it was overload.
-    Neutral,
-}
-
-/// A call that was not let through, and when it is worth asking again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the breaker is open after {reason}")]
-pub struct BreakerOpen {
-    /// Why it opened.
-    pub reason: TripReason,
-    /// When it opened.
-    pub since: Instant,
-    /// Time to the next trial.
-    pub retry_after: Duration,
-}
+/// A rejection never asks to come back at once: the caller would find the same.
+const RETRY_AFTER_MIN: Duration = Duration::from_millis(1);
+/// Stands for "never" and for "no limit" in what is published.
+const NEVER: u64 = u64::MAX;
+const NO_LIMIT: u32 = u32::MAX;
 
 /// A breaker for one circuit. Cheap to ask; shared behind an `Arc`.
+///
+/// ```
+/// use ridethrough::breaker::{Breaker, BreakerConfig, BreakerState, CallResult};
+/// use tokio::time::Instant;
+///
+/// let now = Instant::now();
+/// let breaker = Breaker::new("reports", BreakerConfig::default(), now);
+/// for _ in 0..3 {
+///     let admission = breaker.admit(now).expect("closed breakers admit");
+///     admission.record(CallResult::Failure, now);
+/// }
+/// assert_eq!(breaker.state(now), BreakerState::Open);
+/// assert!(breaker.admit(now).is_err());
+/// println!("{}", breaker.explain(now));
+/// ```
 #[derive(Debug)]
 pub struct Breaker {
-    circuit: &'static str,
+    circuit: Cow<'static, str>,
     config: BreakerConfig,
+    /// Nanoseconds in the fields below count from here.
+    epoch: Instant,
+    ticks: Ticks,
+    /// A [`Word`]. Written under the lock, after the fields it speaks about.
+    word: AtomicU64,
+    /// While open: when the interval ends, and from when on a user's request may be the trial.
+    until: AtomicU64,
+    trial_from: AtomicU64,
+    since: AtomicU64,
+    allowed: AtomicU32,
+    /// Grows under the lock; a success resets it without.
+    consecutive_failures: AtomicU32,
     machine: Mutex<Machine>,
-}
-
-#[derive(Debug)]
-struct Machine {
-    state: State,
-    /// Grows with every transition, so that results of calls admitted before it are told apart and dropped.
-    generation: u64,
-    window: Window,
-    consecutive_failures: u32,
-    /// Open intervals since it was last closed; doubles the interval.
-    trips_in_a_row: u32,
-    last_trip: Option<(TripReason, Instant)>,
-    /// When a background probe last reported, if there is one.
-    last_probe: Option<Instant>,
-    /// Transitions to tell of once the lock is free: a log that blocks must not block who asks for the state.
-    untold: Vec<Transition>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Transition {
-    Opened(TripReason),
-    HalfOpened,
-    Closed { open_for: Option<Duration> },
-}
-
-#[derive(Debug)]
-enum State {
-    Closed,
-    Open { until: Instant },
-    HalfOpen { leases: Vec<(u64, Instant)>, next_lease: u64, successes: u32 },
-}
-
-/// An admitted call. Report how it ended with [`Admission::record`]; dropping it says nothing and frees its trial.
-#[derive(Debug)]
-#[must_use = "an admission that is dropped at once tells the breaker nothing"]
-pub struct Admission {
-    breaker: Arc<Breaker>,
-    generation: u64,
-    lease: Option<u64>,
-    reported: bool,
+    told: watch::Sender<BreakerChange>,
+    successes: Sliding,
 }
 
 impl Breaker {
-    /// A closed breaker for `circuit`, the label in metrics and logs.
+    /// A closed breaker for `circuit`, the label in metrics and logs, which must come from a small set.
     #[must_use]
-    pub fn new(circuit: &'static str, config: BreakerConfig, now: Instant) -> Arc<Self> {
-        let window = Window::new(config.window, now);
-        let machine = Machine {
-            state: State::Closed,
-            generation: 0,
-            window,
-            consecutive_failures: 0,
-            trips_in_a_row: 0,
-            last_trip: None,
-            last_probe: None,
-            untold: Vec::new(),
+    pub fn new(circuit: impl Into<Cow<'static, str>>, config: BreakerConfig, now: Instant) -> Arc<Self> {
+        Self::build(circuit.into(), config, true, fastrand::Rng::new(), now)
+    }
+
+    /// A breaker that begins half-open, with one trial, because nobody knows yet whether the other side is there.
+    #[must_use]
+    pub fn new_unproven(
+        circuit: impl Into<Cow<'static, str>>,
+        config: BreakerConfig,
+        now: Instant,
+    ) -> Arc<Self> {
+        Self::build(circuit.into(), config, false, fastrand::Rng::new(), now)
+    }
+
+    /// As [`Breaker::new`], with the source of the jitter: a seeded one makes every interval repeatable.
+    #[must_use]
+    pub fn with_random(
+        circuit: impl Into<Cow<'static, str>>,
+        config: BreakerConfig,
+        random: fastrand::Rng,
+        now: Instant,
+    ) -> Arc<Self> {
+        Self::build(circuit.into(), config, true, random, now)
+    }
+
+    fn build(
+        circuit: Cow<'static, str>,
+        config: BreakerConfig,
+        is_proven: bool,
+        random: fastrand::Rng,
+        now: Instant,
+    ) -> Arc<Self> {
+        let machine = Machine::new(is_proven, &config, random);
+        let ticks = Ticks::new(config.window);
+        let breaker = Self {
+            epoch: now,
+            ticks,
+            word: AtomicU64::new(machine.word.bits()),
+            until: AtomicU64::new(0),
+            trial_from: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+            allowed: AtomicU32::new(machine.allowed().unwrap_or(NO_LIMIT)),
+            consecutive_failures: AtomicU32::new(0),
+            told: watch::Sender::new(BreakerChange::of(machine.word)),
+            successes: Sliding::new(ticks),
+            machine: Mutex::new(machine),
+            circuit,
+            config,
         };
-        metrics::breaker_state(circuit, BreakerState::Closed.level());
-        Arc::new(Self { circuit, config, machine: Mutex::new(machine) })
+        breaker.tell_start();
+        Arc::new(breaker)
     }
 
     /// Asks whether a call may go on at `now`.
     ///
     /// # Errors
     /// [`BreakerOpen`] where it may not; costs nothing and waits for nothing.
-    pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Admission, BreakerOpen> {
-        let (generation, lease) = self.change(|machine| self.admitted(machine, now))?;
-        Ok(Admission { breaker: Arc::clone(self), generation, lease, reported: false })
+    #[inline]
+    pub fn admit(&self, now: Instant) -> Result<Admission<&Self>, BreakerOpen> {
+        let (word, lease) = self.admitted(now)?;
+        Ok(Admission::new(self, word, lease))
     }
 
-    fn admitted(&self, machine: &mut Machine, now: Instant) -> Result<(u64, Option<u64>), BreakerOpen> {
-        self.end_of_open_interval(machine, now);
-        self.fail_expired_leases(machine, now);
-        let lease = match &mut machine.state {
-            State::Closed => None,
-            State::Open { until } => {
-                let until = *until;
-                return Err(machine.rejection(until.saturating_duration_since(now), now));
+    /// As [`Breaker::admit`], for an admission that outlives this borrow, as in a spawned task.
+    ///
+    /// # Errors
+    /// [`BreakerOpen`] where the call may not go on.
+    #[inline]
+    pub fn admit_owned(self: &Arc<Self>, now: Instant) -> Result<Admission<Arc<Self>>, BreakerOpen> {
+        let (word, lease) = self.admitted(now)?;
+        Ok(Admission::new(Arc::clone(self), word, lease))
+    }
+
+    #[inline]
+    fn admitted(&self, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
+        let word = self.word();
+        match word.state() {
+            BreakerState::Closed => Ok((word, None)),
+            BreakerState::Open if self.nanos(now) < self.trial_from.load(Ordering::Relaxed) => {
+                Err(self.rejection(word, now))
             }
-            State::HalfOpen { leases, .. } if leases.len() >= self.config.trials.max(1) as usize => {
-                let wait = leases.iter().map(|(_, until)| until.saturating_duration_since(now)).min();
-                return Err(machine.rejection(wait.unwrap_or_default().min(self.config.open), now));
-            }
-            State::HalfOpen { leases, next_lease, .. } => {
-                let lease = *next_lease;
-                *next_lease += 1;
-                leases.push((lease, now + self.config.trial_lease));
-                Some(lease)
-            }
+            BreakerState::Open | BreakerState::HalfOpen => self.admitted_under_lock(now),
+        }
+    }
+
+    #[cold]
+    fn admitted_under_lock(&self, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
+        let (word, admitted) = self.change(|machine| {
+            let admitted = machine.admit(&self.config, now);
+            (machine.word, admitted)
+        });
+        let rejected = |wait: Duration| BreakerOpen {
+            retry_after: wait.max(RETRY_AFTER_MIN),
+            ..self.rejection(word, now)
         };
-        Ok((machine.generation, lease))
+        admitted.map(|lease| (word, lease)).map_err(rejected)
+    }
+
+    #[inline]
+    fn rejection(&self, word: Word, now: Instant) -> BreakerOpen {
+        let left = self.until.load(Ordering::Relaxed).saturating_sub(self.nanos(now));
+        let retry_after = Duration::from_nanos(left).max(RETRY_AFTER_MIN);
+        let since = self.epoch + Duration::from_nanos(self.since.load(Ordering::Relaxed));
+        BreakerOpen { reason: word.reason(), since, retry_after }
     }
 
     /// The state at `now`. An open interval that is over reads as half-open.
     #[must_use]
+    #[inline]
     pub fn state(&self, now: Instant) -> BreakerState {
-        let machine = self.machine();
-        match &machine.state {
-            State::Closed => BreakerState::Closed,
-            State::Open { until } if !machine.is_over(*until, now) => BreakerState::Open,
-            State::Open { .. } | State::HalfOpen { .. } => BreakerState::HalfOpen,
+        match self.word().state() {
+            BreakerState::Open if self.nanos(now) >= self.trial_from.load(Ordering::Relaxed) => {
+                BreakerState::HalfOpen
+            }
+            state => state,
         }
     }
 
@@ -224,198 +219,131 @@ impl Breaker {
     #[must_use]
     pub fn evidence(&self) -> Option<(TripReason, Instant)> {
         let machine = self.machine();
-        if matches!(machine.state, State::Closed) { None } else { machine.last_trip }
+        if machine.word.state() == BreakerState::Closed { None } else { machine.last_trip }
     }
 
     /// Time to the next trial at `now`; zero where calls flow.
     #[must_use]
     pub fn retry_after(&self, now: Instant) -> Duration {
-        match &self.machine().state {
-            State::Open { until } => until.saturating_duration_since(now),
-            State::Closed | State::HalfOpen { .. } => Duration::ZERO,
+        let word = self.word();
+        match self.state(now) {
+            BreakerState::Open => self.rejection(word, now).retry_after,
+            BreakerState::Closed | BreakerState::HalfOpen => Duration::ZERO,
         }
     }
 
-    /// The background probe found the other side in order: ends the open interval, and counts as a success after that,
-    /// so that probes alone close the breaker and no user's request has to be the one that finds out.
+    /// Calls in progress at once that are let through at `now`: none while closed, when there is no limit; zero while
+    /// open; 1, 2, 4 and so on while half-open. A pool dials no more than that many connections at once.
+    #[must_use]
+    pub fn ramp(&self, now: Instant) -> Option<u32> {
+        match (self.state(now), self.allowed.load(Ordering::Relaxed)) {
+            (BreakerState::Closed, _) => None,
+            (BreakerState::Open, _) => Some(0),
+            // Half-open by time, and nobody has asked yet; or closed in this very moment.
+            (BreakerState::HalfOpen, 0 | NO_LIMIT) => Some(self.config.trials.max(1)),
+            (BreakerState::HalfOpen, allowed) => Some(allowed),
+        }
+    }
+
+    /// The position it is held in by [`Breaker::force`], if it is.
+    #[must_use]
+    pub fn forced(&self) -> Option<Forced> {
+        self.word().forced()
+    }
+
+    /// Everything a person asks about a rejection at `now`.
+    #[must_use]
+    pub fn explain(&self, now: Instant) -> Explanation {
+        let (word, opened, evidence) = {
+            let machine = self.machine();
+            let is_closed = machine.word.state() == BreakerState::Closed;
+            let evidence = if is_closed { self.counts(&machine, now) } else { machine.evidence };
+            let opened = if is_closed { None } else { machine.last_trip };
+            (machine.word, opened, evidence)
+        };
+        Explanation {
+            circuit: self.circuit.clone(),
+            state: self.state(now),
+            forced: word.forced(),
+            opened,
+            open_for: opened.map(|(_, since)| now.saturating_duration_since(since)),
+            retry_after: self.retry_after(now),
+            ramp: self.ramp(now),
+            evidence,
+        }
+    }
+
+    /// The background probe found the other side in order: ends the open interval, and is worth a step of the ramp after
+    /// that, so that probes alone close the breaker and no user's request has to be the one that finds out.
     pub fn probe_succeeded(&self, now: Instant) {
-        self.change(|machine| {
-            machine.last_probe = Some(now);
-            match &mut machine.state {
-                State::Closed => {}
-                State::Open { .. } => machine.half_open(),
-                State::HalfOpen { .. } => self.succeeded_while_half_open(machine, None, now),
-            }
-        });
+        self.change(|machine| machine.probe_succeeded(&self.config, now));
     }
 
     /// The background probe found nobody there: opens, or keeps open until the next probe at `next_probe`.
     pub fn probe_failed(&self, now: Instant, next_probe: Instant) {
         self.change(|machine| {
-            machine.last_probe = Some(now);
-            if !matches!(machine.state, State::Open { .. }) {
-                self.trip(machine, TripReason::Probe, now);
-            }
-            if let State::Open { until } = &mut machine.state {
-                *until = next_probe;
-            }
+            let counts = self.counts(machine, now);
+            machine.probe_failed(&self.config, counts, now, next_probe);
         });
     }
 
-    fn record(&self, generation: u64, lease: Option<u64>, result: CallResult, now: Instant) {
+    /// Holds the breaker open or closed, whatever calls and probes report, until [`Breaker::release`].
+    pub fn force(&self, forced: Forced, now: Instant) {
         self.change(|machine| {
-            if machine.generation == generation {
-                self.count(machine, lease, result, now);
-            } // else a late result, which speaks about a time that is over
+            let counts = self.counts(machine, now);
+            machine.force(forced, counts, now);
         });
     }
 
-    fn count(&self, machine: &mut Machine, lease: Option<u64>, result: CallResult, now: Instant) {
-        match (&mut machine.state, result) {
-            (State::Closed, CallResult::Success) => {
-                machine.consecutive_failures = 0;
-                machine.window.record(true, now);
-            }
-            (State::Closed, CallResult::Failure) => self.failed_while_closed(machine, now),
-            (State::HalfOpen { .. }, CallResult::Success) => {
-                self.succeeded_while_half_open(machine, lease, now);
-            }
-            (State::HalfOpen { .. }, CallResult::Failure) => self.trip(machine, TripReason::Trial, now),
-            (State::HalfOpen { leases, .. }, CallResult::Neutral) => {
-                leases.retain(|(id, _)| Some(*id) != lease);
-            }
-            (State::Closed, CallResult::Neutral) | (State::Open { .. }, _) => {}
-        }
+    /// Ends a forced position: half-open after a forced open one, closed with an empty window after a forced closed one.
+    /// Without a forced position it does nothing.
+    pub fn release(&self, now: Instant) {
+        self.change(|machine| machine.release(&self.config, now));
     }
 
-    fn succeeded_while_half_open(&self, machine: &mut Machine, lease: Option<u64>, now: Instant) {
-        let State::HalfOpen { leases, successes, .. } = &mut machine.state else { return };
-        leases.retain(|(id, _)| Some(*id) != lease);
-        *successes += 1;
-        if *successes >= self.config.successes_to_close.max(1) {
-            machine.close(now);
-        }
-    }
-
-    fn failed_while_closed(&self, machine: &mut Machine, now: Instant) {
-        machine.consecutive_failures += 1;
-        machine.window.record(false, now);
-        let counts = machine.window.counts(now);
-        if machine.consecutive_failures >= self.config.consecutive_failures.max(1) {
-            self.trip(machine, TripReason::ConsecutiveFailures, now);
-        } else if counts.total() >= self.config.samples_min
-            && counts.failure_ratio() >= self.config.failure_ratio
-        {
-            self.trip(machine, TripReason::FailureRatio, now);
-        }
-    }
-
-    fn trip(&self, machine: &mut Machine, reason: TripReason, now: Instant) {
-        let doublings = machine.trips_in_a_row.min(16);
-        let open = self.config.open.saturating_mul(1 << doublings).min(self.config.open_max);
-        machine.trips_in_a_row = machine.trips_in_a_row.saturating_add(1);
-        machine.last_trip = Some((reason, now));
-        machine.turn(State::Open { until: now + open }, Transition::Opened(reason));
-    }
-
-    fn end_of_open_interval(&self, machine: &mut Machine, now: Instant) {
-        if matches!(machine.state, State::Open { until } if machine.is_over(until, now)) {
-            machine.half_open();
-        }
-    }
-
-    /// A trial whose lease ran out is a call that hangs: that is an answer too.
-    fn fail_expired_leases(&self, machine: &mut Machine, now: Instant) {
-        if matches!(&machine.state, State::HalfOpen { leases, .. } if leases.iter().any(|(_, until)| now >= *until))
-        {
-            self.trip(machine, TripReason::Trial, now);
-        }
-    }
-
-    /// Changes the machine under its lock, and tells of the transitions after it.
+    /// Changes the machine under its lock, publishes what calls look at, and tells of the transitions after it.
     fn change<T>(&self, change: impl FnOnce(&mut Machine) -> T) -> T {
         let (changed, untold) = {
             let mut machine = self.machine();
             let changed = change(&mut machine);
+            self.publish(&machine);
             (changed, std::mem::take(&mut machine.untold))
         };
         for transition in untold {
-            self.tell(transition);
+            self.tell(&transition);
         }
         changed
     }
 
-    fn tell(&self, transition: Transition) {
-        let circuit = self.circuit;
-        let to = match transition {
-            Transition::Opened(reason) => {
-                tracing::warn!(circuit, reason = %reason, "breaker opened");
-                BreakerState::Open
-            }
-            Transition::HalfOpened => {
-                tracing::info!(circuit, "breaker half-open");
-                BreakerState::HalfOpen
-            }
-            Transition::Closed { open_for } => {
-                tracing::info!(circuit, open_for = ?open_for, "breaker closed");
-                BreakerState::Closed
-            }
-        };
-        metrics::breaker_transition(circuit, to.as_str());
-        metrics::breaker_state(circuit, to.level());
+    fn publish(&self, machine: &Machine) {
+        let times = machine.open_times();
+        let until = times.map_or(0, |(until, _)| self.nanos(until));
+        let trial_from = times.map_or(0, |(_, from)| from.map_or(NEVER, |from| self.nanos(from)));
+        self.until.store(until, Ordering::Relaxed);
+        self.trial_from.store(trial_from, Ordering::Relaxed);
+        let since = machine.last_trip.map_or(0, |(_, since)| self.nanos(since));
+        self.since.store(since, Ordering::Relaxed);
+        self.allowed.store(machine.allowed().unwrap_or(NO_LIMIT), Ordering::Relaxed);
+        let bits = machine.word.bits();
+        if self.word.load(Ordering::Relaxed) != bits {
+            self.consecutive_failures.store(0, Ordering::Relaxed);
+            self.word.store(bits, Ordering::Release);
+        }
+    }
+
+    #[inline]
+    fn word(&self) -> Word {
+        Word::from_bits(self.word.load(Ordering::Acquire))
+    }
+
+    #[inline]
+    fn nanos(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.epoch);
+        elapsed.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(elapsed.subsec_nanos()))
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Machine {
-    fn turn(&mut self, to: State, transition: Transition) {
-        self.state = to;
-        self.generation += 1;
-        self.untold.push(transition);
-    }
-
-    fn half_open(&mut self) {
-        let state = State::HalfOpen { leases: Vec::new(), next_lease: 0, successes: 0 };
-        self.turn(state, Transition::HalfOpened);
-    }
-
-    fn close(&mut self, now: Instant) {
-        self.window.clear();
-        self.consecutive_failures = 0;
-        self.trips_in_a_row = 0;
-        let open_for = self.last_trip.map(|(_, since)| now.saturating_duration_since(since));
-        self.turn(State::Closed, Transition::Closed { open_for });
-    }
-
-    /// Whether an open interval until then is over at `now`.
-    fn is_over(&self, until: Instant, now: Instant) -> bool {
-        let probed = self.last_probe.is_some_and(|at| now.saturating_duration_since(at) < PROBE_SILENCE);
-        now >= until && !probed
-    }
-
-    fn rejection(&self, retry_after: Duration, now: Instant) -> BreakerOpen {
-        let (reason, since) = self.last_trip.unwrap_or((TripReason::Probe, now));
-        BreakerOpen { reason, since, retry_after }
-    }
-}
-
-impl Admission {
-    /// Reports how the call ended at `now`.
-    pub fn record(mut self, result: CallResult, now: Instant) {
-        self.reported = true;
-        self.breaker.record(self.generation, self.lease, result, now);
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        if !self.reported && self.lease.is_some() {
-            // The time does not matter: a neutral result only frees the trial.
-            self.breaker.record(self.generation, self.lease, CallResult::Neutral, Instant::now());
-        }
     }
 }
 

@@ -20,6 +20,8 @@ pub mod duration_text;
 pub mod metrics;
 #[doc(hidden)]
 pub mod sabotage;
+mod sliding;
+mod sync;
 
 pub mod backoff;
 pub mod breaker;

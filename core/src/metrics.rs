@@ -5,7 +5,7 @@
 #[cfg(feature = "postgres")]
 mod database;
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 #[cfg(feature = "postgres")]
 pub(crate) use self::database::*;
@@ -69,11 +69,11 @@ pub fn describe() {
 }
 
 /// `level` is 0 closed, 1 half-open, 2 open.
-pub(crate) fn breaker_state(circuit: &'static str, level: f64) {
+pub(crate) fn breaker_state(circuit: Cow<'static, str>, level: f64) {
     metrics::gauge!("ridethrough_breaker_state", "circuit" => circuit).set(level);
 }
 
-pub(crate) fn breaker_transition(circuit: &'static str, to: &'static str) {
+pub(crate) fn breaker_transition(circuit: Cow<'static, str>, to: &'static str) {
     metrics::counter!("ridethrough_breaker_transitions_total", "circuit" => circuit, "to" => to).increment(1);
 }
 

@@ -140,7 +140,7 @@ impl Backends {
             let Some(backend) = self.0.get(index) else { break };
             if !backend.upstream.has_room() {
                 is_full = true;
-            } else if let Ok(admission) = backend.breaker.admit(now) {
+            } else if let Ok(admission) = backend.breaker.admit_owned(now) {
                 return Ok(Choice { backend: Arc::clone(backend), admission });
             }
             rejected = rejected.with(index);
@@ -250,7 +250,7 @@ mod tests {
 
     fn refuse(backends: &Backends, index: usize, now: Instant) {
         for _ in 0..3 {
-            let admission = backends.0[index].breaker.admit(now).unwrap();
+            let admission = backends.0[index].breaker.admit_owned(now).unwrap();
             let choice = Choice { backend: Arc::clone(&backends.0[index]), admission };
             choice.record(Some(AttemptError::Dial(DialError::Refused)), now);
         }

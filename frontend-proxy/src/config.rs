@@ -198,6 +198,7 @@ impl BreakerSection {
             open: self.open,
             open_max: self.open_max,
             trials: self.trials,
+            ramp_max: self.trials,
             successes_to_close: self.successes_to_close,
             trial_lease: head + Duration::from_secs(1),
             ..BreakerConfig::default()

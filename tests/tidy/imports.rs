@@ -7,12 +7,14 @@ const LIBRARY: &str = "core/src/";
 const CHAOS: &str = "chaos/src/";
 
 /// The library's modules from left to right; each may import what stands before it.
-const LINE: [&str; 15] = [
+const LINE: [&str; 17] = [
     "duration_text",
     "error",
     "metrics",
     "deadline",
     "sabotage",
+    "sync",
+    "sliding",
     "backoff",
     "budget",
     "breaker",

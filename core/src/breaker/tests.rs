@@ -1,13 +1,16 @@
 //! The breaker's promises, one by one, on a clock that the test moves.
 
-use proptest::prelude::*;
-
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// No jitter, so that intervals are exact, and no ramp, which has tests of its own.
+fn settings() -> BreakerConfig {
+    BreakerConfig { jitter: 0.0, ramp_max: 1, ..BreakerConfig::default() }
+}
+
 fn breaker(now: Instant) -> Arc<Breaker> {
-    Breaker::new("test", BreakerConfig::default(), now)
+    Breaker::new("test", settings(), now)
 }
 
 fn call(breaker: &Arc<Breaker>, result: CallResult, now: Instant) -> bool {
@@ -135,7 +138,7 @@ fn a_trial_that_never_reports_loses_its_lease_and_opens_again() {
 fn results_of_calls_admitted_before_a_transition_are_dropped() {
     let now = Instant::now();
     let breaker = breaker(now);
-    let slow: Vec<Admission> = (0..5).map(|_| breaker.admit(now).unwrap()).collect();
+    let slow: Vec<Admission<&Breaker>> = (0..5).map(|_| breaker.admit(now).unwrap()).collect();
     for _ in 0..3 {
         call(&breaker, CallResult::Failure, now);
     }
@@ -186,32 +189,43 @@ fn probes_alone_close_it_when_nobody_calls() {
     assert_eq!(breaker.state(now), BreakerState::Closed);
 }
 
-proptest! {
-    /// Whatever happens, trials in progress never exceed their number and a closed breaker admits everybody.
-    #[test]
-    fn trials_are_bounded_whatever_happens(steps in prop::collection::vec((0u8..6, 0u64..2_000), 1..200)) {
-        let mut now = Instant::now();
-        let breaker = breaker(now);
-        let mut held: Vec<Admission> = Vec::new();
-        for (step, pause) in steps {
-            now += Duration::from_millis(pause);
-            match step {
-                0 | 1 => {
-                    let before = breaker.state(now);
-                    let admitted = breaker.admit(now);
-                    if before == BreakerState::Closed {
-                        prop_assert!(admitted.is_ok());
-                    }
-                    held.extend(admitted);
-                }
-                2 => { if let Some(admission) = held.pop() { admission.record(CallResult::Success, now); } }
-                3 => { if let Some(admission) = held.pop() { admission.record(CallResult::Failure, now); } }
-                4 => breaker.probe_succeeded(now),
-                _ => { held.pop(); }
-            }
-            if let State::HalfOpen { leases, .. } = &breaker.machine().state {
-                prop_assert!(leases.len() <= 1);
-            }
-        }
+#[test]
+fn the_ramp_doubles_after_as_many_successes_as_each_step_allows() {
+    let now = Instant::now();
+    let breaker = Breaker::new("test", BreakerConfig { ramp_max: 8, ..settings() }, now);
+    breaker.probe_failed(now, now + SECOND);
+    assert_eq!(breaker.ramp(now), Some(0));
+    breaker.probe_succeeded(now);
+    for allowed in [1, 2, 4, 8] {
+        assert_eq!(breaker.ramp(now), Some(allowed));
+        let trials: Vec<_> = (0..allowed).map(|_| breaker.admit(now).unwrap()).collect();
+        assert!(breaker.admit(now).is_err(), "more than {allowed} at once");
+        trials.into_iter().for_each(|trial| trial.record(CallResult::Success, now));
     }
+    assert_eq!((breaker.state(now), breaker.ramp(now)), (BreakerState::Closed, None));
+}
+
+#[test]
+fn a_failure_on_the_ramp_collapses_it_and_the_next_one_begins_at_the_bottom() {
+    let now = Instant::now();
+    let breaker = Breaker::new("test", BreakerConfig { ramp_max: 8, ..settings() }, now);
+    breaker.probe_failed(now, now + SECOND);
+    (0..3).for_each(|_| breaker.probe_succeeded(now));
+    assert_eq!(breaker.ramp(now), Some(4));
+    assert!(call(&breaker, CallResult::Failure, now));
+    assert_eq!(breaker.ramp(now), Some(0));
+    breaker.probe_succeeded(now);
+    assert_eq!(breaker.ramp(now), Some(1));
+}
+
+#[test]
+fn a_quiet_service_climbs_the_whole_ramp_in_a_few_probes() {
+    let now = Instant::now();
+    let breaker = Breaker::new("test", BreakerConfig::default(), now);
+    breaker.probe_failed(now, now + SECOND);
+    let probes = (1..).find(|_| {
+        breaker.probe_succeeded(now);
+        breaker.state(now) == BreakerState::Closed
+    });
+    assert_eq!(probes, Some(7), "one ends the open interval, then 1, 2, 4, 8, 16, 32");
 }

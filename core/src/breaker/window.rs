@@ -1,85 +1,49 @@
-//! A ring of time buckets that gives the exact success ratio of the last seconds.
+//! A ring of time buckets with the failures and slow successes of the last seconds.
 //!
-//! It counts; whether a ratio is bad enough to trip is the breaker's business.
+//! Successes, of which there are far more, are counted by `sliding`, on the same ticks. Whether a ratio is bad enough
+//! to trip is the breaker's business.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
-
-/// Ten buckets are fine enough that the ratio moves smoothly and small enough to add up on every look.
-const BUCKETS: usize = 10;
+use crate::sliding::BUCKETS;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Bucket {
-    /// Which bucket-length of time since `Window::start` the counts belong to.
+    /// The tick that the counts belong to.
     tick: u64,
-    successes: u32,
-    failures: u32,
+    failures: u64,
+    slow: u64,
 }
 
-/// Successes and failures within the window.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) successes: u32,
-    pub(crate) failures: u32,
-}
-
-impl Counts {
-    pub(crate) fn total(self) -> u32 {
-        self.successes.saturating_add(self.failures)
-    }
-
-    /// Share of failures, 0.0 to 1.0; zero where nothing was counted.
-    pub(crate) fn failure_ratio(self) -> f64 {
-        match self.total() {
-            0 => 0.0,
-            total => f64::from(self.failures) / f64::from(total),
-        }
-    }
-}
-
-/// Results of the last `length`, forgotten bucket by bucket as time goes on.
-#[derive(Debug)]
-pub(crate) struct Window {
-    start: Instant,
-    bucket_length: Duration,
-    buckets: [Bucket; BUCKETS],
-}
+/// Failures and slow successes within the window. Lives under the breaker's lock.
+#[derive(Debug, Default)]
+pub(super) struct Window([Bucket; BUCKETS as usize]);
 
 impl Window {
-    pub(crate) fn new(length: Duration, now: Instant) -> Self {
-        let bucket_length = (length / BUCKETS as u32).max(Duration::from_millis(1));
-        Self { start: now, bucket_length, buckets: [Bucket::default(); BUCKETS] }
+    pub(super) fn failed(&mut self, tick: u64) {
+        if let Some(bucket) = self.bucket(tick) {
+            bucket.failures += 1;
+        }
     }
 
-    pub(crate) fn record(&mut self, success: bool, now: Instant) {
-        let tick = self.tick(now);
-        let Some(bucket) = self.buckets.get_mut((tick % BUCKETS as u64) as usize) else { return };
-        if bucket.tick != tick {
+    pub(super) fn slow(&mut self, tick: u64) {
+        if let Some(bucket) = self.bucket(tick) {
+            bucket.slow += 1;
+        }
+    }
+
+    /// Failures and slow successes in the window that ends with `tick`.
+    pub(super) fn counts(&self, tick: u64) -> (u64, u64) {
+        let window = tick.saturating_sub(BUCKETS - 1)..=tick;
+        let buckets = self.0.iter().filter(|bucket| window.contains(&bucket.tick));
+        buckets.fold((0, 0), |(failures, slow), bucket| (failures + bucket.failures, slow + bucket.slow))
+    }
+
+    /// The bucket of `tick`; none where its place belongs to a later time already.
+    fn bucket(&mut self, tick: u64) -> Option<&mut Bucket> {
+        let bucket = self.0.get_mut((tick % BUCKETS) as usize)?;
+        if bucket.tick < tick {
             *bucket = Bucket { tick, ..Bucket::default() };
         }
-        let count = if success { &mut bucket.successes } else { &mut bucket.failures };
-        *count = count.saturating_add(1);
-    }
-
-    pub(crate) fn counts(&self, now: Instant) -> Counts {
-        let tick = self.tick(now);
-        let oldest = tick.saturating_sub(BUCKETS as u64 - 1);
-        let mut counts = Counts::default();
-        for bucket in self.buckets.iter().filter(|bucket| (oldest..=tick).contains(&bucket.tick)) {
-            counts.successes = counts.successes.saturating_add(bucket.successes);
-            counts.failures = counts.failures.saturating_add(bucket.failures);
-        }
-        counts
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.buckets = [Bucket::default(); BUCKETS];
-    }
-
-    fn tick(&self, now: Instant) -> u64 {
-        let elapsed = now.saturating_duration_since(self.start).as_nanos();
-        u64::try_from(elapsed / self.bucket_length.as_nanos()).unwrap_or(u64::MAX)
+        (bucket.tick == tick).then_some(bucket)
     }
 }
 
@@ -89,47 +53,20 @@ mod tests {
 
     use super::*;
 
-    const LENGTH: Duration = Duration::from_secs(10);
-
-    #[test]
-    fn results_older_than_the_window_are_forgotten() {
-        let start = Instant::now();
-        let mut window = Window::new(LENGTH, start);
-        window.record(false, start);
-        assert_eq!(window.counts(start + Duration::from_millis(9_999)).failures, 1);
-        assert_eq!(window.counts(start + LENGTH).failures, 0);
-    }
-
-    #[test]
-    fn a_million_successes_long_ago_do_not_hide_fresh_failures() {
-        let start = Instant::now();
-        let mut window = Window::new(LENGTH, start);
-        for _ in 0..1_000_000 {
-            window.record(true, start);
-        }
-        let later = start + LENGTH * 2;
-        window.record(false, later);
-        assert!(window.counts(later).failure_ratio() > 0.99);
-    }
-
     proptest! {
-        /// The ring agrees with a plain list of (time, result) at bucket precision.
+        /// The ring agrees with a plain list of ticks.
         #[test]
-        fn the_ring_agrees_with_a_plain_list(results in prop::collection::vec((0u64..3_000, any::<bool>()), 0..200)) {
-            let start = Instant::now();
-            let mut window = Window::new(LENGTH, start);
-            let mut list = Vec::new();
-            let mut at = 0;
-            for (pause, success) in results {
-                at += pause;
-                window.record(success, start + Duration::from_millis(at));
-                list.push((at / 1_000, success));
+        fn the_ring_agrees_with_a_plain_list(results in prop::collection::vec((0u64..4, any::<bool>()), 0..200)) {
+            let (mut window, mut list, mut tick) = (Window::default(), Vec::new(), 0);
+            for (pause, failed) in results {
+                tick += pause;
+                if failed { window.failed(tick) } else { window.slow(tick) }
+                list.push((tick, failed));
             }
-            let now_bucket = at / 1_000;
-            let recent = list.iter().filter(|(bucket, _)| bucket + 10 > now_bucket);
-            let failures = recent.clone().filter(|(_, success)| !success).count() as u32;
-            let successes = recent.filter(|(_, success)| *success).count() as u32;
-            prop_assert_eq!(window.counts(start + Duration::from_millis(at)), Counts { successes, failures });
+            let recent = list.iter().filter(|(at, _)| at + BUCKETS > tick);
+            let failures = recent.clone().filter(|(_, failed)| *failed).count() as u64;
+            let slow = recent.filter(|(_, failed)| !failed).count() as u64;
+            prop_assert_eq!(window.counts(tick), (failures, slow));
         }
     }
 }

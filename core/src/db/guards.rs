@@ -125,7 +125,7 @@ impl Db {
             let overloaded = |_| rejected(RejectReason::Overloaded, self.retry_after(Instant::now()));
             Some(permit.map_err(overloaded)?)
         };
-        match self.0.breaker.admit(Instant::now()) {
+        match self.0.breaker.admit_owned(Instant::now()) {
             Ok(admission) => Ok((permit, admission)),
             Err(open) => {
                 let spread = self.retry_after(Instant::now());

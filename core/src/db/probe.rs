@@ -80,7 +80,10 @@ impl Prober {
             self.turned(was, now_is);
         }
         match now_is {
-            DatabasePart::Up | DatabasePart::ReadOnly if was == now_is && self.misses == 0 => {
+            // Each probe is a step of the breaker's ramp, which a quiet service would not climb by itself.
+            DatabasePart::Up | DatabasePart::ReadOnly
+                if was == now_is && self.misses == 0 && self.db.0.breaker.ramp(Instant::now()).is_none() =>
+            {
                 self.db.0.config.probe.every
             }
             DatabasePart::Up | DatabasePart::ReadOnly => CONFIRM_AFTER,
