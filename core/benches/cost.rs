@@ -1,13 +1,16 @@
 //! What a call pays for the library: the guards per call, a cache hit against the bare cache, a durable append against
 //! the bare disk. Prints times and ratios measured in interleaved rounds of one run; fails on nothing.
 //!
-//! `cargo bench -p ridethrough --bench cost`, or `make bench`.
+//! `cargo bench -p ridethrough --bench cost`, or `make bench`. With `-- admit 1000000` (or `admit-owned`, `reject`,
+//! `deposit`) it makes that many calls and nothing else, so that `valgrind --tool=callgrind` or `perf stat` can count
+//! the instructions: the difference between two numbers of calls, divided by it.
 
 use std::{
     fs::File,
     hint::black_box,
     io::Write as _,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -22,10 +25,16 @@ use tokio::time::Instant;
 
 const ROUNDS: usize = 7;
 const CALLS: u32 = 200_000;
+const THREADS: usize = 2;
 const APPEND_FOR: Duration = Duration::from_millis(700);
 const PAYLOAD: usize = 256;
 
 fn main() -> std::io::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    if let [what, calls] = arguments.as_slice() {
+        only(what, calls.parse().map_err(std::io::Error::other)?);
+        return Ok(());
+    }
     let mut out = std::io::stdout().lock();
     writeln!(out, "median of {ROUNDS} interleaved rounds (smallest to largest)\n")?;
     guards(&mut out)?;
@@ -55,31 +64,101 @@ fn line(out: &mut impl std::io::Write, what: &str, unit: &str, figures: Vec<f64>
     Ok(median)
 }
 
-fn guards(out: &mut impl std::io::Write) -> std::io::Result<()> {
-    let now = Instant::now();
-    let closed = Breaker::new("bench", BreakerConfig::default(), now);
-    let open = Breaker::new("bench", BreakerConfig::default(), now);
-    open.probe_failed(now, now + Duration::from_secs(3600));
-    let budget = RetryBudget::new(RetryBudgetConfig::default(), now);
-    let (mut admits, mut rejections, mut deposits, mut clocks) = (vec![], vec![], vec![], vec![]);
-    for _ in 0..ROUNDS {
-        clocks.push(per_call(|| {
-            black_box(Instant::now());
-        }));
-        admits.push(per_call(|| {
-            if let Ok(admission) = closed.admit(now) {
-                admission.record(CallResult::Success, now);
-            }
-        }));
-        rejections.push(per_call(|| {
-            let _ = black_box(open.admit(now));
-        }));
-        deposits.push(per_call(|| budget.deposit(now)));
+/// Nanoseconds per call where `THREADS` threads make it at the same time.
+fn per_call_contended(call: impl Fn() + Sync) -> f64 {
+    let barrier = std::sync::Barrier::new(THREADS);
+    let figures: Vec<f64> = std::thread::scope(|scope| {
+        let one = || {
+            barrier.wait();
+            per_call(&call)
+        };
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(one)).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    });
+    figures.iter().sum::<f64>() / figures.len().max(1) as f64
+}
+
+/// The guards that cost every call something, each with what it does once.
+struct Guards {
+    closed: Arc<Breaker>,
+    open: Arc<Breaker>,
+    budget: RetryBudget,
+    now: Instant,
+}
+
+impl Guards {
+    fn new() -> Self {
+        let now = Instant::now();
+        let closed = Breaker::new("bench", BreakerConfig::default(), now);
+        let open = Breaker::new("bench", BreakerConfig::default(), now);
+        open.probe_failed(now, now + Duration::from_secs(3600));
+        Self { closed, open, budget: RetryBudget::new(RetryBudgetConfig::default(), now), now }
     }
-    let clock = line(out, "one clock read", "ns", clocks)?;
-    let admit = line(out, "breaker closed: admit and record", "ns", admits)?;
-    line(out, "breaker open: rejection", "ns", rejections)?;
-    line(out, "retry budget: deposit", "ns", deposits)?;
+
+    fn admit(&self) {
+        if let Ok(admission) = black_box(&self.closed).admit(self.now) {
+            admission.record(CallResult::Success, self.now);
+        }
+    }
+
+    fn admit_owned(&self) {
+        if let Ok(admission) = black_box(&self.closed).admit_owned(self.now) {
+            admission.record(CallResult::Success, self.now);
+        }
+    }
+
+    fn reject(&self) {
+        let _ = black_box(black_box(&self.open).admit(self.now));
+    }
+
+    fn deposit(&self) {
+        black_box(&self.budget).deposit(self.now);
+    }
+}
+
+/// One guard again and again and nothing else, for a tool that counts instructions.
+fn only(what: &str, calls: u32) {
+    let guards = Guards::new();
+    let call = match what {
+        "admit" => Guards::admit,
+        "admit-owned" => Guards::admit_owned,
+        "reject" => Guards::reject,
+        _ => Guards::deposit,
+    };
+    for _ in 0..calls {
+        call(&guards);
+    }
+}
+
+fn guards(out: &mut impl std::io::Write) -> std::io::Result<()> {
+    let guards = Guards::new();
+    let mut figures: [Vec<f64>; 9] = std::array::from_fn(|_| Vec::new());
+    for _ in 0..ROUNDS {
+        let round = [
+            per_call(|| {
+                black_box(Instant::now());
+            }),
+            per_call(|| guards.admit()),
+            per_call_contended(|| guards.admit()),
+            per_call(|| guards.admit_owned()),
+            per_call_contended(|| guards.admit_owned()),
+            per_call(|| guards.reject()),
+            per_call_contended(|| guards.reject()),
+            per_call(|| guards.deposit()),
+            per_call_contended(|| guards.deposit()),
+        ];
+        figures.iter_mut().zip(round).for_each(|(figures, figure)| figures.push(figure));
+    }
+    let [clock, admit, admits, owned, owneds, reject, rejects, deposit, deposits] = figures;
+    let clock = line(out, "one clock read", "ns", clock)?;
+    let admit = line(out, "breaker closed: admit and record, 1 thread", "ns", admit)?;
+    line(out, "breaker closed: admit and record, 2 threads", "ns", admits)?;
+    line(out, "breaker closed: admit_owned and record, 1 thread", "ns", owned)?;
+    line(out, "breaker closed: admit_owned and record, 2 threads", "ns", owneds)?;
+    line(out, "breaker open: rejection, 1 thread", "ns", reject)?;
+    line(out, "breaker open: rejection, 2 threads", "ns", rejects)?;
+    line(out, "retry budget: deposit, 1 thread", "ns", deposit)?;
+    line(out, "retry budget: deposit, 2 threads", "ns", deposits)?;
     writeln!(out, "admit and record / one clock read = {:.2}\n", admit / clock)
 }
 

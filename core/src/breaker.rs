@@ -29,7 +29,7 @@ mod word;
 
 use std::{
     borrow::Cow,
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -45,7 +45,7 @@ pub use self::{
 use self::{machine::Machine, word::Word};
 use crate::{
     sliding::{Sliding, Ticks},
-    sync::{AtomicU32, AtomicU64, Mutex, Ordering},
+    sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering},
 };
 
 /// While probes report at least this often, they alone end the open interval: no user's request has to be the one that

@@ -4,16 +4,13 @@
 //! choose delays (`backoff`) nor decide what may be retried (`db`). A deposit, which every call makes, takes no lock;
 //! a withdrawal, which only a failed call makes, does.
 
-use std::{
-    sync::{MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::PoisonError, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
     sliding::{BUCKETS, Sliding, Ticks},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
 };
 
 /// How much traffic earns a retry.

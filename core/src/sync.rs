@@ -3,13 +3,10 @@
 //! The policies name these and not the standard library's, so that a test can put instrumented ones in their place and
 //! walk through the interleavings. It holds no policy and counts nothing.
 
-use std::{
-    cell::Cell,
-    sync::{MutexGuard as StdGuard, PoisonError},
-};
+use std::{cell::Cell, sync::PoisonError};
 
 pub(crate) use std::sync::{
-    Mutex,
+    Mutex, MutexGuard,
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
@@ -36,8 +33,7 @@ thread_local! {
 }
 
 /// Exclusive places that nobody has, and the next shared one to give out.
-static FREE: std::sync::Mutex<Register> =
-    std::sync::Mutex::new(Register { given: 0, left: Vec::new(), shared: 0 });
+static FREE: Mutex<Register> = Mutex::new(Register { given: 0, left: Vec::new(), shared: 0 });
 
 struct Register {
     given: usize,
@@ -94,7 +90,7 @@ impl Register {
     }
 }
 
-fn register() -> StdGuard<'static, Register> {
+fn register() -> MutexGuard<'static, Register> {
     FREE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
