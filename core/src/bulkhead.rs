@@ -1,32 +1,59 @@
-//! The bulkhead: a bound on calls in progress, with a bounded queue in front.
+//! The bulkhead: a bound on calls in progress that adapts to what the database bears, with a bounded queue in front.
 //!
-//! It does not know what the calls do, and it never refuses for any reason but lack of room.
+//! It does not know what the calls do, and it never refuses for any reason but lack of room or of time. Who goes first is
+//! decided in `queue`, how many at once in `limit`; both are pure. Without a queue, entering and leaving are one atomic
+//! operation each.
+
+mod limit;
+mod queue;
+mod samples;
+mod word;
 
 use std::{
+    borrow::Borrow,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 
+use self::{
+    limit::{BELIEVED, Bounds, Judgement, Limiter, WINDOW},
+    queue::Queue,
+    samples::Samples,
+    word::Word,
+};
+pub use self::{queue::Priority, samples::Ended};
 use crate::deadline::Deadline;
 
+/// Calls of a window above which only each second, fourth, ... sixteenth is counted.
+const COUNTED_MIN: u32 = 128;
+/// Replay gets the limit divided by this at the most.
+const REPLAY_SHARE: usize = 5;
+
 /// The bounds of one bulkhead.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(
     feature = "serde",
     derive(serde::Deserialize, serde::Serialize),
     serde(default, deny_unknown_fields)
 )]
 pub struct BulkheadConfig {
-    /// Calls in progress at the most, 1 or more. Default 32.
+    /// Calls in progress at the most, 1 to 65,535: the ceiling of the limit. Default 32.
     pub permits: usize,
+    /// The limit never gets smaller than this, 1 or more, so that a quiet service stays usable. Default 4; `permits` where
+    /// that is less.
+    pub permits_min: usize,
+    /// Whether the limit follows the latency. Default true; else it is always `permits`.
+    pub adaptive: bool,
+    /// A median latency of this many times the normal one under load makes the limit smaller, above 1.0. Default 2.0.
+    pub latency_tolerance: f64,
     /// Calls that may wait for a permit. Default 256; a longer queue only makes answers that nobody waits for.
     pub queue: usize,
     /// How long a call may wait for a permit. Default 500 ms.
@@ -36,141 +63,419 @@ pub struct BulkheadConfig {
 
 impl Default for BulkheadConfig {
     fn default() -> Self {
-        Self { permits: 32, queue: 256, wait: Duration::from_millis(500) }
+        Self {
+            permits: 32,
+            permits_min: 4,
+            adaptive: true,
+            latency_tolerance: 2.0,
+            queue: 256,
+            wait: Duration::from_millis(500),
+        }
     }
 }
 
 /// Why a call got no permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BulkheadFull {
-    /// The queue had no place left; refused at once.
+    /// The queue had no place left: refused at once, or put out of it by a call that goes first.
     #[error("the queue for a permit is full")]
     Queue,
     /// No permit came free within the wait or the deadline.
     #[error("no permit came free in time")]
     Wait,
+    /// Half of all calls take longer than what is left of the deadline: refused at once.
+    #[error("too little time is left for an answer")]
+    Deadline,
 }
 
 /// Bounded concurrency with a bounded queue.
 #[derive(Debug)]
 pub struct Bulkhead {
+    word: Word,
+    /// Every how many calls one is counted, less one; a power of two less one.
+    counted_mask: AtomicU32,
+    /// Nanoseconds since `birth` at which the window under way may be judged.
+    judge_at: AtomicU64,
+    /// The measured median service time in nanoseconds, 0 for unknown, and until when it is believed.
+    service_time: AtomicU64,
+    service_time_until: AtomicU64,
+    birth: Instant,
     config: BulkheadConfig,
-    permits: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    /// Permits in use by replay; changed under the lock of `queue`.
+    replaying: AtomicUsize,
+    queue: Mutex<Queue<oneshot::Sender<Verdict>>>,
+    samples: Samples,
+    limiter: Mutex<Limiter>,
 }
+
+/// What a waiter is told.
+type Verdict = Result<(), BulkheadFull>;
 
 /// The right to be in progress; gives its place back when dropped.
+///
+/// It borrows the bulkhead, which costs nothing, or owns a share of it and can then move to another task.
 #[derive(Debug)]
 #[must_use = "dropping the permit gives the place away at once"]
-pub struct Permit {
-    _place: OwnedSemaphorePermit,
+pub struct Permit<B: Borrow<Arc<Bulkhead>> = Arc<Bulkhead>> {
+    /// Taken out only by [`Permit::into_owned`] and [`Permit::finish`], which go on with it.
+    bulkhead: Option<B>,
+    priority: Priority,
+    is_counted: bool,
+    granted_at: Instant,
 }
 
-/// A place in the queue, given back also when the waiting future is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+/// A place in the queue, given back also when the waiting future is dropped, together with a permit granted meanwhile.
+struct Waiting<'a> {
+    bulkhead: &'a Arc<Bulkhead>,
+    priority: Priority,
+    id: u64,
+    verdict: oneshot::Receiver<Verdict>,
+    /// The verdict was taken out: there is nothing left to give back.
+    is_over: bool,
 }
 
 impl Bulkhead {
-    /// A bulkhead with all its permits free.
+    /// A bulkhead with all its permits free, as of `now`.
     #[must_use]
-    pub fn new(config: BulkheadConfig) -> Self {
-        let permits = Arc::new(Semaphore::new(config.permits.max(1)));
-        Self { config, permits, waiting: AtomicUsize::new(0) }
+    pub fn new(config: BulkheadConfig, now: Instant) -> Arc<Self> {
+        let ceiling = config.permits.clamp(1, usize::from(u16::MAX));
+        let floor = config.permits_min.clamp(1, ceiling);
+        let bounds = Bounds { floor, ceiling, tolerance: config.latency_tolerance.max(1.0) };
+        Arc::new(Self {
+            word: Word::new(ceiling),
+            counted_mask: AtomicU32::new(0),
+            judge_at: AtomicU64::new(nanos(WINDOW)),
+            service_time: AtomicU64::new(0),
+            service_time_until: AtomicU64::new(0),
+            birth: now,
+            replaying: AtomicUsize::new(0),
+            queue: Mutex::new(Queue::new(config.queue)),
+            samples: Samples::default(),
+            limiter: Mutex::new(Limiter::new(bounds, now)),
+            config,
+        })
     }
 
-    /// Waits for a permit, first come first served, no longer than the wait and the deadline allow.
+    /// Waits for a permit, no longer than the wait and the deadline allow. `now` is the time of the call.
+    ///
+    /// Higher priority first. Within one priority the first to come is the first served; but once somebody has waited
+    /// without a break for 100 ms, or the queue is more than half full, the newest goes first, because the oldest are
+    /// the least likely to make it in time.
     ///
     /// # Errors
-    /// [`BulkheadFull::Queue`] at once where too many wait already; [`BulkheadFull::Wait`] where none came free.
+    /// [`BulkheadFull::Queue`] where too many wait already; [`BulkheadFull::Wait`] where no permit came free;
+    /// [`BulkheadFull::Deadline`] at once where less is left than [`Bulkhead::service_time`].
     ///
     /// # Cancel safety
-    /// A dropped call leaves the queue and takes no permit.
-    pub async fn acquire(&self, deadline: Deadline) -> Result<Permit, BulkheadFull> {
-        if let Ok(place) = self.permits.clone().try_acquire_owned() {
-            return Ok(Permit { _place: place });
+    /// A dropped call leaves the queue and takes no permit, not even one that was granted just then.
+    #[inline]
+    pub async fn acquire(
+        self: &Arc<Self>,
+        priority: Priority,
+        deadline: Deadline,
+        now: Instant,
+    ) -> Result<Permit<&Arc<Self>>, BulkheadFull> {
+        match self.try_acquire(priority, deadline, now) {
+            Ok(permit) => Ok(permit),
+            Err(None) => self.wait(priority, deadline, now).await,
+            Err(Some(full)) => Err(full),
         }
-        let _waiting = self.queue_up()?;
-        let until = deadline.capped(Instant::now(), self.config.wait).instant();
-        match timeout_at(until, self.permits.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok(Permit { _place: place }),
+    }
+
+    /// As [`Bulkhead::acquire`], with a permit that can move to another task.
+    ///
+    /// # Errors
+    /// As [`Bulkhead::acquire`].
+    ///
+    /// # Cancel safety
+    /// As [`Bulkhead::acquire`].
+    pub async fn acquire_owned(
+        self: Arc<Self>,
+        priority: Priority,
+        deadline: Deadline,
+        now: Instant,
+    ) -> Result<Permit, BulkheadFull> {
+        Ok(self.acquire(priority, deadline, now).await?.into_owned())
+    }
+
+    /// A permit without waiting; no reason where one would have to wait.
+    #[inline]
+    fn try_acquire(
+        self: &Arc<Self>,
+        priority: Priority,
+        deadline: Deadline,
+        now: Instant,
+    ) -> Result<Permit<&Arc<Self>>, Option<BulkheadFull>> {
+        if self.is_too_late(deadline, now) {
+            return Err(Some(BulkheadFull::Deadline));
+        }
+        // Replay is counted apart, under the lock.
+        if priority == Priority::Replay {
+            return Err(None);
+        }
+        match self.word.enter() {
+            Some(serial) => Ok(self.permit(priority, serial, now)),
+            None => Err(None),
+        }
+    }
+
+    #[inline]
+    fn permit(self: &Arc<Self>, priority: Priority, serial: u32, now: Instant) -> Permit<&Arc<Self>> {
+        let is_counted = serial & self.counted_mask.load(Relaxed) == 0;
+        Permit { bulkhead: Some(self), priority, is_counted, granted_at: now }
+    }
+
+    #[cold]
+    async fn wait(
+        self: &Arc<Self>,
+        priority: Priority,
+        deadline: Deadline,
+        now: Instant,
+    ) -> Result<Permit<&Arc<Self>>, BulkheadFull> {
+        let reserve = self.service_time(now).unwrap_or_default();
+        let until = deadline.earlier(reserve).capped(now, self.config.wait).instant();
+        let Some(mut waiting) = self.queue_up(priority, until, now)? else {
+            return Ok(self.permit(priority, self.word.serial(), now));
+        };
+        match timeout_at(until, &mut waiting.verdict).await {
+            Ok(Ok(verdict)) => {
+                waiting.is_over = true;
+                verdict.map(|()| self.permit(priority, self.word.serial(), Instant::now()))
+            }
             Ok(Err(_)) | Err(_) => Err(BulkheadFull::Wait),
         }
     }
 
-    /// Calls in progress now. For metrics.
+    /// A place in the queue, or none where the call may enter at once.
+    fn queue_up(
+        self: &Arc<Self>,
+        priority: Priority,
+        until: Instant,
+        now: Instant,
+    ) -> Result<Option<Waiting<'_>>, BulkheadFull> {
+        let mut queue = self.queue();
+        self.hand_over(&mut queue, now);
+        let is_next = !queue.wants(self.replay_has_room());
+        if is_next && self.may_run(priority) && self.word.enter_or_flag() {
+            self.note_replay(priority);
+            return Ok(None);
+        }
+        let (ticket, verdict) = oneshot::channel();
+        let pushed = queue.push(priority, until, ticket, now);
+        self.hand_over(&mut queue, now);
+        drop(queue);
+        for ticket in pushed.shed {
+            // Whoever dropped its end does not want to know.
+            let _ = ticket.send(Err(BulkheadFull::Queue));
+        }
+        let id = pushed.id.ok_or(BulkheadFull::Queue)?;
+        Ok(Some(Waiting { bulkhead: self, priority, id, verdict, is_over: false }))
+    }
+
+    /// Gives what is free to whoever is next, and leaves the flag as the queue needs it.
+    fn hand_over(&self, queue: &mut Queue<oneshot::Sender<Verdict>>, now: Instant) {
+        let mut expired = Vec::new();
+        while queue.wants(self.replay_has_room()) && self.word.enter_or_flag() {
+            let Some((priority, ticket)) = queue.pop(self.replay_has_room(), now, &mut expired) else {
+                self.word.leave();
+                continue;
+            };
+            if ticket.send(Ok(())).is_ok() {
+                self.note_replay(priority);
+            } else {
+                self.word.leave();
+            }
+        }
+        if !queue.wants(self.replay_has_room()) {
+            self.word.lower_flag();
+        }
+        for ticket in expired {
+            let _ = ticket.send(Err(BulkheadFull::Wait));
+        }
+    }
+
+    /// A permit comes back. Only where somebody waits for it, the time matters.
+    #[inline]
+    fn leave(&self, priority: Priority, now: impl FnOnce() -> Instant) {
+        if priority == Priority::Replay {
+            let mut queue = self.queue();
+            self.replaying.fetch_sub(1, Relaxed);
+            self.word.leave();
+            self.hand_over(&mut queue, now());
+        } else if self.word.leave() {
+            self.hand_over(&mut self.queue(), now());
+        }
+    }
+
+    /// The limit now, between `permits_min` and `permits`.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.word.limit()
+    }
+
+    /// Calls in progress now; above the limit for a while where that just got smaller.
     #[must_use]
     pub fn in_use(&self) -> usize {
-        self.config.permits.max(1).saturating_sub(self.permits.available_permits())
+        self.word.in_use()
     }
 
-    /// Calls waiting now. For metrics.
+    /// Calls waiting now.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.queue().len()
     }
 
-    fn queue_up(&self) -> Result<Waiting<'_>, BulkheadFull> {
-        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Waiting(&self.waiting);
-        if before >= self.config.queue { Err(BulkheadFull::Queue) } else { Ok(place) }
+    /// The median time from permit to answer in the last seconds; `None` where too few calls say.
+    #[must_use]
+    pub fn service_time(&self, now: Instant) -> Option<Duration> {
+        let median = self.service_time.load(Relaxed);
+        (median > 0 && self.age(now) < self.service_time_until.load(Relaxed))
+            .then(|| Duration::from_nanos(median))
     }
+
+    #[inline]
+    fn is_too_late(&self, deadline: Deadline, now: Instant) -> bool {
+        let left = nanos(deadline.remaining(now));
+        // Believed for seconds only: if all are refused nobody measures, and then somebody must be let in.
+        left == 0
+            || (left < self.service_time.load(Relaxed)
+                && self.age(now) < self.service_time_until.load(Relaxed))
+    }
+
+    #[inline]
+    fn count(&self, ended: Ended, took: Duration, now: Instant) {
+        self.samples.add(ended, took, self.word.is_busy());
+        if self.age(now) >= self.judge_at.load(Relaxed) {
+            self.judge(now);
+        }
+    }
+
+    #[cold]
+    fn judge(&self, now: Instant) {
+        let Ok(mut limiter) = self.limiter.try_lock() else { return };
+        self.judge_at.store(self.age(now + WINDOW), Relaxed);
+        let window = self.samples.window();
+        let Some(Judgement { limit, sign, median }) = limiter.judge(&window, now) else { return };
+        self.samples.reset();
+        drop(limiter);
+        let counted_mask = self.counted_mask.load(Relaxed);
+        let calls = window.answered.saturating_mul(counted_mask + 1);
+        let every = (calls / COUNTED_MIN).clamp(1, 16);
+        self.counted_mask.store((1 << every.ilog2()) - 1, Relaxed);
+        if let Some(median) = median {
+            self.service_time_until.store(self.age(now + BELIEVED), Relaxed);
+            self.service_time.store(nanos(median), Relaxed);
+        }
+        let before = self.limit();
+        if self.config.adaptive && limit != before {
+            self.change_limit(before, limit, now);
+            tracing::debug!(before, limit, ?sign, ?window, "bulkhead limit changed");
+        }
+    }
+
+    fn change_limit(&self, before: usize, limit: usize, now: Instant) {
+        let mut queue = self.queue();
+        self.word.set_limit(limit);
+        self.hand_over(&mut queue, now);
+        drop(queue);
+        let ceiling = self.config.permits;
+        if before >= ceiling {
+            tracing::info!(limit, ceiling, "bulkhead limit left its ceiling");
+        } else if limit >= ceiling {
+            tracing::info!(limit, ceiling, "bulkhead limit back at its ceiling");
+        }
+    }
+
+    fn replay_has_room(&self) -> bool {
+        self.replaying.load(Relaxed) < (self.word.limit() / REPLAY_SHARE).max(1)
+    }
+
+    fn may_run(&self, priority: Priority) -> bool {
+        priority != Priority::Replay || self.replay_has_room()
+    }
+
+    fn note_replay(&self, priority: Priority) {
+        if priority == Priority::Replay {
+            self.replaying.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Nanoseconds since the bulkhead was made.
+    fn age(&self, now: Instant) -> u64 {
+        nanos(now.saturating_duration_since(self.birth))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<oneshot::Sender<Verdict>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Borrow<Arc<Bulkhead>>> Permit<B> {
+    /// Says how the call ended at `now` and keeps the place: for a call whose connection is still busy.
+    #[inline]
+    pub fn report(&self, ended: Ended, now: Instant) {
+        // Replay works in batches, whose time says nothing about that of a call.
+        let is_counted = self.is_counted && self.priority != Priority::Replay;
+        if let Some(bulkhead) = &self.bulkhead
+            && (is_counted || ended == Ended::Overloaded)
+        {
+            bulkhead.borrow().count(ended, now.saturating_duration_since(self.granted_at), now);
+        }
+    }
+
+    /// Says how the call ended at `now` and gives the place back.
+    #[inline]
+    pub fn finish(mut self, ended: Ended, now: Instant) {
+        self.report(ended, now);
+        if let Some(bulkhead) = self.bulkhead.take() {
+            bulkhead.borrow().leave(self.priority, || now);
+        }
+    }
+
+    /// When it was granted.
+    #[must_use]
+    pub fn granted_at(&self) -> Instant {
+        self.granted_at
+    }
+}
+
+impl Permit<&Arc<Bulkhead>> {
+    /// The same permit, able to move to another task.
+    pub fn into_owned(mut self) -> Permit {
+        let bulkhead = self.bulkhead.take().map(Arc::clone);
+        Permit { bulkhead, priority: self.priority, is_counted: self.is_counted, granted_at: self.granted_at }
+    }
+}
+
+impl<B: Borrow<Arc<Bulkhead>>> Drop for Permit<B> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(bulkhead) = self.bulkhead.take() {
+            bulkhead.borrow().leave(self.priority, Instant::now);
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        // After the close no permit can arrive; one that arrived before is given back.
+        self.verdict.close();
+        if matches!(self.verdict.try_recv(), Ok(Ok(()))) {
+            self.bulkhead.leave(self.priority, Instant::now);
+        } else {
+            let mut queue = self.bulkhead.queue();
+            queue.remove(self.priority, self.id);
+            self.bulkhead.hand_over(&mut queue, Instant::now());
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bulkhead(permits: usize, queue: usize) -> Bulkhead {
-        Bulkhead::new(BulkheadConfig { permits, queue, wait: Duration::from_secs(1) })
-    }
-
-    fn soon() -> Deadline {
-        Deadline::after(Instant::now(), Duration::from_secs(5))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_full_bulkhead_refuses_after_the_wait() {
-        let bulkhead = bulkhead(1, 1);
-        let _held = bulkhead.acquire(soon()).await.unwrap();
-        let started = Instant::now();
-        assert_eq!(bulkhead.acquire(soon()).await.unwrap_err(), BulkheadFull::Wait);
-        assert_eq!(started.elapsed(), Duration::from_secs(1));
-        assert_eq!(bulkhead.queued(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_full_queue_refuses_at_once() {
-        let bulkhead = bulkhead(1, 0);
-        let _held = bulkhead.acquire(soon()).await.unwrap();
-        let started = Instant::now();
-        assert_eq!(bulkhead.acquire(soon()).await.unwrap_err(), BulkheadFull::Queue);
-        assert_eq!(started.elapsed(), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_deadline_ends_the_wait_first() {
-        let bulkhead = bulkhead(1, 1);
-        let _held = bulkhead.acquire(soon()).await.unwrap();
-        let started = Instant::now();
-        let deadline = Deadline::after(started, Duration::from_millis(10));
-        assert_eq!(bulkhead.acquire(deadline).await.unwrap_err(), BulkheadFull::Wait);
-        assert_eq!(started.elapsed(), Duration::from_millis(10));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_dropped_waiter_leaves_the_queue() {
-        let bulkhead = bulkhead(1, 1);
-        let held = bulkhead.acquire(soon()).await.unwrap();
-        let waiter = tokio::time::timeout(Duration::from_millis(5), bulkhead.acquire(soon())).await;
-        assert!(waiter.is_err());
-        assert_eq!(bulkhead.queued(), 0);
-        drop(held);
-        assert_eq!(bulkhead.in_use(), 0);
-        assert!(bulkhead.acquire(soon()).await.is_ok());
-    }
-}
+mod tests;

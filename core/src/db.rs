@@ -78,7 +78,7 @@ struct Shared {
     config: DbConfig,
     pool: Pool,
     breaker: Arc<Breaker>,
-    bulkhead: Bulkhead,
+    bulkhead: Arc<Bulkhead>,
     budget: RetryBudget,
     cache: ReadCache,
     journal: Journal,
@@ -108,7 +108,7 @@ impl Db {
         let shared = Shared {
             pool: Pool::new(target, &config.pool, config.bulkhead.permits + 1),
             breaker: Breaker::new("database", config.breaker.clone(), now),
-            bulkhead: Bulkhead::new(config.bulkhead.clone()),
+            bulkhead: Bulkhead::new(config.bulkhead.clone(), now),
             budget: RetryBudget::new(config.budget.clone(), now),
             cache: ReadCache::new(cache),
             journal,

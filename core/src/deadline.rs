@@ -53,6 +53,12 @@ impl Deadline {
         Self(now + (remaining - reserve.min(remaining / 4)))
     }
 
+    /// The deadline `reserve` before this one: the end of a stage whose successors need that long.
+    #[must_use]
+    pub fn earlier(self, reserve: Duration) -> Self {
+        Self(self.0.checked_sub(reserve).unwrap_or(self.0))
+    }
+
     /// This deadline, or `limit` after `now` where that comes first: the limit of one stage.
     #[must_use]
     pub fn capped(self, now: Instant, limit: Duration) -> Self {

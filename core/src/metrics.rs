@@ -28,6 +28,7 @@ pub const CATALOGUE: &[(&str, Kind, &str)] = &[
     ("ridethrough_mode", Kind::Gauge, "1 for the mode the process is in, 0 for all others."),
     ("ridethrough_retry_budget_balance", Kind::Gauge, "Retries that could be made now."),
     ("ridethrough_bulkhead_in_use", Kind::Gauge, "Database permits in use."),
+    ("ridethrough_bulkhead_limit", Kind::Gauge, "Database permits that there may be now."),
     ("ridethrough_bulkhead_queue", Kind::Gauge, "Calls waiting for a database permit."),
     ("ridethrough_pool_connections", Kind::Gauge, "Connections of the pool by state."),
     ("ridethrough_connect_attempts_total", Kind::Counter, "Connection attempts by outcome."),

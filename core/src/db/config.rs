@@ -195,6 +195,12 @@ impl DbConfig {
         if !(1..=1_000).contains(&self.bulkhead.permits) {
             return invalid("bulkhead.permits", "must be 1 to 1000");
         }
+        if !(1..=1_000).contains(&self.bulkhead.permits_min) {
+            return invalid("bulkhead.permits_min", "must be 1 to 1000");
+        }
+        if !(1.1..=100.0).contains(&self.bulkhead.latency_tolerance) {
+            return invalid("bulkhead.latency_tolerance", "must be between 1.1 and 100");
+        }
         if !(1..=1_000).contains(&self.pool.dials) {
             return invalid("pool.dials", "must be 1 to 1000");
         }

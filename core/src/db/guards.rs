@@ -3,7 +3,7 @@
 //!
 //! What a call does and what becomes of its failure is decided in `db`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     breaker::{Admission, BreakerState, CallResult},
-    bulkhead::Permit,
+    bulkhead::{BulkheadFull, Permit, Priority},
     deadline::Deadline,
     error::{Error, Phase, RejectReason, Stage},
     health::SchemaPart,
@@ -121,9 +121,16 @@ impl Db {
         let permit = if replayed {
             None
         } else {
-            let permit = self.0.bulkhead.acquire(deadline).await;
-            let overloaded = |_| rejected(RejectReason::Overloaded, self.retry_after(Instant::now()));
-            Some(permit.map_err(overloaded)?)
+            let bulkhead = Arc::clone(&self.0.bulkhead);
+            let permit = bulkhead.acquire_owned(Priority::Interactive, deadline, Instant::now()).await;
+            let refused = |full| {
+                let reason = match full {
+                    BulkheadFull::Queue | BulkheadFull::Wait => RejectReason::Overloaded,
+                    BulkheadFull::Deadline => RejectReason::DeadlinePassed,
+                };
+                rejected(reason, self.retry_after(Instant::now()))
+            };
+            Some(permit.map_err(refused)?)
         };
         match self.0.breaker.admit_owned(Instant::now()) {
             Ok(admission) => Ok((permit, admission)),

@@ -42,6 +42,7 @@ impl Db {
         let (size, idle) = self.0.pool.size();
         metrics::gauge("ridethrough_retry_budget_balance", self.0.budget.balance(now));
         metrics::gauge("ridethrough_bulkhead_in_use", self.0.bulkhead.in_use() as f64);
+        metrics::gauge("ridethrough_bulkhead_limit", self.0.bulkhead.limit() as f64);
         metrics::gauge("ridethrough_bulkhead_queue", self.0.bulkhead.queued() as f64);
         metrics::pool_connections("idle", idle as f64);
         metrics::pool_connections("in_use", size.saturating_sub(idle) as f64);
@@ -68,7 +69,11 @@ impl Db {
                 "retry_after_seconds": self.0.breaker.retry_after(now).as_secs_f64(),
             },
             "retry_budget": self.0.budget.balance(now),
-            "bulkhead": { "in_use": self.0.bulkhead.in_use(), "queued": self.0.bulkhead.queued() },
+            "bulkhead": {
+                "in_use": self.0.bulkhead.in_use(),
+                "limit": self.0.bulkhead.limit(),
+                "queued": self.0.bulkhead.queued(),
+            },
             "pool": { "connections": size, "idle": idle },
             "cache": { "entries": entries, "bytes": weight, "warm": self.0.cache.is_warm(now) },
             "journal": {
