@@ -5,6 +5,9 @@
 //! `deposit`) it makes that many calls and nothing else, so that `valgrind --tool=callgrind` or `perf stat` can count
 //! the instructions: the difference between two numbers of calls, divided by it.
 
+#[path = "cost/path.rs"]
+mod path;
+
 use std::{
     fs::File,
     hint::black_box,
@@ -35,9 +38,14 @@ fn main() -> std::io::Result<()> {
         only(what, calls.parse().map_err(std::io::Error::other)?);
         return Ok(());
     }
+    if arguments == ["--only-the-path"] {
+        path::only_the_path();
+        return Ok(());
+    }
     let mut out = std::io::stdout().lock();
     writeln!(out, "median of {ROUNDS} interleaved rounds (smallest to largest)\n")?;
     guards(&mut out)?;
+    path::measure(&mut out)?;
     cache(&mut out)?;
     let folder = tempfile::tempdir()?;
     appends(&mut out, folder.path())

@@ -40,6 +40,7 @@ impl Db {
     pub fn publish_gauges(&self, now: Instant) {
         let backlog = self.0.journal.backlog();
         let (size, idle) = self.0.pool.size();
+        metrics::publish_times();
         metrics::gauge("ridethrough_retry_budget_balance", self.0.budget.balance(now));
         metrics::gauge("ridethrough_bulkhead_in_use", self.0.bulkhead.in_use() as f64);
         metrics::gauge("ridethrough_bulkhead_limit", self.0.bulkhead.limit() as f64);

@@ -1,0 +1,146 @@
+//! The bulkhead alone, the metrics alone, and the whole path around a query that costs nothing: deadline, budget,
+//! bulkhead, breaker, metrics, in the order of `Db::read`, with a Prometheus recorder installed.
+
+use std::{hint::black_box, io, sync::Arc, thread, time::Duration};
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use ridethrough::{
+    Deadline,
+    breaker::{Breaker, BreakerConfig, CallResult},
+    budget::{RetryBudget, RetryBudgetConfig},
+    bulkhead::{Bulkhead, BulkheadConfig, Ended, Permit, Priority},
+    metrics::bench,
+};
+use tokio::time::Instant;
+
+use crate::{CALLS, ROUNDS, line, per_call};
+
+/// All guards of one database.
+struct Path {
+    budget: RetryBudget,
+    breaker: Arc<Breaker>,
+    bulkhead: Arc<Bulkhead>,
+}
+
+impl Path {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            budget: RetryBudget::new(RetryBudgetConfig::default(), now),
+            breaker: Breaker::new("bench", BreakerConfig::default(), now),
+            bulkhead: Bulkhead::new(BulkheadConfig::default(), now),
+        }
+    }
+
+    /// One call around a query that is over at once. Two clock reads, as few as a latency can be had for.
+    #[inline(never)]
+    fn call(&self) {
+        let started = Instant::now();
+        let deadline = Deadline::after(started, Duration::from_secs(1));
+        self.budget.deposit(started);
+        let Some(permit) = entered(&self.bulkhead, deadline, started) else { return };
+        let Ok(admission) = self.breaker.admit(started) else { return };
+        bench::db_attempt();
+        black_box(&permit);
+        let ended = Instant::now();
+        admission.record(CallResult::Success, ended);
+        permit.finish(Ended::Answered, ended);
+        bench::db_call("bench", ended - started);
+    }
+}
+
+/// Polls once: there is a free permit.
+#[inline]
+fn entered(bulkhead: &Arc<Bulkhead>, deadline: Deadline, now: Instant) -> Option<Permit<&Arc<Bulkhead>>> {
+    let entering = std::pin::pin!(bulkhead.acquire(Priority::Interactive, deadline, now));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match entering.poll(&mut context) {
+        std::task::Poll::Ready(permit) => permit.ok(),
+        std::task::Poll::Pending => None,
+    }
+}
+
+pub(crate) fn measure(out: &mut impl io::Write) -> io::Result<()> {
+    let path = Path::new();
+    let now = Instant::now();
+    let deadline = Deadline::after(now, Duration::from_secs(3600));
+    let borrowed = || {
+        if let Some(permit) = entered(&path.bulkhead, deadline, now) {
+            permit.finish(Ended::Neutral, now);
+        }
+    };
+    let counted = || {
+        if let Some(permit) = entered(&path.bulkhead, deadline, now) {
+            permit.finish(Ended::Answered, now);
+        }
+    };
+    let owned = || {
+        if let Some(permit) = entered(&path.bulkhead, deadline, now) {
+            permit.into_owned().finish(Ended::Neutral, now);
+        }
+    };
+    let whole = || path.call();
+    let record = || bench::db_call("bench", Duration::from_micros(700));
+    let names = [
+        "bulkhead: enter and leave",
+        "bulkhead: the same, counted for the limit",
+        "bulkhead: the same, with an owned permit",
+        "metrics: one call, by kept handles",
+        "the whole path around an empty query",
+    ];
+    let mut figures = vec![vec![]; 5];
+    let mut contended = vec![vec![]; 2];
+    let recorder = PrometheusBuilder::new().install_recorder().map_err(io::Error::other)?;
+    ridethrough::metrics::describe();
+    for _ in 0..ROUNDS {
+        let round = [
+            per_call(borrowed),
+            per_call(counted),
+            per_call(owned),
+            drained(&recorder, record),
+            drained(&recorder, whole),
+        ];
+        for (figures, figure) in figures.iter_mut().zip(round) {
+            figures.push(figure);
+        }
+        let round = [two_threads(&borrowed), two_threads(&whole)];
+        recorder.run_upkeep();
+        for (figures, figure) in contended.iter_mut().zip(round) {
+            figures.push(figure);
+        }
+    }
+    for (name, figures) in names.into_iter().zip(figures) {
+        line(out, name, "ns", figures)?;
+    }
+    for (name, figures) in ["bulkhead, two threads", "the whole path, two threads"].into_iter().zip(contended)
+    {
+        line(out, name, "ns", figures)?;
+    }
+    writeln!(out)
+}
+
+/// As [`per_call`], and then empties the recorder, as a scrape does.
+fn drained(recorder: &PrometheusHandle, call: impl FnMut()) -> f64 {
+    let figure = per_call(call);
+    bench::publish_times();
+    recorder.run_upkeep();
+    figure
+}
+
+/// Nanoseconds per call of each of two threads that do the same at the same time.
+fn two_threads(call: &(impl Fn() + Sync)) -> f64 {
+    thread::scope(|scope| {
+        let threads = [(); 2].map(|()| scope.spawn(|| per_call(call)));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_default()).sum::<f64>() / 2.0
+    })
+}
+
+/// For `valgrind --tool=callgrind --toggle-collect='*Path*call*'`: nothing but the whole path.
+pub(crate) fn only_the_path() {
+    let _recorder = PrometheusBuilder::new().install_recorder();
+    ridethrough::metrics::describe();
+    let path = Path::new();
+    for _ in 0..CALLS {
+        path.call();
+    }
+}
