@@ -1,5 +1,7 @@
 //! Who gets in, who waits, who is shed; and that no permit is lost whatever is dropped when.
 
+mod model;
+
 use super::*;
 
 fn bulkhead(permits: usize, queue: usize) -> Arc<Bulkhead> {

@@ -61,6 +61,11 @@ impl Word {
         self.0.fetch_and(!QUEUED, AcqRel);
     }
 
+    #[cfg(test)]
+    pub(super) fn has_flag(&self) -> bool {
+        self.0.load(Relaxed) & QUEUED != 0
+    }
+
     pub(super) fn set_limit(&self, limit: usize) {
         let bits = (limit as u64 & COUNT) << LIMIT_SHIFT;
         // The closure never refuses, so there is no failure to handle.
