@@ -2,7 +2,7 @@
 //! the bare disk. Prints times and ratios measured in interleaved rounds of one run; fails on nothing.
 //!
 //! `cargo bench -p ridethrough --bench cost`, or `make bench`. With `-- admit 1000000` (or `admit-owned`, `reject`,
-//! `deposit`) it makes that many calls and nothing else, so that `valgrind --tool=callgrind` or `perf stat` can count
+//! `deposit`, `nothing`) it makes that many calls and nothing else, so that `valgrind --tool=callgrind` or `perf stat` can count
 //! the instructions: the difference between two numbers of calls, divided by it.
 
 #[path = "cost/path.rs"]
@@ -104,23 +104,29 @@ impl Guards {
     }
 
     fn admit(&self) {
-        if let Ok(admission) = black_box(&self.closed).admit(self.now) {
-            admission.record(CallResult::Success, self.now);
+        if let Ok(admission) = black_box(&self.closed).admit(black_box(self.now)) {
+            admission.record(CallResult::Success, black_box(self.now));
         }
     }
 
     fn admit_owned(&self) {
-        if let Ok(admission) = black_box(&self.closed).admit_owned(self.now) {
-            admission.record(CallResult::Success, self.now);
+        if let Ok(admission) = black_box(&self.closed).admit_owned(black_box(self.now)) {
+            admission.record(CallResult::Success, black_box(self.now));
         }
     }
 
+    /// What the counting itself costs.
+    fn nothing(&self) {
+        black_box(black_box(&self.closed));
+        black_box((black_box(self.now), black_box(self.now)));
+    }
+
     fn reject(&self) {
-        let _ = black_box(black_box(&self.open).admit(self.now));
+        let _ = black_box(black_box(&self.open).admit(black_box(self.now)));
     }
 
     fn deposit(&self) {
-        black_box(&self.budget).deposit(self.now);
+        black_box(&self.budget).deposit(black_box(self.now));
     }
 }
 
@@ -131,7 +137,8 @@ fn only(what: &str, calls: u32) {
         "admit" => Guards::admit,
         "admit-owned" => Guards::admit_owned,
         "reject" => Guards::reject,
-        _ => Guards::deposit,
+        "deposit" => Guards::deposit,
+        _ => Guards::nothing,
     };
     for _ in 0..calls {
         call(&guards);

@@ -44,7 +44,7 @@ pub use self::{
 };
 use self::{machine::Machine, word::Word};
 use crate::{
-    sliding::{Sliding, Ticks},
+    sliding::{Sliding, Ticks, nanos_between},
     sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering},
 };
 
@@ -130,7 +130,7 @@ impl Breaker {
         now: Instant,
     ) -> Arc<Self> {
         let machine = Machine::new(is_proven, &config, random);
-        let ticks = Ticks::new(config.window);
+        let ticks = Ticks::new(config.window, now);
         let breaker = Self {
             epoch: now,
             ticks,
@@ -170,19 +170,23 @@ impl Breaker {
         Ok(Admission::new(Arc::clone(self), word, lease))
     }
 
-    #[inline]
+    #[inline(always)]
     fn admitted(&self, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
         let word = self.word();
-        match word.state() {
-            BreakerState::Closed => Ok((word, None)),
-            BreakerState::Open if self.nanos(now) < self.trial_from.load(Ordering::Relaxed) => {
-                Err(self.rejection(word, now))
-            }
-            BreakerState::Open | BreakerState::HalfOpen => self.admitted_under_lock(now),
+        if word.state() == BreakerState::Closed { Ok((word, None)) } else { self.not_closed(word, now) }
+    }
+
+    #[inline(never)]
+    fn not_closed(&self, word: Word, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
+        let nanos = self.nanos(now);
+        if word.state() == BreakerState::Open && nanos < self.trial_from.load(Ordering::Relaxed) {
+            return Err(self.rejection(word, nanos));
         }
+        self.admitted_under_lock(now)
     }
 
     #[cold]
+    #[inline(never)]
     fn admitted_under_lock(&self, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
         let (word, admitted) = self.change(|machine| {
             let admitted = machine.admit(&self.config, now);
@@ -190,15 +194,18 @@ impl Breaker {
         });
         let rejected = |wait: Duration| BreakerOpen {
             retry_after: wait.max(RETRY_AFTER_MIN),
-            ..self.rejection(word, now)
+            ..self.rejection(word, self.nanos(now))
         };
         admitted.map(|lease| (word, lease)).map_err(rejected)
     }
 
     #[inline]
-    fn rejection(&self, word: Word, now: Instant) -> BreakerOpen {
-        let left = self.until.load(Ordering::Relaxed).saturating_sub(self.nanos(now));
-        let retry_after = Duration::from_nanos(left).max(RETRY_AFTER_MIN);
+    fn rejection(&self, word: Word, nanos: u64) -> BreakerOpen {
+        let left = self.until.load(Ordering::Relaxed).saturating_sub(nanos);
+        // Nobody knows when a person will let go.
+        let is_forced = word.forced().is_some();
+        let left = if is_forced { self.config.open_max } else { Duration::from_nanos(left) };
+        let retry_after = left.max(RETRY_AFTER_MIN);
         let since = self.epoch + Duration::from_nanos(self.since.load(Ordering::Relaxed));
         BreakerOpen { reason: word.reason(), since, retry_after }
     }
@@ -227,7 +234,7 @@ impl Breaker {
     pub fn retry_after(&self, now: Instant) -> Duration {
         let word = self.word();
         match self.state(now) {
-            BreakerState::Open => self.rejection(word, now).retry_after,
+            BreakerState::Open => self.rejection(word, self.nanos(now)).retry_after,
             BreakerState::Closed | BreakerState::HalfOpen => Duration::ZERO,
         }
     }
@@ -338,8 +345,7 @@ impl Breaker {
 
     #[inline]
     fn nanos(&self, now: Instant) -> u64 {
-        let elapsed = now.saturating_duration_since(self.epoch);
-        elapsed.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(elapsed.subsec_nanos()))
+        nanos_between(self.epoch, now)
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -347,5 +353,7 @@ impl Breaker {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -53,8 +53,6 @@ impl Default for RetryBudgetConfig {
 #[derive(Debug)]
 pub struct RetryBudget {
     config: RetryBudgetConfig,
-    /// Nanoseconds and ticks count from here.
-    epoch: Instant,
     calls: Sliding,
     account: Mutex<Account>,
 }
@@ -82,14 +80,14 @@ impl RetryBudget {
             credited: [(0, 0); BUCKETS as usize],
             is_frozen: false,
         };
-        let calls = Sliding::new(Ticks::new(config.window));
-        Self { epoch: now, calls, account: Mutex::new(account), config }
+        let calls = Sliding::new(Ticks::new(config.window, now));
+        Self { calls, account: Mutex::new(account), config }
     }
 
     /// Credits one call. Call it for first attempts only: neither for retries nor for rejections.
     #[inline]
     pub fn deposit(&self, now: Instant) {
-        self.calls.add(GENERATION, self.nanos(now));
+        self.calls.add(GENERATION, now);
     }
 
     /// Takes one retry out, or answers false where the balance does not hold one or is frozen.
@@ -132,7 +130,7 @@ impl RetryBudget {
         let mut account = self.account();
         // Callers bring times that differ a little; the account's own never goes back.
         let now = now.max(account.settled_at);
-        let calls = self.calls.by_tick(GENERATION, self.nanos(now));
+        let calls = self.calls.by_tick(GENERATION, now);
         if !account.is_frozen {
             let elapsed = now.saturating_duration_since(account.settled_at).as_secs_f64();
             let fresh: u64 =
@@ -149,12 +147,6 @@ impl RetryBudget {
     fn cap(&self, calls: u64) -> f64 {
         let floor = self.config.floor_per_second * self.config.window.as_secs_f64();
         (floor + calls as f64 * self.config.ratio).max(1.0)
-    }
-
-    #[inline]
-    fn nanos(&self, now: Instant) -> u64 {
-        let elapsed = now.saturating_duration_since(self.epoch);
-        elapsed.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(elapsed.subsec_nanos()))
     }
 
     fn account(&self) -> MutexGuard<'_, Account> {

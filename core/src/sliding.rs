@@ -3,7 +3,9 @@
 //! It counts; what a count means is the business of the breaker and the retry budget. Adding takes no lock and, for
 //! all but the most crowded processes, no locked instruction.
 
-use std::time::Duration;
+use std::{cell::Cell, sync::OnceLock, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::sync::{self, AtomicU64, Mutex, Ordering};
 
@@ -15,28 +17,68 @@ const RING: usize = 16;
 /// Bits of a tag that hold the tick; the generation stands above them.
 const TICK_BITS: u32 = 40;
 
-/// Time cut into ticks of equal length. Nanoseconds count from a start that the owner keeps.
+/// Time cut into ticks of equal length, the same for everybody who asks for that length.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ticks {
-    nanos: u64,
-    /// 2^64 divided by `nanos`: a multiplication is a third of the price of a division.
-    reciprocal: u64,
+    length_nanos: u64,
 }
 
+/// A tick that a thread has just looked at. Most calls fall into the same one as the call before, and two comparisons
+/// are far cheaper than the difference of two instants and a division.
+#[derive(Debug, Clone, Copy)]
+struct Tick {
+    begin: Instant,
+    end: Instant,
+    number: u64,
+}
+
+thread_local! {
+    static LATEST: Cell<Option<Tick>> = const { Cell::new(None) };
+    static LATEST_LENGTH: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Ticks count from here: a day before the first look, so that nobody brings a time that lies before it.
+static EPOCH: OnceLock<Instant> = OnceLock::new();
+const HEAD_START: Duration = Duration::from_secs(86_400);
+
 impl Ticks {
-    /// A window of `length` in [`BUCKETS`] ticks; none is shorter than a millisecond.
-    pub(crate) fn new(length: Duration) -> Self {
-        let tick = (length / BUCKETS as u32).max(Duration::from_millis(1)).as_nanos();
-        let nanos = u64::try_from(tick).unwrap_or(u64::MAX);
-        Self { nanos, reciprocal: u64::MAX / nanos }
+    /// A window of `length` in [`BUCKETS`] ticks; none is shorter than a millisecond or longer than a day.
+    pub(crate) fn new(length: Duration, now: Instant) -> Self {
+        EPOCH.get_or_init(|| now.checked_sub(HEAD_START).unwrap_or(now));
+        let tick = (length / BUCKETS as u32).clamp(Duration::from_millis(1), HEAD_START);
+        Self { length_nanos: tick.as_nanos() as u64 }
     }
 
-    /// Exactly `nanos / self.nanos`: the product falls short of the quotient by less than one and a bit, never by two.
+    /// The number of the tick that `now` lies in.
     #[inline]
-    pub(crate) fn of(self, nanos: u64) -> u64 {
-        let guess = ((u128::from(nanos) * u128::from(self.reciprocal)) >> 64) as u64;
-        guess + u64::from(nanos - guess * self.nanos >= self.nanos)
+    pub(crate) fn of(self, now: Instant) -> u64 {
+        match LATEST.get() {
+            Some(tick) if LATEST_LENGTH.get() == self.length_nanos && now < tick.end && now >= tick.begin => {
+                tick.number
+            }
+            _ => self.looked_up(now),
+        }
     }
+
+    #[cold]
+    #[inline(never)]
+    fn looked_up(self, now: Instant) -> u64 {
+        let epoch = EPOCH.get().copied().unwrap_or(now);
+        let nanos = nanos_between(epoch, now);
+        let number = nanos / self.length_nanos;
+        let begin = epoch + Duration::from_nanos(number * self.length_nanos);
+        let end = begin + Duration::from_nanos(self.length_nanos);
+        LATEST.set(Some(Tick { begin, end, number }));
+        LATEST_LENGTH.set(self.length_nanos);
+        number
+    }
+}
+
+/// Nanoseconds from one instant to a later one; zero where it is not later. Enough for 584 years.
+#[inline]
+pub(crate) fn nanos_between(from: Instant, to: Instant) -> u64 {
+    let elapsed = to.saturating_duration_since(from);
+    elapsed.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(elapsed.subsec_nanos()))
 }
 
 /// Events of the last window, told apart by generation: what an older generation counted is not seen any more, and what
@@ -70,10 +112,10 @@ impl Sliding {
 
     /// Counts one event of `generation`.
     #[inline]
-    pub(crate) fn add(&self, generation: u64, nanos: u64) {
-        let tick = self.ticks.of(nanos);
+    pub(crate) fn add(&self, generation: u64, now: Instant) {
+        let tick = self.ticks.of(now);
         let place = sync::place();
-        let Some(shard) = self.shards.get(place.index) else { return };
+        let Some(shard) = self.shards.get(place.index % sync::PLACES) else { return };
         let Some(bucket) = shard.0.get(tick as usize % RING) else { return };
         let tag = tag(generation, tick);
         if bucket.tag.load(Ordering::Acquire) != tag && !self.rotated(bucket, tag) {
@@ -101,14 +143,14 @@ impl Sliding {
         !is_later(current, tag)
     }
 
-    /// Events of `generation` in the window that ends at `nanos`.
-    pub(crate) fn count(&self, generation: u64, nanos: u64) -> u64 {
-        self.by_tick(generation, nanos).iter().map(|(_, count)| count).sum()
+    /// Events of `generation` in the window that ends at `now`.
+    pub(crate) fn count(&self, generation: u64, now: Instant) -> u64 {
+        self.by_tick(generation, now).iter().map(|(_, count)| count).sum()
     }
 
     /// The same, tick by tick, oldest first. Ticks before the start are left at zero.
-    pub(crate) fn by_tick(&self, generation: u64, nanos: u64) -> [(u64, u64); BUCKETS as usize] {
-        let newest = self.ticks.of(nanos);
+    pub(crate) fn by_tick(&self, generation: u64, now: Instant) -> [(u64, u64); BUCKETS as usize] {
+        let newest = self.ticks.of(now);
         std::array::from_fn(|back| {
             let Some(tick) = newest.checked_sub(BUCKETS - 1 - back as u64) else { return (0, 0) };
             (tick, self.in_tick(tag(generation, tick), tick))
@@ -124,7 +166,8 @@ impl Sliding {
 
 #[inline]
 fn tag(generation: u64, tick: u64) -> u64 {
-    generation << TICK_BITS | tick & ((1 << TICK_BITS) - 1)
+    // Ticks of a millisecond fill their bits after 34 years.
+    generation << TICK_BITS | tick
 }
 
 #[cfg(test)]
@@ -135,62 +178,76 @@ mod tests {
 
     use super::*;
 
-    const SECOND: u64 = 1_000_000_000;
+    const SECOND: Duration = Duration::from_secs(1);
 
-    fn sliding() -> Sliding {
-        Sliding::new(Ticks::new(Duration::from_secs(10)))
+    fn sliding(now: Instant) -> Sliding {
+        Sliding::new(Ticks::new(SECOND * 10, now))
     }
 
     #[test]
     fn events_older_than_the_window_are_forgotten() {
-        let sliding = sliding();
-        sliding.add(0, 0);
-        assert_eq!(sliding.count(0, 10 * SECOND - 1), 1);
-        assert_eq!(sliding.count(0, 10 * SECOND), 0);
+        let now = Instant::now();
+        let sliding = sliding(now);
+        sliding.add(0, now);
+        assert_eq!(sliding.count(0, now + SECOND * 9), 1);
+        assert_eq!(sliding.count(0, now + SECOND * 10), 0);
     }
 
     #[test]
     fn another_generation_starts_from_nothing_and_late_events_of_the_old_one_are_dropped() {
-        let sliding = sliding();
-        sliding.add(4, SECOND);
-        sliding.add(5, SECOND);
-        sliding.add(4, SECOND);
-        assert_eq!((sliding.count(5, SECOND), sliding.count(4, SECOND)), (1, 0));
+        let now = Instant::now();
+        let sliding = sliding(now);
+        for generation in [4, 5, 4] {
+            sliding.add(generation, now);
+        }
+        assert_eq!((sliding.count(5, now), sliding.count(4, now)), (1, 0));
     }
 
     #[test]
     fn nothing_is_lost_where_many_threads_add() {
-        let sliding = sliding();
+        let now = Instant::now();
+        let sliding = sliding(now);
         thread::scope(|scope| {
             for _ in 0..40 {
-                scope.spawn(|| (0..2_000).for_each(|event| sliding.add(1, event % 10 * SECOND)));
+                scope.spawn(|| (0..2_000).for_each(|event| sliding.add(1, now + SECOND * (event % 10))));
             }
         });
-        assert_eq!(sliding.count(1, 9 * SECOND), 80_000);
+        assert_eq!(sliding.count(1, now + SECOND * 9), 80_000);
+    }
+
+    /// Two lengths in turn on one thread, and times that jump to and fro: what the thread remembers is never wrong.
+    #[test]
+    fn ticks_of_different_lengths_do_not_disturb_each_other() {
+        let now = Instant::now();
+        let (short, long) = (Ticks::new(SECOND, now), Ticks::new(SECOND * 70, now));
+        let epoch = *EPOCH.get().unwrap();
+        for step in [0u32, 1, 500, 3, 100_000, 2, 2, 7_001, 7_000, 0] {
+            let at = now + Duration::from_millis(u64::from(step));
+            let elapsed = at.saturating_duration_since(epoch).as_nanos() as u64;
+            assert_eq!(short.of(at), elapsed / 100_000_000);
+            assert_eq!(long.of(at), elapsed / 7_000_000_000);
+        }
     }
 
     proptest! {
-        #[test]
-        fn a_tick_is_the_exact_quotient(nanos: u64, tick in 1_000_000u64..) {
-            let ticks = Ticks { nanos: tick, reciprocal: u64::MAX / tick };
-            prop_assert_eq!(ticks.of(nanos), nanos / tick);
-            let boundary = nanos - nanos % tick;
-            prop_assert_eq!(ticks.of(boundary), boundary / tick);
-        }
-
-        /// The rings agree with a plain list of times, also where a thread comes with a time that is a little old.
+        /// The rings agree with a plain list of ticks, also where a thread comes with a time that is a little old.
         #[test]
         fn the_rings_agree_with_a_plain_list(pauses in prop::collection::vec((0u64..3_000, 0u64..2_000), 0..200)) {
-            let sliding = sliding();
+            let start = Instant::now();
+            let sliding = sliding(start);
+            let tick = |at: u64| {
+                let elapsed = (start + Duration::from_millis(at)).duration_since(*EPOCH.get().unwrap());
+                elapsed.as_secs()
+            };
             let (mut list, mut at) = (Vec::new(), 0u64);
             for (pause, late) in pauses {
                 at += pause;
                 let seen = at.saturating_sub(late);
-                sliding.add(3, seen * 1_000_000);
-                list.push(seen / 1_000);
+                sliding.add(3, start + Duration::from_millis(seen));
+                list.push(tick(seen));
             }
-            let recent = list.iter().filter(|tick| **tick + BUCKETS > at / 1_000 && **tick <= at / 1_000).count();
-            prop_assert_eq!(sliding.count(3, at * 1_000_000), recent as u64);
+            let recent = list.iter().filter(|seen| **seen + BUCKETS > tick(at)).count();
+            prop_assert_eq!(sliding.count(3, start + Duration::from_millis(at)), recent as u64);
         }
     }
 }

@@ -231,30 +231,30 @@ fn watchers_end_with_the_state_that_is() {
 
 /// Two threads come to the shared bucket of a new tick at once; a third has a place of its own.
 fn counts_of_a_bucket_that_begins_anew_are_not_lost() {
-    const SECOND: u64 = 1_000_000_000;
-    let sliding = Arc::new(Sliding::new(Ticks::new(Duration::from_secs(10))));
-    sliding.add(1, SECOND);
+    let later = now() + Duration::from_secs(16);
+    let sliding = Arc::new(Sliding::new(Ticks::new(Duration::from_secs(10), now())));
+    sliding.add(1, now());
     let other = Arc::clone(&sliding);
-    let sharing = thread::spawn(move || other.add(1, 17 * SECOND));
+    let sharing = thread::spawn(move || other.add(1, later));
     let other = Arc::clone(&sliding);
     let owning = thread::spawn(move || {
         sync::own_a_place();
-        other.add(1, 17 * SECOND);
+        other.add(1, later);
     });
-    sliding.add(1, 17 * SECOND);
+    sliding.add(1, later);
     sharing.join().expect("no panic");
     owning.join().expect("no panic");
-    assert_eq!(sliding.count(1, 17 * SECOND), 3);
+    assert_eq!(sliding.count(1, later), 3);
 }
 
 fn a_count_never_reaches_a_later_generation() {
-    let sliding = Arc::new(Sliding::new(Ticks::new(Duration::from_secs(10))));
+    let sliding = Arc::new(Sliding::new(Ticks::new(Duration::from_secs(10), now())));
     let other = Arc::clone(&sliding);
     let late = thread::spawn(move || {
         sync::own_a_place();
-        other.add(1, 0);
+        other.add(1, now());
     });
-    sliding.add(2, 0);
+    sliding.add(2, now());
     late.join().expect("no panic");
-    assert_eq!(sliding.count(2, 0), 1);
+    assert_eq!(sliding.count(2, now()), 1);
 }

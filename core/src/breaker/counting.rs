@@ -10,7 +10,8 @@ use super::{Breaker, BreakerState, CallResult, Counts, TripReason, machine::Mach
 use crate::sync::Ordering;
 
 impl Breaker {
-    #[inline]
+    // Inlined always, though it is long: a call would cost more than what it does.
+    #[inline(always)]
     pub(super) fn record(
         &self,
         word: Word,
@@ -22,20 +23,21 @@ impl Breaker {
         if !word.is_counting() || result == CallResult::Failure || is_slow {
             self.record_under_lock(word, lease, result, is_slow, now);
         } else if result == CallResult::Success && self.word() == word {
-            self.succeeded(word, self.nanos(now));
+            self.succeeded(word, now);
         } // else neutral, or a late result, which speaks about a time that is over
     }
 
-    #[inline]
-    fn succeeded(&self, word: Word, nanos: u64) {
+    #[inline(always)]
+    fn succeeded(&self, word: Word, now: Instant) {
         // Looked at before it is written, because a line that nobody writes is in every processor's cache.
         if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
             self.consecutive_failures.store(0, Ordering::Relaxed);
         }
-        self.successes.add(word.generation(), nanos);
+        self.successes.add(word.generation(), now);
     }
 
     #[cold]
+    #[inline(never)]
     fn record_under_lock(
         &self,
         word: Word,
@@ -58,18 +60,17 @@ impl Breaker {
 
     /// A failure, or a slow success, while closed.
     fn count(&self, machine: &mut Machine, result: CallResult, is_slow: bool, now: Instant) {
-        let nanos = self.nanos(now);
         match result {
             CallResult::Neutral => return,
             CallResult::Success => {
-                self.succeeded(machine.word, nanos);
+                self.succeeded(machine.word, now);
                 if is_slow {
-                    machine.window.slow(self.ticks.of(nanos));
+                    machine.window.slow(self.ticks.of(now));
                 }
             }
             CallResult::Failure => {
                 self.consecutive_failures.fetch_add(1, Ordering::Relaxed);
-                machine.window.failed(self.ticks.of(nanos));
+                machine.window.failed(self.ticks.of(now));
             }
         }
         let counts = self.counts(machine, now);
@@ -88,10 +89,9 @@ impl Breaker {
     }
 
     pub(super) fn counts(&self, machine: &Machine, now: Instant) -> Counts {
-        let nanos = self.nanos(now);
-        let (failures, slow) = machine.window.counts(self.ticks.of(nanos));
+        let (failures, slow) = machine.window.counts(self.ticks.of(now));
         Counts {
-            successes: self.successes.count(machine.word.generation(), nanos),
+            successes: self.successes.count(machine.word.generation(), now),
             failures,
             slow,
             consecutive_failures: self.consecutive_failures.load(Ordering::Relaxed),

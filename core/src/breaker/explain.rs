@@ -80,7 +80,7 @@ impl fmt::Display for Explanation {
         if !self.retry_after.is_zero() {
             write!(f, ", next trial in {:.1} s", self.retry_after.as_secs_f64())?;
         }
-        if let Some(ramp) = self.ramp {
+        if let Some(ramp @ 1..) = self.ramp {
             write!(f, ", {ramp} calls at once allowed")?;
         }
         write!(f, ": {}", self.evidence)

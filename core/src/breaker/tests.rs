@@ -1,6 +1,7 @@
 //! The breaker's promises, one by one, on a clock that the test moves.
 
 use super::*;
+use crate::deadline::Deadline;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -228,4 +229,122 @@ fn a_quiet_service_climbs_the_whole_ramp_in_a_few_probes() {
         breaker.state(now) == BreakerState::Closed
     });
     assert_eq!(probes, Some(7), "one ends the open interval, then 1, 2, 4, 8, 16, 32");
+}
+
+/// A caller that gave up at its deadline used to count as one that went away, so a black hole never tripped anything.
+#[tokio::test(start_paused = true)]
+async fn a_call_dropped_after_its_deadline_failed_and_one_dropped_before_says_nothing() {
+    let now = Instant::now();
+    let breaker = breaker(now);
+    let deadline = Deadline::after(now, SECOND);
+    let hung: Vec<_> = (0..3).map(|_| breaker.admit(now).unwrap().until(deadline)).collect();
+    for _ in 0..3 {
+        drop(breaker.admit(now).unwrap().until(deadline));
+    }
+    assert_eq!(breaker.state(now), BreakerState::Closed, "departed callers");
+    tokio::time::advance(SECOND).await;
+    drop(hung);
+    assert_eq!(breaker.state(Instant::now()), BreakerState::Open);
+    assert_eq!(breaker.evidence().unwrap().0, TripReason::ConsecutiveFailures);
+}
+
+#[test]
+fn slow_successes_trip_where_they_are_asked_about_and_never_else() {
+    let now = Instant::now();
+    let config = BreakerConfig { slow_call: Some(SECOND), slow_ratio: 0.5, ..settings() };
+    for (config, expected) in [(config, BreakerState::Open), (settings(), BreakerState::Closed)] {
+        let breaker = Breaker::new("test", config, now);
+        for took in [0, 2, 0, 2, 0, 2, 0, 2, 0, 2] {
+            let admission = breaker.admit(now).unwrap();
+            admission.record_timed(CallResult::Success, SECOND * took, now);
+        }
+        assert_eq!(breaker.state(now), expected);
+    }
+}
+
+#[test]
+fn a_million_successes_long_ago_do_not_delay_a_trip() {
+    let now = Instant::now();
+    let breaker = breaker(now);
+    for _ in 0..1_000_000 {
+        call(&breaker, CallResult::Success, now);
+    }
+    let later = now + SECOND * 11;
+    for _ in 0..5 {
+        call(&breaker, CallResult::Success, later);
+        call(&breaker, CallResult::Failure, later);
+    }
+    assert_eq!(breaker.state(later), BreakerState::Open);
+    assert_eq!(breaker.evidence().unwrap().0, TripReason::FailureRatio);
+}
+
+#[test]
+fn forced_positions_hold_against_calls_and_probes_until_released() {
+    let now = Instant::now();
+    let breaker = breaker(now);
+    breaker.force(Forced::Open, now);
+    breaker.probe_succeeded(now + SECOND);
+    assert_eq!(breaker.admit(now + SECOND * 100_000).unwrap_err().reason, TripReason::Forced);
+    assert_eq!(breaker.forced(), Some(Forced::Open));
+    breaker.force(Forced::Closed, now);
+    for _ in 0..100 {
+        assert!(call(&breaker, CallResult::Failure, now));
+    }
+    breaker.probe_failed(now, now + SECOND);
+    assert_eq!((breaker.state(now), breaker.evidence()), (BreakerState::Closed, None));
+    breaker.release(now);
+    assert_eq!((breaker.state(now), breaker.forced()), (BreakerState::Closed, None));
+    breaker.force(Forced::Open, now);
+    breaker.release(now);
+    assert_eq!(breaker.state(now), BreakerState::HalfOpen, "nobody knows what is behind it");
+}
+
+#[test]
+fn open_intervals_of_instances_that_tripped_together_differ_by_half_at_the_most() {
+    let now = Instant::now();
+    let intervals: Vec<Duration> = (0..50)
+        .map(|seed| {
+            let config = BreakerConfig { consecutive_failures: 1, ..BreakerConfig::default() };
+            let breaker = Breaker::with_random("test", config, fastrand::Rng::with_seed(seed), now);
+            call(&breaker, CallResult::Failure, now);
+            breaker.retry_after(now)
+        })
+        .collect();
+    assert!(intervals.iter().all(|open| (SECOND / 2..=SECOND * 3 / 2).contains(open)), "{intervals:?}");
+    let (least, most) = (intervals.iter().min().unwrap(), intervals.iter().max().unwrap());
+    assert!(*most - *least > SECOND / 2, "{intervals:?}");
+}
+
+#[test]
+fn an_unproven_breaker_lets_one_trial_through_and_says_so() {
+    let now = Instant::now();
+    let breaker = Breaker::new_unproven("test", settings(), now);
+    assert_eq!(breaker.ramp(now), Some(1));
+    let _trial = breaker.admit(now).unwrap();
+    assert_eq!(breaker.admit(now).unwrap_err().reason, TripReason::Unproven);
+}
+
+#[test]
+fn a_rejection_can_be_explained_to_a_person() {
+    let now = Instant::now();
+    let breaker = tripped(now);
+    let text = breaker.explain(now + SECOND / 2).to_string();
+    assert_eq!(
+        text,
+        "the breaker test is open after consecutive failures, left the closed state 0.5 s ago, next trial in \
+         0.5 s: 3 of 3 calls failed, 0 were slow, 3 failures in a row"
+    );
+}
+
+#[test]
+fn changes_are_told_to_whoever_watches() {
+    let now = Instant::now();
+    let breaker = breaker(now);
+    let mut changes = breaker.changes();
+    assert!(!changes.has_changed().unwrap());
+    breaker.probe_failed(now, now + SECOND);
+    assert_eq!(changes.borrow_and_update().state, BreakerState::Open);
+    breaker.force(Forced::Closed, now);
+    let change = *changes.borrow_and_update();
+    assert_eq!((change.state, change.forced), (BreakerState::Closed, Some(Forced::Closed)));
 }
