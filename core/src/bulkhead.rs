@@ -5,12 +5,12 @@
 //! operation each.
 
 mod limit;
+mod permit;
 mod queue;
 mod samples;
 mod word;
 
 use std::{
-    borrow::Borrow,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -29,7 +29,7 @@ use self::{
     samples::Samples,
     word::Word,
 };
-pub use self::{queue::Priority, samples::Ended};
+pub use self::{permit::Permit, queue::Priority, samples::Ended};
 use crate::deadline::Deadline;
 
 /// Calls of a window above which only each second, fourth, ... sixteenth is counted.
@@ -111,19 +111,6 @@ pub struct Bulkhead {
 /// What a waiter is told.
 type Verdict = Result<(), BulkheadFull>;
 
-/// The right to be in progress; gives its place back when dropped.
-///
-/// It borrows the bulkhead, which costs nothing, or owns a share of it and can then move to another task.
-#[derive(Debug)]
-#[must_use = "dropping the permit gives the place away at once"]
-pub struct Permit<B: Borrow<Arc<Bulkhead>> = Arc<Bulkhead>> {
-    /// Taken out only by [`Permit::into_owned`] and [`Permit::finish`], which go on with it.
-    bulkhead: Option<B>,
-    priority: Priority,
-    is_counted: bool,
-    granted_at: Instant,
-}
-
 /// A place in the queue, given back also when the waiting future is dropped, together with a permit granted meanwhile.
 struct Waiting<'a> {
     bulkhead: &'a Arc<Bulkhead>,
@@ -176,9 +163,9 @@ impl Bulkhead {
         now: Instant,
     ) -> Result<Permit<&Arc<Self>>, BulkheadFull> {
         match self.try_acquire(priority, deadline, now) {
-            Ok(permit) => Ok(permit),
-            Err(None) => self.wait(priority, deadline, now).await,
-            Err(Some(full)) => Err(full),
+            // Boxed, because a call that waits can pay for it and all others would carry its weight.
+            Err(BulkheadFull::Wait) => Box::pin(self.wait(priority, deadline, now)).await,
+            at_once => at_once,
         }
     }
 
@@ -198,24 +185,27 @@ impl Bulkhead {
         Ok(self.acquire(priority, deadline, now).await?.into_owned())
     }
 
-    /// A permit without waiting; no reason where one would have to wait.
+    /// A permit without waiting. Replay always has to wait, if only for a moment.
+    ///
+    /// # Errors
+    /// [`BulkheadFull::Wait`] where one would have to wait; [`BulkheadFull::Deadline`] as for [`Bulkhead::acquire`].
     #[inline]
-    fn try_acquire(
+    pub fn try_acquire(
         self: &Arc<Self>,
         priority: Priority,
         deadline: Deadline,
         now: Instant,
-    ) -> Result<Permit<&Arc<Self>>, Option<BulkheadFull>> {
+    ) -> Result<Permit<&Arc<Self>>, BulkheadFull> {
         if self.is_too_late(deadline, now) {
-            return Err(Some(BulkheadFull::Deadline));
+            return Err(BulkheadFull::Deadline);
         }
         // Replay is counted apart, under the lock.
         if priority == Priority::Replay {
-            return Err(None);
+            return Err(BulkheadFull::Wait);
         }
         match self.word.enter() {
             Some(serial) => Ok(self.permit(priority, serial, now)),
-            None => Err(None),
+            None => Err(BulkheadFull::Wait),
         }
     }
 
@@ -407,52 +397,6 @@ impl Bulkhead {
 
     fn queue(&self) -> MutexGuard<'_, Queue<oneshot::Sender<Verdict>>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<B: Borrow<Arc<Bulkhead>>> Permit<B> {
-    /// Says how the call ended at `now` and keeps the place: for a call whose connection is still busy.
-    #[inline]
-    pub fn report(&self, ended: Ended, now: Instant) {
-        // Replay works in batches, whose time says nothing about that of a call.
-        let is_counted = self.is_counted && self.priority != Priority::Replay;
-        if let Some(bulkhead) = &self.bulkhead
-            && (is_counted || ended == Ended::Overloaded)
-        {
-            bulkhead.borrow().count(ended, now.saturating_duration_since(self.granted_at), now);
-        }
-    }
-
-    /// Says how the call ended at `now` and gives the place back.
-    #[inline]
-    pub fn finish(mut self, ended: Ended, now: Instant) {
-        self.report(ended, now);
-        if let Some(bulkhead) = self.bulkhead.take() {
-            bulkhead.borrow().leave(self.priority, || now);
-        }
-    }
-
-    /// When it was granted.
-    #[must_use]
-    pub fn granted_at(&self) -> Instant {
-        self.granted_at
-    }
-}
-
-impl Permit<&Arc<Bulkhead>> {
-    /// The same permit, able to move to another task.
-    pub fn into_owned(mut self) -> Permit {
-        let bulkhead = self.bulkhead.take().map(Arc::clone);
-        Permit { bulkhead, priority: self.priority, is_counted: self.is_counted, granted_at: self.granted_at }
-    }
-}
-
-impl<B: Borrow<Arc<Bulkhead>>> Drop for Permit<B> {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(bulkhead) = self.bulkhead.take() {
-            bulkhead.borrow().leave(self.priority, Instant::now);
-        }
     }
 }
 

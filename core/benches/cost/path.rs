@@ -64,6 +64,16 @@ pub(crate) fn measure(out: &mut impl io::Write) -> io::Result<()> {
     let path = Path::new();
     let now = Instant::now();
     let deadline = Deadline::after(now, Duration::from_secs(3600));
+    let atomic = std::sync::atomic::AtomicU64::new(0);
+    let adds = || {
+        atomic.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        atomic.fetch_sub(1, std::sync::atomic::Ordering::AcqRel);
+    };
+    let at_once = || {
+        if let Ok(permit) = path.bulkhead.try_acquire(Priority::Interactive, deadline, now) {
+            permit.finish(Ended::Neutral, now);
+        }
+    };
     let borrowed = || {
         if let Some(permit) = entered(&path.bulkhead, deadline, now) {
             permit.finish(Ended::Neutral, now);
@@ -82,18 +92,22 @@ pub(crate) fn measure(out: &mut impl io::Write) -> io::Result<()> {
     let whole = || path.call();
     let record = || bench::db_call("bench", Duration::from_micros(700));
     let names = [
+        "two additions to an atomic: the least it can cost",
+        "bulkhead: enter at once, and leave",
         "bulkhead: enter and leave",
         "bulkhead: the same, counted for the limit",
         "bulkhead: the same, with an owned permit",
         "metrics: one call, by kept handles",
         "the whole path around an empty query",
     ];
-    let mut figures = vec![vec![]; 5];
+    let mut figures = vec![vec![]; 7];
     let mut contended = vec![vec![]; 2];
     let recorder = PrometheusBuilder::new().install_recorder().map_err(io::Error::other)?;
     ridethrough::metrics::describe();
     for _ in 0..ROUNDS {
         let round = [
+            per_call(adds),
+            per_call(at_once),
             per_call(borrowed),
             per_call(counted),
             per_call(owned),
@@ -140,7 +154,10 @@ pub(crate) fn only_the_path() {
     let _recorder = PrometheusBuilder::new().install_recorder();
     ridethrough::metrics::describe();
     let path = Path::new();
-    for _ in 0..CALLS {
+    for call in 0..CALLS {
         path.call();
+        if call % 400 == 0 {
+            bench::publish_times();
+        }
     }
 }

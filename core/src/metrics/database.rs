@@ -38,8 +38,8 @@ pub(crate) fn publish_times() {
 
 #[inline]
 pub(crate) fn db_attempt() {
-    match handles() {
-        Some(handles) => handles.attempts().increment(1),
+    match handles().and_then(|handles| handles.attempts()) {
+        Some(attempts) => attempts.increment(1),
         None => metrics::counter!("ridethrough_db_attempts_total").increment(1),
     }
 }
@@ -50,9 +50,10 @@ pub(crate) fn connect_attempt(outcome: &'static str) {
 
 #[inline]
 pub(crate) fn cache_request(result: &'static str) {
-    match handles() {
-        Some(handles) if result == "fresh" => handles.cache_fresh().increment(1),
-        _ => metrics::counter!("ridethrough_cache_requests_total", "result" => result).increment(1),
+    let fresh = || handles().and_then(|handles| handles.cache_fresh());
+    match (result == "fresh").then(fresh).flatten() {
+        Some(fresh) => fresh.increment(1),
+        None => metrics::counter!("ridethrough_cache_requests_total", "result" => result).increment(1),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Handles of the metrics that every call touches, looked up once instead of at each call.
 //!
-//! Handles belong to one recorder, and the macros of `metrics` may find another one on the next call: the global one can
-//! be installed late, and a test can put its own before it. So only the handles of the recorder that [`super::describe`]
-//! was called for are kept; whatever else is in force is asked by name each time, which is slower and just as right.
+//! Handles belong to one recorder, and a handle that was looked up before there is any records nothing for ever. So they
+//! are kept only for the recorder that [`super::describe`] was called for, from then on; until then, and in processes that
+//! describe nothing, each metric is looked up by name each time, which is slower and just as right.
 
 use std::{
     sync::{
@@ -55,15 +55,23 @@ pub(super) fn note_described() {
     let _ = DESCRIBED.compare_exchange(0, recorder_in_force(), Relaxed, Relaxed);
 }
 
-/// The handles, where the recorder in force is the described one.
+/// The handles, where a recorder was described.
 #[inline]
 pub(super) fn handles() -> Option<&'static Handles> {
-    let described = DESCRIBED.load(Relaxed);
-    (described != 0 && described == recorder_in_force()).then_some(&HANDLES)
+    (DESCRIBED.load(Relaxed) != 0).then_some(&HANDLES)
+}
+
+/// What is kept, or is made now and kept; nothing where some other recorder is in force on this thread just now.
+#[inline]
+fn kept<T>(place: &OnceLock<T>, make: impl FnOnce() -> T) -> Option<&T> {
+    match place.get() {
+        Some(kept) => Some(kept),
+        None => (recorder_in_force() == DESCRIBED.load(Relaxed)).then(|| place.get_or_init(make)),
+    }
 }
 
 /// The address of the recorder in force; 0 for one without any state, such as that of a process without metrics.
-#[inline]
+#[cold]
 fn recorder_in_force() -> usize {
     with_recorder(|recorder| match size_of_val(recorder) {
         0 => 0,
@@ -72,13 +80,14 @@ fn recorder_in_force() -> usize {
 }
 
 impl Handles {
-    pub(super) fn attempts(&self) -> &Counter {
-        self.attempts.get_or_init(|| metrics::counter!("ridethrough_db_attempts_total"))
+    #[inline]
+    pub(super) fn attempts(&self) -> Option<&Counter> {
+        kept(&self.attempts, || metrics::counter!("ridethrough_db_attempts_total"))
     }
 
-    pub(super) fn cache_fresh(&self) -> &Counter {
-        self.cache_fresh
-            .get_or_init(|| metrics::counter!("ridethrough_cache_requests_total", "result" => "fresh"))
+    #[inline]
+    pub(super) fn cache_fresh(&self) -> Option<&Counter> {
+        kept(&self.cache_fresh, || metrics::counter!("ridethrough_cache_requests_total", "result" => "fresh"))
     }
 
     /// Tells the recorder all times that it was not told yet.
@@ -91,14 +100,18 @@ impl Handles {
     }
 
     /// The handles of `name`; none where there are too many operations.
+    #[inline]
     pub(super) fn operation(&self, name: &'static str) -> Option<&Operation> {
         let first = name.as_ptr().addr() >> 3;
-        (0..TRIED).find_map(|step| {
-            let place = self.operations.get((first + step) % OPERATIONS_MAX)?;
-            let operation = place.get_or_init(|| Operation::new(name));
+        for step in 0..TRIED {
+            let operation =
+                kept(self.operations.get((first + step) % OPERATIONS_MAX)?, || Operation::new(name))?;
             // The address first: it nearly always decides. The text for one name that stands in two places.
-            (std::ptr::eq(operation.name, name) || operation.name == name).then_some(operation)
-        })
+            if std::ptr::eq(operation.name, name) || operation.name == name {
+                return Some(operation);
+            }
+        }
+        None
     }
 }
 
@@ -126,5 +139,40 @@ impl Operation {
     #[cold]
     fn tell(&self, time: Duration, count: u32) {
         self.seconds.record_many(time.as_secs_f64(), count as usize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use crate::metrics::{cache_request, db_attempt, db_call, describe, publish_times};
+
+    /// Handles kept from before there was a recorder would record nothing for ever.
+    #[test]
+    fn a_recorder_that_comes_late_hears_everything_from_then_on() {
+        db_attempt();
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            db_attempt();
+            describe();
+            db_attempt();
+            for _ in 0..3 {
+                db_call("late", "fresh", "none", std::time::Duration::from_millis(40));
+                cache_request("fresh");
+            }
+            db_call("late", "failed", "transient", std::time::Duration::from_millis(40));
+            publish_times();
+        });
+        let text = recorder.handle().render();
+        for line in [
+            "ridethrough_db_attempts_total 2",
+            "ridethrough_db_calls_total{operation=\"late\",outcome=\"fresh\",class=\"none\"} 3",
+            "ridethrough_db_calls_total{operation=\"late\",outcome=\"failed\",class=\"transient\"} 1",
+            "ridethrough_db_call_seconds_count{operation=\"late\"} 4",
+            "ridethrough_cache_requests_total{result=\"fresh\"} 3",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 }
