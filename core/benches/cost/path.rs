@@ -15,6 +15,9 @@ use tokio::time::Instant;
 
 use crate::{CALLS, ROUNDS, line, per_call};
 
+/// Calls between two publications; fewer than make a call tell the recorder itself.
+const PUBLISHED: u32 = 400;
+
 /// All guards of one database.
 struct Path {
     budget: RetryBudget,
@@ -38,7 +41,7 @@ impl Path {
         let started = Instant::now();
         let deadline = Deadline::after(started, Duration::from_secs(1));
         self.budget.deposit(started);
-        let Some(permit) = entered(&self.bulkhead, deadline, started) else { return };
+        let Ok(permit) = self.bulkhead.try_acquire(Priority::Interactive, deadline, started) else { return };
         let Ok(admission) = self.breaker.admit(started) else { return };
         bench::db_attempt();
         black_box(&permit);
@@ -98,21 +101,25 @@ pub(crate) fn measure(out: &mut impl io::Write) -> io::Result<()> {
         "bulkhead: the same, counted for the limit",
         "bulkhead: the same, with an owned permit",
         "metrics: one call, by kept handles",
+        "metrics: telling the recorder of it, on the timer",
         "the whole path around an empty query",
     ];
-    let mut figures = vec![vec![]; 7];
+    let mut figures = vec![vec![]; 8];
     let mut contended = vec![vec![]; 2];
     let recorder = PrometheusBuilder::new().install_recorder().map_err(io::Error::other)?;
     ridethrough::metrics::describe();
     for _ in 0..ROUNDS {
+        let (recording, telling) = apart(&recorder, record);
+        let (calling, _) = apart(&recorder, whole);
         let round = [
             per_call(adds),
             per_call(at_once),
             per_call(borrowed),
             per_call(counted),
             per_call(owned),
-            drained(&recorder, record),
-            drained(&recorder, whole),
+            recording,
+            telling,
+            calling,
         ];
         for (figures, figure) in figures.iter_mut().zip(round) {
             figures.push(figure);
@@ -123,22 +130,35 @@ pub(crate) fn measure(out: &mut impl io::Write) -> io::Result<()> {
             figures.push(figure);
         }
     }
-    for (name, figures) in names.into_iter().zip(figures) {
-        line(out, name, "ns", figures)?;
-    }
-    for (name, figures) in ["bulkhead, two threads", "the whole path, two threads"].into_iter().zip(contended)
-    {
-        line(out, name, "ns", figures)?;
-    }
+    print(out, &names, figures)?;
+    print(out, &["bulkhead, two threads", "the whole path, two threads"], contended)?;
     writeln!(out)
 }
 
-/// As [`per_call`], and then empties the recorder, as a scrape does.
-fn drained(recorder: &PrometheusHandle, call: impl FnMut()) -> f64 {
-    let figure = per_call(call);
-    bench::publish_times();
+fn print(out: &mut impl io::Write, names: &[&str], figures: Vec<Vec<f64>>) -> io::Result<()> {
+    for (name, figures) in names.iter().zip(figures) {
+        line(out, name, "ns", figures)?;
+    }
+    Ok(())
+}
+
+/// As [`per_call`] for calls that record, with what the timer of the gauges does kept apart: nanoseconds of the call,
+/// and of telling the recorder of it.
+fn apart(recorder: &PrometheusHandle, mut call: impl FnMut()) -> (f64, f64) {
+    let (mut calling, mut telling) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..CALLS / PUBLISHED {
+        let started = Instant::now();
+        for _ in 0..PUBLISHED {
+            call();
+        }
+        let called = Instant::now();
+        bench::publish_times();
+        telling += called.elapsed();
+        calling += called - started;
+    }
     recorder.run_upkeep();
-    figure
+    let each = |time: Duration| time.as_nanos() as f64 / f64::from(CALLS);
+    (each(calling), each(telling))
 }
 
 /// Nanoseconds per call of each of two threads that do the same at the same time.
