@@ -9,6 +9,7 @@
 mod classify;
 mod command;
 mod config;
+mod connector;
 mod dial;
 mod gate;
 mod guards;
@@ -17,8 +18,11 @@ mod pool;
 mod probe;
 mod query;
 mod reads;
+mod reaper;
 mod replay;
+mod session;
 mod state;
+mod tls;
 mod transaction;
 mod writes;
 
@@ -38,11 +42,15 @@ pub use self::{
         Applied, ApplyError, Command, Commands, Refusal, Settled, WriteError, WriteState, WriteStatus,
         Written,
     },
-    config::{ConfigInvalid, DbConfig, PoolConfig, ProbeConfig, ReadConfig, WriteConfig},
+    config::{ConfigInvalid, DbConfig, PoolConfig, Pooler, ProbeConfig, ReadConfig, WriteConfig},
+    connector::{BoxStream, ByteStream, Connecting, Connector, HostAddress},
     keys::{SCHEMA_SQL, to_microseconds},
     probe::Prober,
     query::{Query, Read, Statements},
+    reaper::Reaper,
     replay::Replay,
+    session::{LastWords, WordsSeverity},
+    tls::Tls,
 };
 use self::{gate::Gate, pool::Pool};
 use crate::{
@@ -72,6 +80,8 @@ pub struct Background {
     pub prober: Prober,
     /// Applies journaled writes.
     pub replay: Replay,
+    /// Ends what abandoned calls left running.
+    pub reaper: Reaper,
 }
 
 struct Shared {
@@ -98,15 +108,17 @@ impl Db {
     /// # Errors
     /// Names the setting that cannot be used.
     pub fn new(
-        config: DbConfig,
+        mut config: DbConfig,
         cache: CacheConfig,
         journal: Journal,
         commands: Arc<dyn Commands>,
     ) -> Result<(Self, Background), ConfigInvalid> {
         let target = config.validate()?;
+        config.pool.tls = config.tls()?;
+        let (reaping, reaper) = Reaper::new();
         let now = Instant::now();
         let shared = Shared {
-            pool: Pool::new(target, &config.pool, config.bulkhead.permits + 1),
+            pool: Pool::new(target, &config.pool, config.bulkhead.permits + 1, &reaping),
             breaker: Breaker::new("database", config.breaker.clone(), now),
             bulkhead: Bulkhead::new(config.bulkhead.clone(), now),
             budget: RetryBudget::new(config.budget.clone(), now),
@@ -122,7 +134,8 @@ impl Db {
             config,
         };
         let db = Self(Arc::new(shared));
-        let background = Background { prober: Prober::new(db.clone()), replay: Replay::new(db.clone()) };
+        let background =
+            Background { prober: Prober::new(db.clone()), replay: Replay::new(db.clone()), reaper };
         Ok((db, background))
     }
 

@@ -188,7 +188,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, NotStarted> {
 fn spawn_background(
     vitals: &Arc<Vitals>,
     db: &Db,
-    Background { prober, replay }: Background,
+    Background { prober, replay, reaper }: Background,
     (waiting, journal): (Arc<Waiting>, Journal),
     draining: &Draining,
 ) -> Vec<JoinHandle<()>> {
@@ -200,6 +200,7 @@ fn spawn_background(
     vec![
         watch("prober", tokio::spawn(prober.run(draining.clone()))),
         watch("replay", tokio::spawn(replay.run(draining.clone()))),
+        watch("reaper", tokio::spawn(reaper.run(draining.clone()))),
         watch("migrations", migrating),
     ]
 }

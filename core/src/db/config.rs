@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use super::{
+    connector::Connecting,
+    tls::{Tls, TlsMode, Wanted, without_tls_parameters},
+};
 use crate::{backoff::Backoff, breaker::BreakerConfig, budget::RetryBudgetConfig, bulkhead::BulkheadConfig};
 
 /// Everything about one database. Tables of a configuration file map onto its fields.
@@ -49,6 +53,35 @@ pub struct PoolConfig {
     /// can hold its locks. Default 10 s.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub idle_in_transaction: Duration,
+    /// A connection is replaced after 80 to 90 % of this. Default 30 min.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub lifetime: Duration,
+    /// A connection that nobody used for half to all of this is closed. Default 10 min.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub idle: Duration,
+    /// A connection that nobody used for this long must answer before it is used again. Default 500 ms.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub check_after: Duration,
+    /// What stands between us and the server. Default none.
+    pub pooler: Pooler,
+    /// What makes the streams of bytes. Default the network.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub connector: Connecting,
+    /// How connections are secured; [`Db::new`](super::Db::new) sets it as the URL says.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub tls: Tls,
+}
+
+/// What stands between us and the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(rename_all = "lowercase"))]
+pub enum Pooler {
+    /// Nothing.
+    #[default]
+    None,
+    /// PgBouncer in transaction mode: sessions are shared, so nothing is set on them, and a cancel request may not find
+    /// its way.
+    PgBouncer,
 }
 
 impl Default for PoolConfig {
@@ -59,6 +92,12 @@ impl Default for PoolConfig {
             statement: Duration::from_secs(5),
             lock: Duration::from_millis(800),
             idle_in_transaction: Duration::from_secs(10),
+            lifetime: Duration::from_secs(30 * 60),
+            idle: Duration::from_secs(10 * 60),
+            check_after: Duration::from_millis(500),
+            pooler: Pooler::None,
+            connector: Connecting::default(),
+            tls: Tls::default(),
         }
     }
 }
@@ -165,6 +204,9 @@ impl DbConfig {
             ("read.attempt", self.read.attempt),
             ("write.deadline", self.write.deadline),
             ("write.attempt", self.write.attempt),
+            ("pool.lifetime", self.pool.lifetime),
+            ("pool.idle", self.pool.idle),
+            ("pool.check_after", self.pool.check_after),
             ("probe.every", self.probe.every),
             ("probe.timeout", self.probe.timeout),
             ("probe.away_first", self.probe.away_first),
@@ -222,9 +264,9 @@ impl DbConfig {
         if self.url.trim().is_empty() {
             return Err(invalid("is missing: give a URL such as postgres://user:password@host:5432/name"));
         }
+        let (url, wanted) = self.split_url()?;
         // The parser's own message can hold parts of the URL, and so of the password.
-        let parsed: tokio_postgres::Config = self
-            .url
+        let mut parsed: tokio_postgres::Config = url
             .parse()
             .map_err(|_| invalid("is no PostgreSQL URL; expected postgres://user:password@host:5432/name"))?;
         let hosts = parsed.get_hosts().len().max(parsed.get_hostaddrs().len());
@@ -234,10 +276,22 @@ impl DbConfig {
         if !matches!(parsed.get_ports().len(), 0 | 1) && parsed.get_ports().len() != hosts {
             return Err(invalid("must have one port for all hosts, or one for each"));
         }
-        if !matches!(parsed.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
-            return Err(invalid("asks for TLS, which this version cannot do yet"));
-        }
-        Ok(parsed)
+        parsed.ssl_mode(match wanted.mode {
+            TlsMode::Disable => SslMode::Disable,
+            TlsMode::Prefer => SslMode::Prefer,
+            TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
+        });
+        self.tls().map(|_| parsed)
+    }
+
+    /// How connections are to be secured, as the URL says: `sslmode` and `sslrootcert`.
+    pub(super) fn tls(&self) -> Result<Tls, ConfigInvalid> {
+        let (_, wanted) = self.split_url()?;
+        Tls::wanted(&wanted).map_err(|problem| ConfigInvalid { field: "url", problem })
+    }
+
+    fn split_url(&self) -> Result<(String, Wanted), ConfigInvalid> {
+        without_tls_parameters(&self.url).map_err(|problem| ConfigInvalid { field: "url", problem })
     }
 }
 

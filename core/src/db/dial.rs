@@ -1,33 +1,65 @@
-//! Making connections: one way for the pool, the prober and migrations. Bounded, a few at a time, host by host.
+//! Making connections: one way for the pool, the prober and migrations. Every step is bounded, and the pool's dials are
+//! paced.
 //!
 //! It keeps no connection and retries nothing.
 
+mod pace;
+
 use std::{
+    io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use deadpool_postgres::Connect;
-use futures_util::future::BoxFuture;
-use tokio::{sync::Semaphore, task::JoinHandle, time::timeout};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{Notify, Semaphore},
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_postgres::{
+    Client, Config,
+    config::{SslMode, SslNegotiation, TargetSessionAttrs},
+};
 
-use super::{classify, config::PoolConfig};
+use self::pace::{DialEnd, Pacer, Turn};
+use super::{
+    classify::{self, Connection, Verdict},
+    config::{PoolConfig, Pooler},
+    connector::{BoxStream, Connector, HostAddress},
+    session::{Dialled, Ear, Setup},
+    tls::Tls,
+};
 use crate::{
-    error::{Error, Phase, Stage},
+    breaker::CallResult,
+    error::{Error, ErrorClass, Phase, Stage},
     metrics,
 };
 
-/// A peer that vanished is noticed within half a minute also where nobody waits for it.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_PROBES: u32 = 3;
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// One cancel request, its own connection included.
+const CANCEL_LIMIT: Duration = Duration::from_secs(1);
+/// Cancel requests of one host in progress; each is a connection of its own to a server that may be short of them.
+const CANCELS_AT_ONCE: usize = 4;
 
 type Connected = (Client, JoinHandle<()>);
+
+/// One host of the database, as a pool is made for it.
+#[derive(Debug, Clone)]
+pub(crate) struct HostTarget {
+    /// How to reach it and as whom.
+    pub(crate) config: Config,
+    /// Its place in the URL, from 0.
+    pub(crate) index: usize,
+}
+
+impl From<Config> for HostTarget {
+    fn from(config: Config) -> Self {
+        Self { config, index: 0 }
+    }
+}
 
 /// Makes connections. Clones share what it has learned.
 #[derive(Debug, Clone)]
@@ -35,29 +67,116 @@ pub(crate) struct Dialler(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// One for each host of the URL. The driver would try them in order on every connect, and with a first host that
-    /// swallows packets never come to the second.
-    hosts: Vec<Config>,
+    /// One for each host of the target.
+    hosts: Vec<Endpoint>,
     /// The host that answered last; asked first.
     preferred: AtomicUsize,
     limit: Duration,
-    session: String,
-    /// Connections of the pool that may be in the making at once.
-    dials: Semaphore,
+    setup: Setup,
+    connector: Arc<dyn Connector>,
+    tls: Tls,
+    pacer: Mutex<Paced>,
+    /// A dial of the pool has ended.
+    freed: Notify,
+    cancels: Semaphore,
+    can_cancel: bool,
     /// How many were made since the start.
     made: AtomicU64,
 }
 
+#[derive(Debug)]
+struct Paced {
+    pacer: Pacer,
+    random: fastrand::Rng,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    config: Config,
+    address: Option<HostAddress>,
+    index: usize,
+    must_write: bool,
+    /// TLS from the first byte on, without asking for it first.
+    is_direct: bool,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    /// The driver's error: the server refused, or the connection broke while it was set up.
+    #[error(transparent)]
+    Driver(#[from] tokio_postgres::Error),
+    /// No stream of bytes, or no TLS on it.
+    #[error("{0}")]
+    Stream(#[from] io::Error),
+    /// No answer within this time.
+    #[error("the host did not answer")]
+    Silent(Duration),
+    /// It takes no writes, and the URL asks for a host that does.
+    #[error("the host takes no writes")]
+    ReadOnly,
+    /// Dialling fails, and it is not yet time for another dial.
+    #[error("the host did not answer lately; the next dial is due in {} ms", .0.as_millis())]
+    NotYet(Duration),
+}
+
+impl DialError {
+    /// The error for the caller, and what it says about the server.
+    pub(super) fn into_error(self) -> (Error, CallResult) {
+        let is = |class, breaker, source: Self| {
+            let (stage, phase) = (Stage::Connect, Phase::NotSent);
+            (Error::Database { stage, phase, class, code: None, source: Box::new(source) }, breaker)
+        };
+        match self {
+            Self::Driver(source) => {
+                let (error, verdict) = classify::error(source, Stage::Connect, Phase::NotSent);
+                let Verdict { breaker, connection: Connection::Destroy | Connection::Keep, .. } = verdict;
+                (error, breaker)
+            }
+            Self::Silent(limit) => {
+                let error = Error::Timeout { stage: Stage::Connect, phase: Phase::NotSent, limit };
+                (error, CallResult::Failure)
+            }
+            // Nobody was asked.
+            Self::NotYet(_) => is(ErrorClass::Transient, CallResult::Neutral, self),
+            Self::ReadOnly => is(ErrorClass::Failover, CallResult::Neutral, self),
+            Self::Stream(_) => is(ErrorClass::Transient, CallResult::Failure, self),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Driver(error) if error.code().is_some_and(|code| code.code() == "53300"))
+    }
+}
+
 impl Dialler {
-    pub(super) fn new(target: &Config, config: &PoolConfig) -> Self {
-        let hosts: Vec<Config> =
-            single_hosts(target).into_iter().map(|host| prepared(host, config)).collect();
+    /// Dials nothing yet. `pool` is the size of the pool whose dials are paced.
+    pub(super) fn new(target: &HostTarget, config: &PoolConfig, pool: usize) -> Self {
+        let hosts: Vec<Config> = single_hosts(&target.config);
+        let must_write =
+            hosts.len() > 1 && target.config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite;
+        let endpoint = |(offset, host): (usize, Config)| Endpoint {
+            address: HostAddress::of(&host),
+            is_direct: host.get_ssl_negotiation() == SslNegotiation::Direct,
+            config: prepared(host),
+            index: target.index + offset,
+            must_write,
+        };
         Self(Arc::new(Shared {
-            hosts,
+            hosts: hosts.into_iter().enumerate().map(endpoint).collect(),
             preferred: AtomicUsize::new(0),
             limit: config.connect,
-            session: session_settings(config),
-            dials: Semaphore::new(config.dials),
+            setup: Setup::new(config),
+            connector: config.connector.connector(config.connect),
+            // Nobody who asked for TLS is served without it because somebody forgot to pass it on.
+            tls: match target.config.get_ssl_mode() {
+                SslMode::Require => config.tls.demanded(),
+                _ => config.tls.clone(),
+            },
+            pacer: Mutex::new(Paced { pacer: Pacer::new(pool, config.dials), random: fastrand::Rng::new() }),
+            freed: Notify::new(),
+            cancels: Semaphore::new(CANCELS_AT_ONCE),
+            can_cancel: config.pooler == Pooler::None,
             made: AtomicU64::new(0),
         }))
     }
@@ -75,34 +194,87 @@ impl Dialler {
     /// A connection of its own within `limit`, with the session settings of the pool. It does not queue up behind the
     /// pool's: the prober must be heard when everybody dials.
     pub(super) async fn dial(&self, limit: Duration) -> Result<Connected, Error> {
-        let limit = limit.min(self.0.limit);
-        match timeout(limit, self.any_host(limit)).await {
-            Ok(Ok(connected)) => Ok(connected),
-            Ok(Err(Some(source))) => Err(classify::error(source, Stage::Connect, Phase::NotSent).0),
-            Ok(Err(None)) | Err(_) => {
-                Err(Error::Timeout { stage: Stage::Connect, phase: Phase::NotSent, limit })
-            }
-        }
+        self.dial_known(limit).await.map(Dialled::into_parts)
     }
 
-    /// Tries the hosts, the preferred one first, each for its share of `limit`. `None` where all were silent.
-    async fn any_host(&self, limit: Duration) -> Result<Connected, Option<tokio_postgres::Error>> {
+    /// As [`dial`](Self::dial), with what the host said of itself and the ear on the connection.
+    pub(super) async fn dial_known(&self, limit: Duration) -> Result<Dialled, Error> {
+        let limit = limit.min(self.0.limit);
+        let dialled = timeout(limit, self.any_host(limit)).await;
+        let dialled = dialled.unwrap_or(Err(DialError::Silent(limit)));
+        if dialled.is_ok() {
+            self.paced().pacer.host_is_well();
+            self.0.freed.notify_waiters();
+        }
+        dialled.map_err(|error| error.into_error().0)
+    }
+
+    /// A connection for the pool, when it is its turn.
+    pub(super) async fn dial_paced(&self) -> Result<Dialled, DialError> {
+        let dialling = self.turn().await?;
+        let dialled = self.any_host(self.0.limit).await;
+        dialling.ended(match &dialled {
+            Ok(_) => DialEnd::Made,
+            Err(error) if error.is_full() => DialEnd::Full,
+            Err(_) => DialEnd::Failed,
+        });
+        dialled
+    }
+
+    /// Lets the pool make at most `limit` connections at once while the host recovers; `None` lifts that.
+    #[expect(dead_code, reason = "the breaker's ramp calls it where hosts are kept")]
+    pub(crate) fn set_dial_limit(&self, limit: Option<usize>) {
+        self.paced().pacer.set_ramp(limit);
+        self.0.freed.notify_waiters();
+    }
+
+    /// A random number from 0 to 1.
+    pub(super) fn random(&self) -> f64 {
+        self.paced().random.f64()
+    }
+
+    /// Whether a cancel request finds its way: a pooler would have to know which of its connections is meant.
+    pub(super) fn can_cancel(&self) -> bool {
+        self.0.can_cancel
+    }
+
+    /// Asks the server to give up what runs on the session of `ear`, and waits until the request has had its effect;
+    /// `false` where that is not known.
+    pub(super) async fn cancel(&self, ear: &Ear) -> bool {
+        let Some(key) = ear.cancel_key().filter(|_| self.0.can_cancel) else { return false };
+        let Some(host) = self.0.hosts.iter().find(|host| host.index == ear.host()) else { return false };
+        let asked = async {
+            let _place = self.0.cancels.acquire().await;
+            let (mut stream, _) = self.stream(host).await?;
+            // Length, the number that stands for "cancel", process and secret.
+            stream.write_all(&[0, 0, 0, 16, 4, 210, 22, 46]).await?;
+            stream.write_all(&key).await?;
+            stream.flush().await?;
+            // The server closes once the signal was sent. Without waiting for that, it could hit the next statement.
+            let ended = stream.read(&mut [0]).await?;
+            io::Result::Ok(ended == 0)
+        };
+        matches!(timeout(CANCEL_LIMIT, asked).await, Ok(Ok(true)))
+    }
+
+    /// Tries the hosts, the preferred one first, each for its share of `limit`.
+    async fn any_host(&self, limit: Duration) -> Result<Dialled, DialError> {
         let hosts = self.0.hosts.len().max(1);
         let share = limit / u32::try_from(hosts).unwrap_or(u32::MAX);
         let first = self.0.preferred.load(Ordering::Relaxed);
-        let mut refused = None;
+        let mut refused = DialError::Silent(limit);
         for index in (0..hosts).map(|offset| (first + offset) % hosts) {
             let Some(host) = self.0.hosts.get(index) else { continue };
-            match timeout(share, self.handshake(host)).await {
-                Ok(Ok(connected)) => {
+            match timeout(share, self.one_host(host)).await {
+                Ok(Ok(dialled)) => {
                     self.0.preferred.store(index, Ordering::Relaxed);
                     self.0.made.fetch_add(1, Ordering::Relaxed);
                     metrics::connect_attempt("ok");
-                    return Ok(connected);
+                    return Ok(dialled);
                 }
                 Ok(Err(error)) => {
                     metrics::connect_attempt("failed");
-                    refused = Some(error);
+                    refused = error;
                 }
                 Err(_) => metrics::connect_attempt("timeout"),
             }
@@ -110,55 +282,82 @@ impl Dialler {
         Err(refused)
     }
 
-    /// Connects, authenticates, sets up the session; logs the connection's own end, whose last words are often the only
-    /// place that says why.
-    async fn handshake(&self, host: &Config) -> Result<Connected, tokio_postgres::Error> {
-        let (client, connection) = host.connect(NoTls).await?;
-        let driver = AbortOnDrop(Some(tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                let code = error.code().map(|code| code.code().to_owned());
-                tracing::debug!(code, "a database connection ended");
+    async fn one_host(&self, host: &Endpoint) -> Result<Dialled, DialError> {
+        let (stream, binding) = self.stream(host).await?;
+        let dialled = Dialled::greet(stream, binding, host.index, &host.config, &self.0.setup).await?;
+        if host.must_write && dialled.identity.read_only {
+            return Err(DialError::ReadOnly);
+        }
+        Ok(dialled)
+    }
+
+    /// A stream to the host, inside TLS where it should be, with the digest of the certificate.
+    async fn stream(&self, host: &Endpoint) -> io::Result<(BoxStream, Option<Vec<u8>>)> {
+        let address = host.address.as_ref();
+        let address = address.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no host is named"))?;
+        let stream = self.0.connector.connect(address).await?;
+        match address {
+            // Nobody listens in between.
+            HostAddress::Unix { .. } => Ok((stream, None)),
+            HostAddress::Tcp { name, .. } => self.0.tls.secured(stream, name, host.is_direct).await,
+        }
+    }
+
+    /// Waits for the turn to dial.
+    async fn turn(&self) -> Result<Dialling<'_>, DialError> {
+        loop {
+            let freed = self.0.freed.notified();
+            let now = Instant::now();
+            let turn = self.paced().pacer.ask(now);
+            match turn {
+                Turn::Dial => return Ok(Dialling { dialler: self, since: now, is_over: false }),
+                Turn::Refused(after) => return Err(DialError::NotYet(after)),
+                Turn::Wait(None) => freed.await,
+                Turn::Wait(Some(at)) => tokio::select! {
+                    () = freed => {}
+                    () = sleep_until(at) => {}
+                },
             }
-        })));
-        client.batch_execute(&self.0.session).await?;
-        Ok((client, driver.disarm()))
+        }
+    }
+
+    fn paced(&self) -> std::sync::MutexGuard<'_, Paced> {
+        self.0.pacer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the pool calls for a new connection, inside the pool's own time limit.
-impl Connect for Dialler {
-    fn connect(&self, _target: &Config) -> BoxFuture<'_, Result<Connected, tokio_postgres::Error>> {
-        Box::pin(async move {
-            let _place = self.0.dials.acquire().await;
-            match self.any_host(self.0.limit).await {
-                Ok(connected) => Ok(connected),
-                Err(Some(refused)) => Err(refused),
-                // All were silent, for as long as the pool waits or longer: its own time limit ends this.
-                Err(None) => std::future::pending().await,
-            }
-        })
+/// A dial of the pool in progress; one that is dropped half-way is reported too.
+struct Dialling<'a> {
+    dialler: &'a Dialler,
+    since: Instant,
+    is_over: bool,
+}
+
+impl Dialling<'_> {
+    fn ended(mut self, end: DialEnd) {
+        self.report(end);
+    }
+
+    fn report(&mut self, end: DialEnd) {
+        self.is_over = true;
+        let mut paced = self.dialler.paced();
+        let Paced { pacer, random } = &mut *paced;
+        pacer.ended(end, self.since, Instant::now(), random);
+        drop(paced);
+        self.dialler.0.freed.notify_waiters();
     }
 }
 
-/// Ends the connection's task where the connecting future is dropped half-way.
-struct AbortOnDrop(Option<JoinHandle<()>>);
-
-impl AbortOnDrop {
-    fn disarm(mut self) -> JoinHandle<()> {
-        self.0.take().expect("disarmed once")
-    }
-}
-
-impl Drop for AbortOnDrop {
+impl Drop for Dialling<'_> {
     fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
-            task.abort();
+        if !self.is_over {
+            self.report(DialEnd::Dropped);
         }
     }
 }
 
 /// The target split into one configuration for each of its hosts.
-fn single_hosts(target: &Config) -> Vec<Config> {
+pub(super) fn single_hosts(target: &Config) -> Vec<Config> {
     let (names, addresses, ports) = (target.get_hosts(), target.get_hostaddrs(), target.get_ports());
     let count = names.len().max(addresses.len());
     if count < 2 {
@@ -203,42 +402,18 @@ fn without_hosts(target: &Config) -> Config {
     }
     copy.ssl_mode(target.get_ssl_mode())
         .target_session_attrs(target.get_target_session_attrs())
+        .ssl_negotiation(target.get_ssl_negotiation())
         .channel_binding(target.get_channel_binding());
     copy
 }
 
-fn prepared(mut host: Config, config: &PoolConfig) -> Config {
-    host.connect_timeout(config.connect)
-        .keepalives(true)
-        .keepalives_idle(KEEPALIVE_IDLE)
-        .keepalives_interval(KEEPALIVE_INTERVAL)
-        .keepalives_retries(KEEPALIVE_PROBES)
-        .tcp_user_timeout(TCP_USER_TIMEOUT);
+/// TLS is settled before the driver sees the stream; "direct" keeps it from asking the server for it once more.
+fn prepared(mut host: Config) -> Config {
+    host.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
     if host.get_application_name().is_none() {
         host.application_name("ridethrough");
     }
     host
-}
-
-/// One message that sets what this server knows: `client_connection_check_interval` came with version 14.
-fn session_settings(config: &PoolConfig) -> String {
-    let settings = [
-        ("statement_timeout", config.statement),
-        ("lock_timeout", config.lock),
-        ("idle_in_transaction_session_timeout", config.idle_in_transaction),
-        // A server notices that nobody waits for the answer any more, and stops working for it.
-        ("client_connection_check_interval", Duration::from_secs(1)),
-    ];
-    let values: Vec<String> =
-        settings.iter().map(|(name, limit)| format!("('{name}', '{}')", limit.as_millis())).collect();
-    // Replay lets go of an entry when its COMMIT is answered, so that answer must mean that it is on disk.
-    format!(
-        "SELECT set_config(name, wanted, false) FROM (VALUES {}) AS wish(name, wanted) \
-         WHERE name IN (SELECT name FROM pg_settings); \
-         SELECT set_config('synchronous_commit', 'on', false) \
-         WHERE current_setting('synchronous_commit') = 'off'",
-        values.join(", ")
-    )
 }
 
 #[cfg(test)]
@@ -270,7 +445,8 @@ mod tests {
         let asked = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let ports = [&silent, &asked].map(|listener| listener.local_addr().unwrap().port());
         let url = format!("postgres://app@127.0.0.1:{},127.0.0.1:{}/todos", ports[0], ports[1]);
-        let dialler = Dialler::new(&url.parse().unwrap(), &PoolConfig::default());
+        let dialler =
+            Dialler::new(&HostTarget::from(url.parse::<Config>().unwrap()), &PoolConfig::default(), 4);
         let dialling =
             tokio::spawn(async move { dialler.dial(Duration::from_millis(300)).await.map(|_| ()) });
         let reached = timeout(Duration::from_secs(5), asked.accept()).await;

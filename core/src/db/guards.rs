@@ -48,8 +48,6 @@ impl AttemptTime {
 
 /// A call that passed all guards.
 pub(super) struct Connected {
-    /// Held until the call is over; replay has none, because the pool keeps a connection for it.
-    pub(super) _permit: Option<Permit>,
     pub(super) admission: Admission,
     pub(super) loan: Loan,
 }
@@ -63,7 +61,7 @@ impl Db {
         ask: impl AsyncFnOnce(&Loan) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Failed> {
         let time = AttemptTime::new(deadline, limit);
-        let Connected { _permit, admission, loan } = self.connected(&time, false).await?;
+        let Connected { admission, loan } = self.connected(&time, false).await?;
         match timeout_at(time.deadline.instant(), ask(&loan)).await {
             Ok(Ok(answer)) => {
                 loan.give_back();
@@ -87,10 +85,10 @@ impl Db {
     /// Schema, bulkhead, breaker, connection.
     pub(super) async fn connected(&self, time: &AttemptTime, replayed: bool) -> Result<Connected, Failed> {
         let (permit, admission) = self.admitted(time.deadline, replayed).await?;
-        match self.0.pool.checkout(time).await {
+        match self.0.pool.checkout_with(time, permit).await {
             Ok(loan) => {
                 metrics::db_attempt();
-                Ok(Connected { _permit: permit, admission, loan })
+                Ok(Connected { admission, loan })
             }
             Err(NoConnection { error, breaker }) => {
                 admission.record(breaker, Instant::now());

@@ -1,38 +1,50 @@
-//! The pool: connections handed out only while usable, and destroyed whenever their state is in doubt.
+//! The pool of one host: sessions lent while they are usable, taken back when their state is known, and destroyed or
+//! handed to the reaper whenever it is in doubt.
 //!
-//! A thin shell around deadpool-postgres. It retries nothing and knows no breaker.
+//! It retries nothing and knows no breaker.
 
-use std::ops::Deref;
+mod loan;
+mod manager;
 
-use deadpool_postgres::{
-    ClientWrapper, Manager, ManagerConfig, Object, Pool as Deadpool, PoolError, RecyclingMethod, Runtime,
-    TimeoutType, Timeouts,
+use std::sync::{Arc, atomic::Ordering};
+
+use deadpool::{
+    Runtime,
+    managed::{self, PoolError, QueueMode, TimeoutType, Timeouts},
 };
-use tokio::time::{Duration, Instant};
-use tokio_postgres::Config;
+use tokio::time::{Duration, Instant, timeout};
 
+pub(crate) use self::loan::Loan;
+pub(super) use self::{
+    loan::Abandoned,
+    manager::{Manager, Shared},
+};
 use super::{
-    classify::{self, Connection, Verdict},
     config::PoolConfig,
-    dial::Dialler,
+    dial::{DialError, Dialler, HostTarget},
     guards::AttemptTime,
+    reaper::ReaperHandle,
 };
 use crate::{
     breaker::CallResult,
+    bulkhead::Permit,
     error::{Error, ErrorClass, Phase, Stage},
 };
 
-/// The pool of one database.
+/// How long the check of a session that has lain idle may take.
+const CHECK_LIMIT: Duration = Duration::from_millis(500);
+/// So many dead sessions may one checkout meet; then all that would need a check are let go, and it dials.
+const STALE_MAX: usize = 3;
+
+pub(super) type Sessions = managed::Pool<Manager>;
+type Object = managed::Object<Manager>;
+
+/// The pool of one host.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    connections: Deadpool,
-    dialler: Dialler,
+    sessions: Sessions,
+    shared: Arc<Shared>,
 }
-
-/// A connection on loan. Unless it is given back with [`Loan::give_back`] it is destroyed: a dropped future can leave a
-/// statement running on it, and the next user must not get its answer.
-#[derive(Debug)]
-pub(crate) struct Loan(Option<Object>);
 
 /// Why no connection could be had.
 #[derive(Debug)]
@@ -42,50 +54,101 @@ pub(crate) struct NoConnection {
 }
 
 impl Pool {
-    /// A pool of at most `connections_max`; dials nothing yet.
-    pub(crate) fn new(target: Config, config: &PoolConfig, connections_max: usize) -> Self {
-        let dialler = Dialler::new(&target, config);
-        let manager = Manager::from_connect(
-            target,
-            dialler.clone(),
-            // Liveness comes from what calls report; a ping at each checkout would cost a third of the throughput.
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
-        let builder = Deadpool::builder(manager).max_size(connections_max).runtime(Runtime::Tokio1);
-        let connections = builder.build().expect("a pool with a runtime can always be built");
-        Self { connections, dialler }
+    /// A pool of at most `connections_max` to `host`; dials nothing yet. What is abandoned goes to `reaper`, which also
+    /// closes what is old or idle for too long.
+    pub(crate) fn new(
+        host: impl Into<HostTarget>,
+        config: &PoolConfig,
+        connections_max: usize,
+        reaper: &ReaperHandle,
+    ) -> Self {
+        let dialler = Dialler::new(&host.into(), config, connections_max);
+        let shared = Arc::new(Shared::new(dialler, config.clone(), reaper.clone()));
+        let sessions = Sessions::builder(Manager(Arc::clone(&shared)))
+            .max_size(connections_max)
+            // The sessions at the bottom fall idle and can be closed when there is less to do.
+            .queue_mode(QueueMode::Lifo)
+            .runtime(Runtime::Tokio1)
+            .build()
+            .expect("a pool with a runtime can always be built");
+        reaper.watch(&sessions);
+        Self { sessions, shared }
     }
 
     /// Makes connections that do not belong to the pool.
     pub(crate) fn dialler(&self) -> &Dialler {
-        &self.dialler
+        &self.shared.dialler
     }
 
-    /// Hands out a connection within the time of the attempt.
+    /// Hands out a session within the time of the attempt.
     pub(crate) async fn checkout(&self, time: &AttemptTime) -> Result<Loan, NoConnection> {
-        let left = time.deadline.remaining(Instant::now());
-        let create = left.min(self.dialler.limit());
-        let timeouts = Timeouts { wait: Some(left), create: Some(create), recycle: Some(left) };
-        let made_before = self.dialler.made();
-        match self.connections.timeout_get(&timeouts).await {
-            Ok(object) => Ok(Loan(Some(object))),
+        self.checkout_with(time, None).await
+    }
+
+    /// As [`checkout`](Self::checkout), with the permit of the call: it stays taken until the session is proven idle or
+    /// destroyed, also where the call is over long before.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves neither session nor permit behind.
+    pub(crate) async fn checkout_with(
+        &self,
+        time: &AttemptTime,
+        permit: Option<Permit>,
+    ) -> Result<Loan, NoConnection> {
+        let mut stale = 0;
+        loop {
+            let now = Instant::now();
+            let object = self.take(time, now).await?;
+            if !self.shared.needs_check(&object, now) || self.passes_check(&object, time).await {
+                return Ok(Loan::new(object, Arc::clone(&self.shared), permit));
+            }
+            drop(Object::take(object));
+            stale += 1;
+            if stale >= STALE_MAX {
+                self.shared.doubt();
+                let _ = self.sessions.retain(|session, _| !self.shared.needs_check(session, now));
+            }
+        }
+    }
+
+    /// Destroys the idle sessions, and the others when they come back: the server they led to is known to be gone. What
+    /// is running on them is left alone.
+    pub(crate) fn invalidate(&self) {
+        self.shared.epoch.fetch_add(1, Ordering::AcqRel);
+        self.shared.lost.notify_waiters();
+        let _ = self.sessions.retain(|_, _| false);
+    }
+
+    /// As [`invalidate`](Self::invalidate).
+    pub(crate) fn evict_idle(&self) {
+        self.invalidate();
+    }
+
+    /// Sessions that exist, and those of them that are idle.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let status = self.sessions.status();
+        (status.size, status.available)
+    }
+
+    async fn take(&self, time: &AttemptTime, now: Instant) -> Result<Object, NoConnection> {
+        let left = time.deadline.remaining(now);
+        let dialler = &self.shared.dialler;
+        let timeouts = Timeouts { wait: Some(left), create: Some(left.min(dialler.limit())), recycle: None };
+        let made_before = dialler.made();
+        match self.sessions.timeout_get(&timeouts).await {
+            Ok(object) => Ok(object),
             // Others got through meanwhile, so this one only waited for its turn to dial.
-            Err(PoolError::Timeout(_)) if self.dialler.made() != made_before => {
+            Err(PoolError::Timeout(_)) if dialler.made() != made_before => {
                 Err(timed_out(left, CallResult::Neutral))
             }
             Err(error) => Err(no_connection(error, left, time.on_expiry())),
         }
     }
 
-    /// Destroys all idle connections: the server they led to is known to be gone.
-    pub(crate) fn evict_idle(&self) {
-        let _ = self.connections.retain(|_, _| false);
-    }
-
-    /// Connections that exist, and those of them that are idle.
-    pub(crate) fn size(&self) -> (usize, usize) {
-        let status = self.connections.status();
-        (status.size, status.available)
+    /// One empty round trip, in the time there is.
+    async fn passes_check(&self, object: &Object, time: &AttemptTime) -> bool {
+        let limit = CHECK_LIMIT.min(time.deadline.remaining(Instant::now()));
+        matches!(timeout(limit, object.check_connection()).await, Ok(Ok(())))
     }
 }
 
@@ -93,10 +156,11 @@ fn timed_out(limit: Duration, breaker: CallResult) -> NoConnection {
     NoConnection { error: Error::Timeout { stage: Stage::Connect, phase: Phase::NotSent, limit }, breaker }
 }
 
-fn no_connection(error: PoolError, limit: Duration, on_expiry: CallResult) -> NoConnection {
+fn no_connection(error: PoolError<DialError>, limit: Duration, on_expiry: CallResult) -> NoConnection {
     match error {
-        PoolError::Backend(source) => {
-            let (error, Verdict { breaker, .. }) = classify::error(source, Stage::Connect, Phase::NotSent);
+        PoolError::Backend(DialError::Silent(_)) => timed_out(limit, on_expiry),
+        PoolError::Backend(refused) => {
+            let (error, breaker) = refused.into_error();
             NoConnection { error, breaker }
         }
         // All connections are in use: that says nothing about the server.
@@ -115,35 +179,5 @@ fn no_connection(error: PoolError, limit: Duration, on_expiry: CallResult) -> No
     }
 }
 
-impl Loan {
-    /// Gives the connection back for the next user. Only for a connection that is idle and in no transaction.
-    pub(crate) fn give_back(mut self) {
-        drop(self.0.take());
-    }
-
-    /// Gives it back or destroys it, as the verdict on an error says.
-    pub(crate) fn settle(self, verdict: Verdict) {
-        if verdict.class == ErrorClass::Heal {
-            self.statement_cache.clear();
-        }
-        if verdict.connection == Connection::Keep {
-            self.give_back();
-        }
-    }
-}
-
-impl Deref for Loan {
-    type Target = ClientWrapper;
-
-    fn deref(&self) -> &ClientWrapper {
-        self.0.as_ref().expect("a loan holds its connection until it is given back")
-    }
-}
-
-impl Drop for Loan {
-    fn drop(&mut self) {
-        if let Some(object) = self.0.take() {
-            drop(Object::take(object));
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -157,7 +157,7 @@ impl Replay {
     async fn settle_together(&self, entries: &[Entry]) -> Option<Together> {
         let sent_at = Instant::now();
         let time = AttemptTime::new(Deadline::after(sent_at, ATTEMPT_LIMIT), ATTEMPT_LIMIT);
-        let Connected { _permit, admission, loan } = self.db.connected(&time, true).await.ok()?;
+        let Connected { admission, loan } = self.db.connected(&time, true).await.ok()?;
         let commands: Vec<Command> = entries.iter().map(command).collect();
         let applier = self.db.0.commands.as_ref();
         let (together, result) = transaction::attempt_together(loan, applier, &commands, &time).await;

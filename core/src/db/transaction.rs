@@ -88,6 +88,7 @@ async fn run(
         Ok(applied) => {
             keys::keep_answer(&statements, &command.key, &applied).await?;
             *phase = Phase::CommitSent;
+            loan.begin_commit();
             statements.batch_execute(COMMIT).await?;
             Ok(Attempted::Committed(applied))
         }
@@ -141,6 +142,7 @@ pub(super) async fn attempt_together(
                 }
             }
         }
+        loan.begin_commit();
         statements.batch_execute(COMMIT).await?;
         Ok::<_, DriverError>(Together::Settled(ended))
     };

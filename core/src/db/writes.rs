@@ -92,7 +92,7 @@ impl Db {
     ) -> Result<Attempted, Failed> {
         let sent_at = Instant::now();
         let time = AttemptTime::new(deadline, limit);
-        let Connected { _permit, admission, loan } = self.connected(&time, replayed).await?;
+        let Connected { admission, loan } = self.connected(&time, replayed).await?;
         let commands = self.0.commands.as_ref();
         let attempted = transaction::attempt(loan, commands, command, replayed, &time).await;
         let result = attempted.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success);

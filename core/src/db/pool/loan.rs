@@ -1,0 +1,183 @@
+//! A session on loan, with the permit of the call it serves.
+
+use std::{
+    mem,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use deadpool_postgres::ClientWrapper;
+use tokio::time::Instant;
+
+use super::{Object, Shared};
+use crate::{
+    breaker::CallResult,
+    bulkhead::Permit,
+    db::{
+        classify::{Connection, Verdict},
+        session::{Identity, LastWords, Mark, Session},
+    },
+    error::ErrorClass,
+};
+
+/// A session on loan. Unless it is given back with [`Loan::give_back`] or [`Loan::settle`] it goes to the reaper: a
+/// dropped future can leave a statement running on it, and the next user must not get its answer.
+#[derive(Debug)]
+pub(crate) struct Loan {
+    object: Option<Object>,
+    shared: Arc<Shared>,
+    permit: Option<Permit>,
+    /// COMMIT is on its way: from here on nothing may be cancelled.
+    is_committing: AtomicBool,
+    began: Mark,
+}
+
+/// A session whose user went away, on its way to the reaper.
+#[derive(Debug)]
+pub(in crate::db) struct Abandoned {
+    object: Object,
+    shared: Arc<Shared>,
+    /// Free again when this is dropped.
+    _permit: Option<Permit>,
+    pub(in crate::db) is_committing: bool,
+}
+
+impl Loan {
+    pub(super) fn new(object: Object, shared: Arc<Shared>, permit: Option<Permit>) -> Self {
+        let began = object.ear().mark();
+        Self { object: Some(object), shared, permit, is_committing: AtomicBool::new(false), began }
+    }
+
+    /// Gives the session back for the next user. Only for a session that is idle and in no transaction.
+    pub(crate) fn give_back(mut self) {
+        if let Some(object) = self.object.take() {
+            returned(object, &self.shared);
+        }
+    }
+
+    /// Gives it back or destroys it, as the verdict on an error says.
+    pub(crate) fn settle(mut self, verdict: Verdict) {
+        if verdict.class == ErrorClass::Heal {
+            self.session().forget_statements();
+        }
+        if verdict.connection == Connection::Keep {
+            return self.give_back();
+        }
+        if verdict.breaker == CallResult::Failure {
+            self.shared.doubt();
+        }
+        if let Some(object) = self.object.take() {
+            destroy(object);
+        }
+    }
+
+    /// Leaves the session, with whatever runs on it, to the reaper. The same as dropping it.
+    #[expect(dead_code, reason = "says what a drop does, where a reader should see it")]
+    pub(crate) fn abandon(self) {}
+
+    /// COMMIT is about to be sent. From here on the session is never cancelled: a cancelled COMMIT may have happened.
+    pub(crate) fn begin_commit(&self) {
+        self.is_committing.store(true, Ordering::Release);
+    }
+
+    /// What the host said of itself when the session began.
+    #[expect(dead_code, reason = "hosts and the resolution of lost commits ask for it")]
+    pub(crate) fn identity(&self) -> &Identity {
+        self.session().identity()
+    }
+
+    /// Where the stream of sent bytes is now.
+    #[expect(dead_code, reason = "errors get their phase from it")]
+    pub(crate) fn mark(&self) -> Mark {
+        self.session().ear().mark()
+    }
+
+    /// Whether any byte went out since `mark`. Proof only for a session that has ended.
+    #[expect(dead_code, reason = "errors get their phase from it")]
+    pub(crate) fn sent_since(&self, mark: Mark) -> bool {
+        self.session().ear().sent_since(mark)
+    }
+
+    /// Whether any byte went out since the checkout. Proof only for a session that has ended.
+    #[expect(dead_code, reason = "errors get their phase from it")]
+    pub(crate) fn sent_anything(&self) -> bool {
+        self.session().ear().sent_since(self.began)
+    }
+
+    /// Proves that nothing was sent since `mark` and that nothing will be; the session is of no use after that.
+    #[expect(dead_code, reason = "errors get their phase from it")]
+    pub(crate) fn seal_unless_sent(&self, mark: Mark) -> bool {
+        self.session().ear().seal_unless_sent(mark)
+    }
+
+    /// What the server said last without being asked, or when it ended the session.
+    #[expect(dead_code, reason = "errors get their cause from it")]
+    pub(crate) fn last_words(&self) -> Option<LastWords> {
+        self.session().ear().last_words()
+    }
+
+    fn session(&self) -> &Session {
+        self.object.as_ref().expect("a loan holds its session until it is given back")
+    }
+}
+
+impl Deref for Loan {
+    type Target = ClientWrapper;
+
+    fn deref(&self) -> &ClientWrapper {
+        self.session()
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        let abandoned = Abandoned {
+            object,
+            shared: Arc::clone(&self.shared),
+            _permit: mem::take(&mut self.permit),
+            is_committing: self.is_committing.load(Ordering::Acquire),
+        };
+        if !self.shared.is_usable(abandoned.session()) || !self.shared.dialler.can_cancel() {
+            return abandoned.destroy();
+        }
+        if let Some(refused) = self.shared.reaper.take_over(abandoned) {
+            refused.destroy();
+        }
+    }
+}
+
+impl Abandoned {
+    pub(in crate::db) fn session(&self) -> &Session {
+        &self.object
+    }
+
+    pub(in crate::db) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// It was proven idle: back to the pool, and the permit is free.
+    pub(in crate::db) fn give_back(self) {
+        returned(self.object, &self.shared);
+    }
+
+    /// Ends the session; then the permit is free.
+    pub(in crate::db) fn destroy(self) {
+        destroy(self.object);
+    }
+}
+
+fn returned(mut object: Object, shared: &Shared) {
+    let now = Instant::now();
+    if !shared.is_usable(&object) || shared.should_close(&object, now) {
+        return destroy(object);
+    }
+    shared.vouch(&mut object, now);
+}
+
+fn destroy(object: Object) {
+    drop(Object::take(object));
+}

@@ -1,0 +1,120 @@
+//! What all sessions of a pool share, and the rules by which one is usable, in need of a check, or at its end.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::db::{
+    config::PoolConfig,
+    dial::{DialError, Dialler},
+    reaper::ReaperHandle,
+    session::{Life, Session},
+};
+
+/// Old sessions of a pool are closed no faster than one in this time: each is a dial later.
+const CLOSE_EVERY: Duration = Duration::from_millis(500);
+
+/// What belongs to the pool rather than to one session.
+#[derive(Debug)]
+pub(in crate::db) struct Shared {
+    pub(in crate::db) dialler: Dialler,
+    pub(in crate::db) reaper: ReaperHandle,
+    config: PoolConfig,
+    /// Confirmed losses of the host. Sessions of an older epoch are not used again.
+    pub(super) epoch: AtomicU64,
+    /// Sessions of this host that ended by surprise. Those that have not answered since are checked first.
+    doubts: AtomicU64,
+    /// The host was lost: nothing more is expected of its sessions.
+    pub(in crate::db) lost: Notify,
+    closed_at: Mutex<Option<Instant>>,
+}
+
+/// Makes and judges sessions on behalf of the pool.
+#[derive(Debug)]
+pub(in crate::db) struct Manager(pub(super) Arc<Shared>);
+
+impl Shared {
+    pub(super) fn new(dialler: Dialler, config: PoolConfig, reaper: ReaperHandle) -> Self {
+        Self {
+            dialler,
+            reaper,
+            config,
+            epoch: AtomicU64::new(0),
+            doubts: AtomicU64::new(0),
+            lost: Notify::new(),
+            closed_at: Mutex::new(None),
+        }
+    }
+
+    /// Whether it may be used at all.
+    pub(in crate::db) fn is_usable(&self, session: &Session) -> bool {
+        !session.is_closed() && session.epoch >= self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether it must answer before it is used: it lay idle for long, or another one ended by surprise since.
+    pub(super) fn needs_check(&self, session: &Session, now: Instant) -> bool {
+        session.doubts != self.doubts.load(Ordering::Acquire)
+            || now.saturating_duration_since(session.idle_since) >= self.config.check_after
+    }
+
+    /// A session ended by surprise: the others may have, too.
+    pub(super) fn doubt(&self) {
+        self.doubts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It has just answered.
+    pub(super) fn vouch(&self, session: &mut Session, now: Instant) {
+        session.idle_since = now;
+        session.doubts = self.doubts.load(Ordering::Acquire);
+    }
+
+    /// Whether the session should be closed now: it is old, or idle for long, and none was closed just before.
+    pub(in crate::db) fn should_close(&self, session: &Session, now: Instant) -> bool {
+        let idle = now.saturating_duration_since(session.idle_since);
+        if now < session.retire_at && idle < session.idle_max {
+            return false;
+        }
+        let mut closed_at = self.closed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if closed_at.is_some_and(|at| now.saturating_duration_since(at) < CLOSE_EVERY) {
+            return false;
+        }
+        *closed_at = Some(now);
+        true
+    }
+}
+
+impl Manager {
+    pub(in crate::db) fn shared(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl managed::Manager for Manager {
+    type Type = Session;
+    type Error = DialError;
+
+    async fn create(&self) -> Result<Session, DialError> {
+        // Read first: a loss that is confirmed while this dials is about this session too.
+        let epoch = self.0.epoch.load(Ordering::Acquire);
+        let doubts = self.0.doubts.load(Ordering::Acquire);
+        let dialled = self.0.dialler.dial_paced().await?;
+        let life = Life::drawn(&self.0.config, self.0.dialler.random());
+        Ok(dialled.into_session(epoch, doubts, Instant::now(), life))
+    }
+
+    /// Costs no round trip: liveness comes from what calls report; a check at each checkout would cost a third of the
+    /// throughput.
+    async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<DialError> {
+        if self.0.is_usable(session) {
+            return Ok(());
+        }
+        Err(RecycleError::message("the session ended, or its host was lost"))
+    }
+}
