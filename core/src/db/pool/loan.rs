@@ -74,53 +74,55 @@ impl Loan {
         }
     }
 
-    /// Leaves the session, with whatever runs on it, to the reaper. The same as dropping it.
-    #[expect(dead_code, reason = "says what a drop does, where a reader should see it")]
-    pub(crate) fn abandon(self) {}
-
     /// COMMIT is about to be sent. From here on the session is never cancelled: a cancelled COMMIT may have happened.
     pub(crate) fn begin_commit(&self) {
         self.is_committing.store(true, Ordering::Release);
     }
 
+    fn session(&self) -> &Session {
+        self.object.as_ref().expect("a loan holds its session until it is given back")
+    }
+}
+
+/// What hosts, error causes and the resolution of lost commits ask for.
+#[cfg_attr(not(test), expect(dead_code, reason = "goes when the last of them is called"))]
+impl Loan {
+    /// Leaves the session, with whatever runs on it, to the reaper. The same as dropping it.
+    pub(crate) fn abandon(self) {}
+
     /// What the host said of itself when the session began.
-    #[expect(dead_code, reason = "hosts and the resolution of lost commits ask for it")]
     pub(crate) fn identity(&self) -> &Identity {
         self.session().identity()
     }
 
     /// Where the stream of sent bytes is now.
-    #[expect(dead_code, reason = "errors get their phase from it")]
     pub(crate) fn mark(&self) -> Mark {
         self.session().ear().mark()
     }
 
     /// Whether any byte went out since `mark`. Proof only for a session that has ended.
-    #[expect(dead_code, reason = "errors get their phase from it")]
     pub(crate) fn sent_since(&self, mark: Mark) -> bool {
         self.session().ear().sent_since(mark)
     }
 
     /// Whether any byte went out since the checkout. Proof only for a session that has ended.
-    #[expect(dead_code, reason = "errors get their phase from it")]
     pub(crate) fn sent_anything(&self) -> bool {
         self.session().ear().sent_since(self.began)
     }
 
     /// Proves that nothing was sent since `mark` and that nothing will be; the session is of no use after that.
-    #[expect(dead_code, reason = "errors get their phase from it")]
     pub(crate) fn seal_unless_sent(&self, mark: Mark) -> bool {
         self.session().ear().seal_unless_sent(mark)
     }
 
     /// What the server said last without being asked, or when it ended the session.
-    #[expect(dead_code, reason = "errors get their cause from it")]
     pub(crate) fn last_words(&self) -> Option<LastWords> {
         self.session().ear().last_words()
     }
 
-    fn session(&self) -> &Session {
-        self.object.as_ref().expect("a loan holds its session until it is given back")
+    /// The server's process of this session; behind a pooler, a number of the pooler's.
+    pub(crate) fn process_id(&self) -> Option<i32> {
+        self.session().ear().process_id()
     }
 }
 
