@@ -287,6 +287,9 @@ impl DbConfig {
     /// How connections are to be secured, as the URL says: `sslmode` and `sslrootcert`.
     pub(super) fn tls(&self) -> Result<Tls, ConfigInvalid> {
         let (_, wanted) = self.split_url()?;
+        if self.pool.tls.is_set() {
+            return Ok(self.pool.tls.clone());
+        }
         Tls::wanted(&wanted).map_err(|problem| ConfigInvalid { field: "url", problem })
     }
 
@@ -311,9 +314,13 @@ mod tests {
 
     #[test]
     fn a_wrong_url_is_refused_without_showing_it() {
-        for url in
-            ["", "postgres://", "nonsense", "postgres://app:sesame@:port/x", "postgres://h/x?sslmode=require"]
-        {
+        for url in [
+            "",
+            "postgres://",
+            "nonsense",
+            "postgres://app:sesame@:port/x",
+            "postgres://h/x?sslmode=verify-full",
+        ] {
             let refusal = of_url(url).validate().unwrap_err();
             assert_eq!(refusal.field, "url", "{url}");
             assert!(!refusal.to_string().contains("sesame"), "{refusal}");

@@ -142,9 +142,11 @@ async fn the_words_of_a_dying_server_are_there_for_the_last_user() {
     let pool = pool(&fake, 2);
     let loan = lent(&pool).await;
     let mark = loan.mark();
-    assert!(!loan.sent_since(mark));
+    assert!(!loan.sent_since(mark) && !loan.sent_anything());
     let error = loan.simple_query("die").await.unwrap_err();
-    assert!(error.is_closed() && loan.sent_since(mark) && loan.last_words().is_none());
+    assert!(
+        error.is_closed() && loan.sent_since(mark) && loan.sent_anything() && loan.last_words().is_none()
+    );
     // Nothing can be sent on it any more, and the next statement provably was not.
     let mark = loan.mark();
     assert!(loan.simple_query("").await.is_err() && loan.seal_unless_sent(mark));

@@ -63,6 +63,7 @@ impl Scene {
             std::future::pending::<()>().await;
         };
         assert!(timeout(100 * MS, asking).await.is_err());
+        loan.abandon();
     }
 
     fn seen(&self) -> (usize, usize, (usize, usize), usize) {
