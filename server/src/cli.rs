@@ -69,6 +69,8 @@ enum Command {
 /// trusted.
 #[must_use]
 pub fn run() -> ExitCode {
+    // The library takes the process's provider of cryptography; one that is there already is as good.
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     let code = match Cli::try_parse() {
         Ok(cli) => execute(cli, std::env::vars_os()),
         Err(error) => {

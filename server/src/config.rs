@@ -203,9 +203,9 @@ mod tests {
     }
 
     #[test]
-    fn required_tls_is_refused_rather_than_ignored() {
-        let message = validate(&with_url("postgresql://u@h/d?sslmode=require")).unwrap_err();
-        assert!(message.contains("TLS"), "{message}");
+    fn tls_that_cannot_be_had_is_refused_rather_than_ignored() {
+        let message = validate(&with_url("postgresql://u@h/d?sslmode=verify-full")).unwrap_err();
+        assert!(message.contains("sslrootcert"), "{message}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Until it is done with a session, the permit of its user stays taken: the server is still busy with it.
 
 use std::{
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -30,6 +31,9 @@ const QUEUE: usize = 256;
 const LIMIT: Duration = Duration::from_secs(2);
 /// Looks at idle sessions this often.
 const TEND_EVERY: Duration = Duration::from_secs(1);
+/// Before the first cancel request, and between it and the next.
+const PATIENCE: Duration = Duration::from_millis(10);
+const CANCEL_AGAIN: Duration = Duration::from_millis(250);
 /// Questions to one session: a cancel request that came late may spoil one of them.
 const QUESTIONS_MAX: usize = 3;
 
@@ -150,12 +154,8 @@ async fn settle(abandoned: Abandoned) {
 /// Ends what runs on the session and asks until the server says that it is idle; `false` where it does not.
 async fn prove_idle(abandoned: &Abandoned) -> bool {
     let session = abandoned.session();
-    // COMMIT is never cancelled: interrupted while it waits for a standby, it has happened all the same.
-    if session.ear().is_busy() && !abandoned.is_committing {
-        abandoned.shared().dialler.cancel(session.ear()).await;
-    }
     for _ in 0..QUESTIONS_MAX {
-        match ask(session).await {
+        match answered(abandoned, pin!(ask(session))).await {
             Ok(()) if session.ear().is_idle() => return true,
             Ok(()) => {}
             // The cancel request came late and met the question instead.
@@ -164,6 +164,22 @@ async fn prove_idle(abandoned: &Abandoned) -> bool {
         }
     }
     false
+}
+
+/// Waits for the answer to the question, and cancels what stands before it. What is over by itself in a moment is not
+/// worth a cancel request; what was still on its way to the server when its user left is met by the next one.
+async fn answered<T>(abandoned: &Abandoned, mut asking: Pin<&mut impl Future<Output = T>>) -> T {
+    let mut patience = PATIENCE;
+    loop {
+        if let Ok(answer) = timeout(patience, asking.as_mut()).await {
+            return answer;
+        }
+        // COMMIT is never cancelled: interrupted while it waits for a standby, it has happened all the same.
+        if !abandoned.is_committing {
+            abandoned.shared().dialler.cancel(abandoned.session().ear()).await;
+        }
+        patience = CANCEL_AGAIN;
+    }
 }
 
 /// The driver answers in order, so the answer comes after everything that the last user had asked.

@@ -105,5 +105,6 @@ impl PartialEq for Tls {
 
 impl Eq for Tls {}
 
-#[cfg(all(test, feature = "tls"))]
+#[cfg(feature = "tls")]
+#[cfg(test)]
 mod tests;

@@ -79,7 +79,7 @@ impl Loan {
         self.is_committing.store(true, Ordering::Release);
     }
 
-    fn session(&self) -> &Session {
+    pub(super) fn session(&self) -> &Session {
         self.object.as_ref().expect("a loan holds its session until it is given back")
     }
 }

@@ -84,6 +84,35 @@ async fn an_abandoned_statement_is_cancelled_and_its_session_used_again() {
     assert_eq!(scene.fake.connects.load(SeqCst), 2);
 }
 
+/// The reaper looked, saw nothing under way, and sent no cancel request; the statement was still in the driver's queue, and
+/// ran to its end while the permit stayed taken.
+#[tokio::test(start_paused = true)]
+async fn a_statement_that_was_still_on_its_way_is_cancelled_too() {
+    let scene = Scene::new(PoolConfig::default());
+    let loan = scene.lent().await;
+    {
+        let mut asking = std::pin::pin!(loan.simple_query("hang"));
+        // Polled once, it is handed to the driver, whose turn has not come.
+        tokio::select! {
+            biased;
+            _ = &mut asking => unreachable!("nobody answers"),
+            () = std::future::ready(()) => {}
+        }
+    }
+    assert!(!loan.sent_anything());
+    drop(loan);
+    sleep(50 * MS).await;
+    assert_eq!(scene.seen(), (2, 1, (1, 1), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_over_in_a_moment_is_not_cancelled() {
+    let scene = Scene::new(PoolConfig::default());
+    drop(scene.lent().await);
+    sleep(50 * MS).await;
+    assert_eq!(scene.seen(), (1, 0, (1, 1), 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_abandoned_transaction_is_rolled_back() {
     for questions in [&["BEGIN"][..], &["BEGIN", "hang"]] {

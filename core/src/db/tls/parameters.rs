@@ -31,6 +31,11 @@ pub(in crate::db) fn without_tls_parameters(text: &str) -> Result<(String, Wante
     let is_url = ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme));
     let mut wanted = Wanted::default();
     let rest = if is_url { of_url(text, &mut wanted)? } else { of_pairs(text, &mut wanted)? };
+    if wanted.mode >= TlsMode::VerifyCa && wanted.roots.is_none() {
+        return Err(
+            "asks for a proof of who the server is: name the authorities to trust by sslrootcert".to_owned()
+        );
+    }
     Ok((rest, wanted))
 }
 
@@ -175,7 +180,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_granted_is_refused() {
-        for parameter in ["sslmode=allow", "sslmode=VERIFY-FULL", "sslcert=x", "sslkey=x"] {
+        for parameter in
+            ["sslmode=allow", "sslmode=verify-full", "sslmode=verify-ca", "sslcert=x", "sslkey=x"]
+        {
             assert!(without_tls_parameters(&format!("postgres://a/b?{parameter}")).is_err(), "{parameter}");
             assert!(without_tls_parameters(&format!("host=a {parameter}")).is_err(), "{parameter}");
         }
