@@ -65,7 +65,9 @@ impl Tls {
 
     /// The same, but no connection without TLS.
     pub(super) fn demanded(&self) -> Self {
-        Self { is_demanded: true, ..self.clone() }
+        let mut demanded = self.clone();
+        demanded.is_demanded = true;
+        demanded
     }
 
     /// Secures `stream` to the host called `name`; answers the digest of its certificate too. `is_direct` begins with TLS
