@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::{
-    bulkhead::{Bulkhead, BulkheadConfig},
+    bulkhead::{Bulkhead, BulkheadConfig, Priority},
     db::{
         connector::Connecting,
         reaper::Reaper,
@@ -158,8 +158,10 @@ async fn a_dropped_checkout_leaves_nothing_behind() {
     for polls in 0..60 {
         let fake = Arc::new(Fake::default());
         let pool = pool(&fake, 1);
-        let bulkhead = Bulkhead::new(BulkheadConfig { permits: 1, ..BulkheadConfig::default() });
-        let permit = bulkhead.acquire(Deadline::after(Instant::now(), Duration::from_secs(1))).await.unwrap();
+        let now = Instant::now();
+        let bulkhead = Bulkhead::new(BulkheadConfig { permits: 1, ..BulkheadConfig::default() }, now);
+        let deadline = Deadline::after(now, Duration::from_secs(1));
+        let permit = bulkhead.acquire(Priority::Interactive, deadline, now).await.unwrap().into_owned();
         let time = within(Duration::from_secs(1));
         {
             let mut checkout = Box::pin(pool.checkout_with(&time, Some(permit)));

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::{
-    bulkhead::{Bulkhead, BulkheadConfig},
+    bulkhead::{Bulkhead, BulkheadConfig, Priority},
     db::{
         config::{PoolConfig, Pooler},
         connector::Connecting,
@@ -38,14 +38,20 @@ impl Scene {
         let pool = Pool::new(target, &config, 2, &reaping);
         let (drain, draining) = Drain::new();
         tokio::spawn(reaper.run(draining));
-        let bulkhead = Arc::new(Bulkhead::new(BulkheadConfig { permits: 2, ..BulkheadConfig::default() }));
+        let bulkhead =
+            Bulkhead::new(BulkheadConfig { permits: 2, ..BulkheadConfig::default() }, Instant::now());
         Self { fake, pool, bulkhead, drain }
     }
 
     async fn lent(&self) -> Loan {
         tokio::task::yield_now().await;
         let deadline = Deadline::after(Instant::now(), Duration::from_secs(2));
-        let permit = self.bulkhead.acquire(deadline).await.unwrap();
+        let permit = self
+            .bulkhead
+            .acquire(Priority::Interactive, deadline, Instant::now())
+            .await
+            .unwrap()
+            .into_owned();
         let time = AttemptTime::new(deadline, Duration::from_secs(1));
         self.pool.checkout_with(&time, Some(permit)).await.unwrap()
     }
