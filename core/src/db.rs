@@ -6,6 +6,7 @@
 //!
 //! Nothing here spawns: [`Db::new`] returns the [`Background`] parts for `main` to run.
 
+mod begin;
 mod classify;
 mod command;
 mod config;
@@ -14,15 +15,18 @@ mod dial;
 mod gate;
 mod guards;
 mod keys;
+mod outcome;
 mod pool;
 mod probe;
 mod query;
 mod reads;
 mod reaper;
 mod replay;
+mod resolve;
 mod session;
 mod state;
 mod tls;
+mod transact;
 mod transaction;
 mod writes;
 
@@ -38,6 +42,7 @@ use tokio::{sync::watch, time::Instant};
 pub use futures_util::future::BoxFuture;
 
 pub use self::{
+    begin::Isolation,
     command::{
         Applied, ApplyError, Command, Commands, Refusal, Settled, WriteError, WriteState, WriteStatus,
         Written,
@@ -45,14 +50,15 @@ pub use self::{
     config::{ConfigInvalid, DbConfig, PoolConfig, Pooler, ProbeConfig, ReadConfig, WriteConfig},
     connector::{BoxStream, ByteStream, Connecting, Connector, HostAddress},
     keys::{SCHEMA_SQL, to_microseconds},
+    outcome::{Outcome, Unresolved},
     probe::Prober,
     query::{Query, Read, Statements},
     reaper::Reaper,
     replay::Replay,
-    session::{LastWords, WordsSeverity},
     tls::Tls,
+    transact::TransactionOptions,
 };
-use self::{gate::Gate, pool::Pool};
+use self::{begin::Marking, gate::Gate, pool::Pool};
 use crate::{
     breaker::Breaker,
     budget::RetryBudget,
@@ -100,6 +106,7 @@ struct Shared {
     schema: watch::Sender<SchemaPart>,
     random: Mutex<fastrand::Rng>,
     replayed: AtomicU64,
+    marking: Marking,
 }
 
 impl Db {
@@ -131,6 +138,7 @@ impl Db {
             schema: watch::Sender::new(SchemaPart::Unknown),
             random: Mutex::new(fastrand::Rng::new()),
             replayed: AtomicU64::new(0),
+            marking: Marking::default(),
             config,
         };
         let db = Self(Arc::new(shared));
@@ -152,7 +160,7 @@ impl Db {
         let key = query.cache_key();
         if *self.0.schema.borrow() == SchemaPart::Mismatch {
             let retry_after = self.retry_after(started);
-            return Err(Error::Rejected { reason: RejectReason::SchemaUnusable, retry_after });
+            return Err(Error::rejected(RejectReason::SchemaUnusable, retry_after));
         }
         match self.read_fresh(query, &key, deadline).await {
             Ok(value) => {

@@ -266,12 +266,13 @@ mod tests {
             phase: Phase::InTransaction,
             class,
             code: Some("42P01".to_owned()),
+            cause: None,
             source: "relation canary does not exist".into(),
         }
     }
 
     fn rejected(reason: RejectReason) -> Error {
-        Error::Rejected { reason, retry_after: Duration::from_secs(7) }
+        Error::rejected(reason, Duration::from_secs(7))
     }
 
     #[test]

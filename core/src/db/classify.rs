@@ -7,16 +7,27 @@ use tokio_postgres::error::{DbError, Severity};
 
 use crate::{
     breaker::CallResult,
-    error::{Error, ErrorClass, Phase, Stage},
+    error::{Error, ErrorClass, LastWords, Phase, Stage},
 };
 
-/// What an error means for the call, the breaker and the connection.
+/// What an error means for the call, the circuits and the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) class: ErrorClass,
-    /// What the breaker counts. A statement error is contact with a living server.
+    /// What a circuit counts. A statement error is contact with a living server.
     pub(crate) breaker: CallResult,
+    /// What the circuit of reads counts instead, where the error says different things about reads and writes.
+    pub(crate) reads: Option<CallResult>,
     pub(crate) connection: Connection,
+    pub(crate) hint: TripHint,
+}
+
+/// The circuit that is told of a result: reads and writes fail apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "one circuit serves reads and writes so far"))]
+pub(crate) enum Circuit {
+    Reads,
+    Writes,
 }
 
 /// What becomes of the connection.
@@ -26,21 +37,59 @@ pub(crate) enum Connection {
     Destroy,
 }
 
-/// Judges an error of the driver that came in `phase`.
-pub(crate) fn classify(error: &tokio_postgres::Error, phase: Phase) -> Verdict {
-    match error.as_db_error() {
-        Some(spoken) if is_outdated_plan(spoken) => {
-            Verdict { class: ErrorClass::Heal, breaker: CallResult::Success, connection: Connection::Keep }
+/// What an error says beyond "failed": how long it will last, and who has to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TripHint {
+    Nothing,
+    /// It is starting up or shutting down: probe faster.
+    Starting,
+    /// It refuses our credentials: waiting does not help, a person does.
+    Authentication,
+    /// No such database: waiting does not help, a person does.
+    Configuration,
+    /// The disk is full: no writes, and a person must look.
+    DiskFull,
+    /// The data are damaged: no writes, and a person must look.
+    Damaged,
+}
+
+/// What is known about an error beyond the error itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Hearing<'a> {
+    /// PgBouncer stands in between and speaks with SQLSTATE 08P01 for its own troubles.
+    pub(crate) behind_pooler: bool,
+    /// No byte of the request was handed to the socket.
+    pub(crate) unsent: bool,
+    /// What the connection heard last.
+    pub(crate) cause: Option<&'a LastWords>,
+}
+
+impl Verdict {
+    /// What this circuit counts.
+    #[cfg_attr(not(test), expect(dead_code, reason = "one circuit serves reads and writes so far"))]
+    pub(crate) fn breaker_for(&self, circuit: Circuit) -> CallResult {
+        match circuit {
+            Circuit::Reads => self.reads.unwrap_or(self.breaker),
+            // A host that takes no writes is as good as gone for them.
+            Circuit::Writes if self.class == ErrorClass::Failover => CallResult::Failure,
+            Circuit::Writes => self.breaker,
         }
-        Some(spoken) => by_code(spoken.code().code(), is_fatal(spoken), phase),
+    }
+}
+
+/// Judges an error of the driver that came in `phase`, with what the connection heard.
+pub(crate) fn judge(error: &tokio_postgres::Error, phase: Phase, hearing: Hearing<'_>) -> Verdict {
+    match error.as_db_error() {
+        Some(spoken) if is_outdated_plan(spoken) => by_code("26000", is_fatal(spoken), phase, false),
+        Some(spoken) => by_code(spoken.code().code(), is_fatal(spoken), phase, hearing.behind_pooler),
         // No SQLSTATE and no broken connection: an answer of another type or shape than the program expects. The server
         // is well; the connection goes all the same, because the driver may have stopped in the middle of the answer.
         None if phase != Phase::NotSent && !is_broken(error) => {
             let class = if phase == Phase::CommitSent { ErrorClass::Unknown } else { ErrorClass::Permanent };
-            Verdict { class, breaker: CallResult::Success, connection: Connection::Destroy }
+            is(class, CallResult::Success, Connection::Destroy)
         }
         // Refused, unreachable, name not found, handshake failed, or the connection broke.
-        None => broken(phase),
+        None => ended_silently(if hearing.unsent { Phase::NotSent } else { phase }, hearing),
     }
 }
 
@@ -51,9 +100,23 @@ fn is_broken(error: &tokio_postgres::Error) -> bool {
 
 /// The error for the caller.
 pub(crate) fn error(source: tokio_postgres::Error, stage: Stage, phase: Phase) -> (Error, Verdict) {
-    let verdict = classify(&source, phase);
+    error_heard(source, stage, phase, Hearing::default())
+}
+
+/// As [`error`], with what the connection heard.
+pub(crate) fn error_heard(
+    source: tokio_postgres::Error,
+    stage: Stage,
+    phase: Phase,
+    hearing: Hearing<'_>,
+) -> (Error, Verdict) {
+    let verdict = judge(&source, phase, hearing);
     let code = source.code().map(|code| code.code().to_owned());
-    (Error::Database { stage, phase, class: verdict.class, code, source: Box::new(source) }, verdict)
+    // Where the server answered this very request, its answer is the cause.
+    let cause = if code.is_none() { hearing.cause.cloned() } else { None };
+    let unsent = hearing.unsent && code.is_none();
+    let phase = if unsent { Phase::NotSent } else { phase };
+    (Error::Database { stage, phase, class: verdict.class, code, cause, source: Box::new(source) }, verdict)
 }
 
 /// "cached plan must not change result type" shares its code with things that really are not supported; the name of
@@ -70,9 +133,26 @@ fn is_fatal(error: &DbError) -> bool {
     }
 }
 
+/// The driver knows only that the connection ended; what was heard before says why, and that decides more than the phase
+/// where it is about credentials, room, or an idle session that was ended on purpose.
+fn ended_silently(phase: Phase, hearing: Hearing<'_>) -> Verdict {
+    match hearing.cause {
+        Some(LastWords { code, severity, .. }) if severity.ends_session() => {
+            let said = by_code(code, true, phase, hearing.behind_pooler);
+            // Words that were heard before the request say nothing about what became of it.
+            Verdict { class: lost(phase), ..said }
+        }
+        _ => broken(phase),
+    }
+}
+
+fn is(class: ErrorClass, breaker: CallResult, connection: Connection) -> Verdict {
+    Verdict { class, breaker, reads: None, connection, hint: TripHint::Nothing }
+}
+
 /// A connection that broke, or never came to be.
 fn broken(phase: Phase) -> Verdict {
-    Verdict { class: lost(phase), breaker: CallResult::Failure, connection: Connection::Destroy }
+    is(lost(phase), CallResult::Failure, Connection::Destroy)
 }
 
 /// The class of a lost answer: only after COMMIT, or after a statement of its own, may there be an effect.
@@ -83,20 +163,40 @@ fn lost(phase: Phase) -> ErrorClass {
     }
 }
 
-fn by_code(code: &str, fatal: bool, phase: Phase) -> Verdict {
+fn by_code(code: &str, fatal: bool, phase: Phase, behind_pooler: bool) -> Verdict {
+    let verdict = Verdict { hint: hint(code), ..by_table(code, phase, behind_pooler) };
+    if fatal { ended(code, verdict, phase) } else { verdict }
+}
+
+fn hint(code: &str) -> TripHint {
+    match code {
+        "57P03" => TripHint::Starting,
+        "3D000" | "57P04" => TripHint::Configuration,
+        "53100" => TripHint::DiskFull,
+        "XX001" | "XX002" => TripHint::Damaged,
+        _ if code.starts_with("28") => TripHint::Authentication,
+        _ => TripHint::Nothing,
+    }
+}
+
+fn by_table(code: &str, phase: Phase, behind_pooler: bool) -> Verdict {
     use CallResult::{Failure, Neutral, Success};
     use Connection::{Destroy, Keep};
     use ErrorClass::{Contention, Failover, Heal, Overload, Permanent, Transient, Unknown};
-    let is = |class, breaker, connection| Verdict { class, breaker, connection };
-    let verdict = match code {
+    match code {
+        // These come while a session is made, or where there is none: nothing was done.
+        "08001" | "08003" | "08004" => is(Transient, Failure, Destroy),
         // The server says itself that it does not know.
         "08007" | "40003" => is(Unknown, Neutral, Destroy),
+        // PgBouncer says this for a crash of the server, a wait that was too long, and a login that failed.
+        "08P01" if behind_pooler => broken(phase),
         "08P01" => is(Permanent, Neutral, Destroy),
-        _ if code.starts_with("08") => is(lost(phase), Failure, Destroy),
+        _ if code.starts_with("08") => broken(phase),
         // A cached plan or a prepared statement is gone: works when prepared anew.
         "26000" => is(Heal, Success, Keep),
-        // One circuit serves reads and writes, and reads still work: the prober reports the read-only host instead.
-        "25006" => is(Failover, Neutral, Destroy),
+        // Reads still work there; writes do not, which `breaker_for` knows. Where one circuit serves both, the prober
+        // reports the read-only host instead.
+        "25006" => Verdict { reads: Some(Success), ..is(Failover, Neutral, Destroy) },
         "25P03" | "25P04" => is(Transient, Neutral, Destroy),
         _ if code.starts_with("28") => is(Permanent, Failure, Destroy),
         "3D000" | "57P04" => is(Permanent, Failure, Destroy),
@@ -105,27 +205,29 @@ fn by_code(code: &str, fatal: bool, phase: Phase) -> Verdict {
         _ if code.starts_with("53") => is(Overload, Neutral, Keep),
         // Our own statement_timeout, or an operator: rolled back, the session is fine.
         "57014" => is(Overload, Success, Keep),
-        "57P01" | "57P02" => is(lost(phase), Failure, Destroy),
+        "57P01" | "57P02" => broken(phase),
         "57P03" => is(Transient, Failure, Destroy),
         "57P05" => is(Transient, Neutral, Destroy),
         "XX001" | "XX002" => is(Permanent, Failure, Destroy),
-        _ if code.starts_with("58") || code.starts_with("F0") || code == "XX000" => {
-            is(lost(phase), Failure, Destroy)
-        }
+        // A proxy that has no more sessions to give says it this way while one is made.
+        "XX000" if phase == Phase::NotSent => is(Overload, Neutral, Destroy),
+        _ if code.starts_with("58") || code.starts_with("F0") || code == "XX000" => broken(phase),
         _ if known(code) => is(Permanent, Success, Keep),
         // Nobody knows what it means: a read may be tried again, a write is not.
         _ if phase == Phase::Sent => is(Transient, Neutral, Keep),
         _ => is(Permanent, Neutral, Keep),
-    };
-    if fatal { ended(code, verdict, phase) } else { verdict }
+    }
 }
 
 /// FATAL and PANIC end the session: nothing is kept, an answer to COMMIT was not given, and a code that means "never"
 /// for a statement says nothing about the next session, unless it is about credentials, the database, or its data.
 fn ended(code: &str, verdict: Verdict, phase: Phase) -> Verdict {
+    const STATED_TRANSIENT: [&str; 7] = ["08001", "08003", "08004", "25P03", "25P04", "57P03", "57P05"];
     let lasting = code.starts_with("28") || matches!(code, "3D000" | "57P04" | "XX001" | "XX002");
     let class = match (verdict.class, phase) {
         (_, Phase::CommitSent) => ErrorClass::Unknown,
+        // The session was over, or had not begun, when the request came.
+        (ErrorClass::Transient, _) if STATED_TRANSIENT.contains(&code) => ErrorClass::Transient,
         (ErrorClass::Permanent | ErrorClass::Transient, _) if !lasting => lost(phase),
         (class, _) => class,
     };
@@ -134,104 +236,12 @@ fn ended(code: &str, verdict: Verdict, phase: Phase) -> Verdict {
 
 /// Classes of the manual that a living server answers to a wrong statement.
 fn known(code: &str) -> bool {
-    const STATEMENT_CLASSES: [&str; 28] = [
-        "03", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "20", "21", "22", "23", "24", "25", "27", "2B", "2D",
-        "2F", "34", "38", "39", "3B", "3F", "40", "42", "44", "54", "55",
+    const STATEMENT_CLASSES: [&str; 32] = [
+        "00", "01", "02", "03", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "20", "21", "22", "23", "24", "25",
+        "27", "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "40", "42", "44", "54", "55",
     ];
     code.get(..2).is_some_and(|class| STATEMENT_CLASSES.contains(&class) || matches!(class, "HV" | "P0"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::ErrorClass::{Contention, Failover, Heal, Overload, Permanent, Transient, Unknown};
-
-    const PHASES: [Phase; 4] = [Phase::NotSent, Phase::Sent, Phase::InTransaction, Phase::CommitSent];
-
-    fn classes(code: &str) -> [ErrorClass; 4] {
-        PHASES.map(|phase| by_code(code, false, phase).class)
-    }
-
-    #[test]
-    fn the_phase_decides_what_a_broken_connection_means() {
-        let expected = [Transient, Unknown, Transient, Unknown];
-        assert_eq!(PHASES.map(|phase| broken(phase).class), expected);
-        for code in ["08006", "08000", "57P01", "57P02", "58030", "XX000"] {
-            assert_eq!(classes(code), expected, "{code}");
-        }
-    }
-
-    #[test]
-    fn some_codes_mean_the_same_in_every_phase() {
-        let table = [
-            ("08007", Unknown),
-            ("40003", Unknown),
-            ("26000", Heal),
-            ("23505", Permanent),
-            ("42P01", Permanent),
-            ("22001", Permanent),
-            ("28P01", Permanent),
-            ("3D000", Permanent),
-            ("XX001", Permanent),
-            ("25006", Failover),
-            ("40001", Contention),
-            ("40P01", Contention),
-            ("55P03", Contention),
-            ("53300", Overload),
-            ("53100", Overload),
-            ("57014", Overload),
-            ("57P03", Transient),
-            ("25P03", Transient),
-        ];
-        for (code, class) in table {
-            assert_eq!(classes(code), [class; 4], "{code}");
-        }
-    }
-
-    #[test]
-    fn statement_errors_are_contact_and_connection_errors_are_not() {
-        for code in ["23505", "42601", "40001", "57014", "22P02"] {
-            assert_eq!(by_code(code, false, Phase::InTransaction).breaker, CallResult::Success, "{code}");
-        }
-        for code in ["57P01", "57P03", "08006", "28P01", "3D000"] {
-            assert_eq!(by_code(code, false, Phase::InTransaction).breaker, CallResult::Failure, "{code}");
-        }
-        for code in ["53300", "53200", "ZZ999", "57P05", "25006"] {
-            assert_eq!(by_code(code, false, Phase::InTransaction).breaker, CallResult::Neutral, "{code}");
-        }
-    }
-
-    #[test]
-    fn what_nobody_knows_may_be_read_again_and_not_written_again() {
-        assert_eq!(classes("ZZ999"), [Permanent, Transient, Permanent, Permanent]);
-    }
-
-    /// PgBouncer ends sessions with FATAL 08P01 when it restarts: the statement was not wrong.
-    #[test]
-    fn a_session_that_was_ended_says_nothing_about_the_next_one() {
-        for code in ["08P01", "ZZ999", "42601"] {
-            let class = |phase| by_code(code, true, phase).class;
-            assert_eq!(PHASES.map(class), [Transient, Unknown, Transient, Unknown], "{code}");
-        }
-        for code in ["28P01", "3D000", "57P04", "XX001"] {
-            assert_eq!(by_code(code, true, Phase::InTransaction).class, Permanent, "{code}");
-        }
-    }
-
-    #[test]
-    fn a_fatal_answer_to_commit_is_no_answer() {
-        for code in ["57P01", "53100", "23505", "ZZ999"] {
-            let verdict = by_code(code, true, Phase::CommitSent);
-            assert_eq!((verdict.class, verdict.connection), (Unknown, Connection::Destroy), "{code}");
-        }
-        // An ERROR at COMMIT, a deferred constraint say, is a definite abort.
-        assert_eq!(by_code("23505", false, Phase::CommitSent).class, Permanent);
-    }
-
-    #[test]
-    fn codes_that_are_no_codes_do_no_harm() {
-        for code in ["", "Ü", "0", "08", "2"] {
-            let _ = by_code(code, false, Phase::Sent);
-        }
-    }
-}
+mod tests;

@@ -125,7 +125,10 @@ impl DialError {
     pub(super) fn into_error(self) -> (Error, CallResult) {
         let is = |class, breaker, source: Self| {
             let (stage, phase) = (Stage::Connect, Phase::NotSent);
-            (Error::Database { stage, phase, class, code: None, source: Box::new(source) }, breaker)
+            (
+                Error::Database { stage, phase, class, code: None, cause: None, source: Box::new(source) },
+                breaker,
+            )
         };
         match self {
             Self::Driver(source) => {

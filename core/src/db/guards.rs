@@ -103,7 +103,7 @@ impl Db {
         replayed: bool,
     ) -> Result<(Option<Permit>, Admission), Failed> {
         let rejected = |reason, retry_after| Failed {
-            error: Error::Rejected { reason, retry_after },
+            error: Error::rejected(reason, retry_after),
             breaker: CallResult::Neutral,
         };
         if deadline.remaining(Instant::now()) < WORTH_BEGINNING {

@@ -172,6 +172,7 @@ fn no_connection(error: PoolError<DialError>, limit: Duration, on_expiry: CallRe
                 phase: Phase::NotSent,
                 class: ErrorClass::Transient,
                 code: None,
+                cause: None,
                 source: "the pool is closed".into(),
             },
             breaker: CallResult::Neutral,

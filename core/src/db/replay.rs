@@ -15,7 +15,7 @@ use super::{
     classify::{self, Connection, Verdict},
     guards::{AttemptTime, Connected},
     keys,
-    transaction::{self, Attempted, Ended, Failed, Together},
+    transaction::{self, Attempted, Ended, Failed, Progress, Together},
 };
 use crate::{
     backoff::Backoff,
@@ -160,7 +160,8 @@ impl Replay {
         let Connected { admission, loan } = self.db.connected(&time, true).await.ok()?;
         let commands: Vec<Command> = entries.iter().map(command).collect();
         let applier = self.db.0.commands.as_ref();
-        let (together, result) = transaction::attempt_together(loan, applier, &commands, &time).await;
+        let (together, result) =
+            transaction::attempt_together(loan, applier, &commands, self.db.ground(&time)).await;
         admission.record(result, Instant::now());
         if let Together::Settled(ended) = &together {
             for (command, Ended { settled, before }) in commands.iter().zip(ended) {
@@ -180,7 +181,9 @@ impl Replay {
     async fn settle(&self, entry: &Entry) -> Result<(), NotYet> {
         let command = command(entry);
         let deadline = Deadline::after(Instant::now(), ATTEMPT_LIMIT);
-        let outcome = match self.db.write_attempt(&command, true, deadline, ATTEMPT_LIMIT).await {
+        let mut progress = Progress::after(None);
+        let limits = (deadline, ATTEMPT_LIMIT);
+        let outcome = match self.db.write_attempt(&command, true, limits, &mut progress).await {
             Ok(Attempted::Committed(super::Applied::Done(_))) => "applied",
             Ok(Attempted::Committed(super::Applied::Superseded(_))) => "superseded",
             Ok(Attempted::Known(known)) if known.is_same_request(&command) => "known",

@@ -15,7 +15,6 @@ use tokio::{task::JoinHandle, time::Instant};
 use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
 
 pub(crate) use self::ear::{Ear, Mark};
-pub use self::ear::{LastWords, WordsSeverity};
 pub(super) use self::heard::{Heard, Settled};
 use super::{
     config::{PoolConfig, Pooler},

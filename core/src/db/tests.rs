@@ -172,7 +172,7 @@ async fn the_breaker_opens_and_then_calls_are_refused_at_once_with_a_time_to_com
         // Nobody dials between two steps of the pool's backoff, and a call that did not dial says nothing.
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
-    let Err(Error::Rejected { reason, retry_after }) = outage.db.read(&Answer, soon()).await else {
+    let Err(Error::Rejected { reason, retry_after, .. }) = outage.db.read(&Answer, soon()).await else {
         panic!("the breaker should be open")
     };
     assert_eq!(reason, RejectReason::BreakerOpen);

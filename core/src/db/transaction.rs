@@ -4,16 +4,19 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Error as DriverError;
 
 use super::{
+    begin::{self, Kind, Limits, Mark, Marking},
     classify::{self, Connection, Verdict},
     command::{Applied, ApplyError, Command, Commands, Refusal, Settled},
+    config::PoolConfig,
     guards::AttemptTime,
     keys::{self, Known},
     pool::Loan,
     query::Statements,
+    resolve,
 };
 use crate::{
     breaker::CallResult,
@@ -42,6 +45,37 @@ pub(super) struct Failed {
     pub(super) breaker: CallResult,
 }
 
+/// How far an attempt came, kept outside of it because a cut can come at any moment.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) phase: Phase,
+    /// Its transaction, as soon as the server has named it.
+    pub(super) mark: Option<Mark>,
+    /// An earlier attempt that may still run and hold the key: ended first.
+    ghost: Option<Mark>,
+}
+
+impl Progress {
+    pub(super) fn after(ghost: Option<Mark>) -> Self {
+        Self { phase: Phase::InTransaction, mark: None, ghost }
+    }
+}
+
+/// What every transaction needs to begin.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ground<'a> {
+    pub(super) time: &'a AttemptTime,
+    pub(super) config: &'a PoolConfig,
+    pub(super) marking: &'a Marking,
+}
+
+impl Ground<'_> {
+    async fn begin(&self, loan: &Loan, kind: Kind) -> Result<Option<Mark>, DriverError> {
+        let limits = Limits::within(self.time.deadline.remaining(Instant::now()), self.config);
+        begin::begin(loan, kind, limits, self.marking).await
+    }
+}
+
 /// Runs the attempt on a connection of its own until `deadline`; settles what becomes of the connection.
 ///
 /// # Cancel safety
@@ -51,21 +85,24 @@ pub(super) async fn attempt(
     commands: &dyn Commands,
     command: &Command,
     replayed: bool,
-    time: &AttemptTime,
+    ground: Ground<'_>,
+    progress: &mut Progress,
 ) -> Result<Attempted, Failed> {
-    let mut phase = Phase::InTransaction;
-    let steps = run(&loan, commands, command, replayed, &mut phase);
-    match timeout_at(time.deadline.instant(), steps).await {
+    let steps = run(&loan, commands, command, replayed, ground, progress);
+    match timeout_at(ground.time.deadline.instant(), steps).await {
         Ok(Ok(attempted)) => {
             loan.give_back();
             Ok(attempted)
         }
-        Ok(Err(source)) => Err(failed(loan, source, phase).await),
-        Err(_) => {
-            let error = Error::Timeout { stage: stage(phase), phase, limit: time.limit };
-            Err(Failed { error, breaker: time.on_expiry() })
-        }
+        Ok(Err(source)) => Err(failed(loan, source, progress.phase, ground.time).await),
+        Err(_) => Err(expired(progress.phase, ground.time)),
     }
+}
+
+/// No answer in time.
+fn expired(phase: Phase, time: &AttemptTime) -> Failed {
+    let error = Error::Timeout { stage: stage(phase), phase, limit: time.limit };
+    Failed { error, breaker: time.on_expiry() }
 }
 
 async fn run(
@@ -73,10 +110,14 @@ async fn run(
     commands: &dyn Commands,
     command: &Command,
     replayed: bool,
-    phase: &mut Phase,
+    ground: Ground<'_>,
+    progress: &mut Progress,
 ) -> Result<Attempted, DriverError> {
     let statements = Statements(loan);
-    statements.batch_execute("BEGIN").await?;
+    if let Some(ghost) = progress.ghost.take() {
+        resolve::end(&statements, &ghost).await?;
+    }
+    progress.mark = ground.begin(loan, Kind::default()).await?;
     if !keys::claim(&statements, command).await? {
         let known = keys::look_up(&statements, &command.key).await?;
         statements.batch_execute("ROLLBACK").await?;
@@ -87,7 +128,7 @@ async fn run(
     match commands.apply(&statements, command, replayed).await {
         Ok(applied) => {
             keys::keep_answer(&statements, &command.key, &applied).await?;
-            *phase = Phase::CommitSent;
+            progress.phase = Phase::CommitSent;
             loan.begin_commit();
             statements.batch_execute(COMMIT).await?;
             Ok(Attempted::Committed(applied))
@@ -97,6 +138,56 @@ async fn run(
             Ok(Attempted::Refused(refusal))
         }
         Err(ApplyError::Database(error)) => Err(error),
+    }
+}
+
+/// How a transaction of the service's own ended that the database answered.
+#[derive(Debug)]
+pub(super) enum Worked {
+    Committed,
+    /// The service said no; rolled back.
+    GivenUp(Refusal),
+}
+
+/// One attempt at a transaction of the service's own. What the work answers is kept outside, because the attempt can
+/// end without knowing whether it counts.
+///
+/// # Cancel safety
+/// As [`attempt`].
+pub(super) async fn work_attempt<T, W>(
+    loan: Loan,
+    kind: Kind,
+    ground: Ground<'_>,
+    (progress, value): (&mut Progress, &mut Option<T>),
+    work: &W,
+) -> Result<Worked, Failed>
+where
+    W: AsyncFn(&Statements<'_>) -> Result<T, ApplyError>,
+{
+    let steps = async {
+        let statements = Statements(&loan);
+        progress.mark = ground.begin(&loan, kind).await?;
+        match work(&statements).await {
+            Ok(answer) => *value = Some(answer),
+            Err(ApplyError::Refused(refusal)) => {
+                statements.batch_execute("ROLLBACK").await?;
+                return Ok(Worked::GivenUp(refusal));
+            }
+            Err(ApplyError::Database(error)) => return Err(error),
+        }
+        progress.phase = Phase::CommitSent;
+        loan.begin_commit();
+        statements.batch_execute(COMMIT).await?;
+        Ok::<_, DriverError>(Worked::Committed)
+    };
+    let ended = timeout_at(ground.time.deadline.instant(), steps).await;
+    match ended {
+        Ok(Ok(worked)) => {
+            loan.give_back();
+            Ok(worked)
+        }
+        Ok(Err(source)) => Err(failed(loan, source, progress.phase, ground.time).await),
+        Err(_) => Err(expired(progress.phase, ground.time)),
     }
 }
 
@@ -127,11 +218,11 @@ pub(super) async fn attempt_together(
     loan: Loan,
     commands: &dyn Commands,
     together: &[Command],
-    time: &AttemptTime,
+    ground: Ground<'_>,
 ) -> (Together, CallResult) {
     let steps = async {
         let statements = Statements(&loan);
-        statements.batch_execute("BEGIN").await?;
+        ground.begin(&loan, Kind::default()).await?;
         let mut ended = Vec::with_capacity(together.len());
         for command in together {
             match settle_one(&statements, commands, command).await? {
@@ -146,14 +237,14 @@ pub(super) async fn attempt_together(
         statements.batch_execute(COMMIT).await?;
         Ok::<_, DriverError>(Together::Settled(ended))
     };
-    match timeout_at(time.deadline.instant(), steps).await {
+    match timeout_at(ground.time.deadline.instant(), steps).await {
         Ok(Ok(together)) => {
             loan.give_back();
             (together, CallResult::Success)
         }
         // Whether it was COMMIT or not makes no difference here: the keys tell when it is done again one by one.
         Ok(Err(source)) => {
-            let failed = failed(loan, source, Phase::InTransaction).await;
+            let failed = failed(loan, source, Phase::InTransaction, ground.time).await;
             (Together::OneByOne, failed.breaker)
         }
         Err(_) => (Together::TooSlow, CallResult::Neutral),
@@ -182,10 +273,14 @@ async fn settle_one(
 }
 
 /// Judges the error, and rolls back where the session goes on living.
-async fn failed(loan: Loan, source: DriverError, phase: Phase) -> Failed {
+async fn failed(loan: Loan, source: DriverError, phase: Phase, time: &AttemptTime) -> Failed {
     /// The server has answered already, so this is quick; where it is not, the connection is destroyed.
     const ROLLBACK_LIMIT: Duration = Duration::from_millis(500);
 
+    /// The limit that was pushed to the server, or an operator.
+    const CANCELLED: &str = "57014";
+
+    let is_own_limit = begin::is_own_limit(time, Instant::now());
     let (error, mut verdict) = classify::error(source, stage(phase), phase);
     if verdict.connection == Connection::Keep {
         let rolled_back = tokio::time::timeout(ROLLBACK_LIMIT, loan.batch_execute("ROLLBACK")).await;
@@ -194,6 +289,10 @@ async fn failed(loan: Loan, source: DriverError, phase: Phase) -> Failed {
         }
     }
     loan.settle(verdict);
+    if error.code() == Some(CANCELLED) && phase != Phase::CommitSent && is_own_limit {
+        let error = Error::Timeout { stage: stage(phase), phase, limit: time.limit };
+        return Failed { error, breaker: verdict.breaker };
+    }
     Failed { error, breaker: verdict.breaker }
 }
 

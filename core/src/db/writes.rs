@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    Command, Db, Settled, WriteError, Written,
+    Applied, Command, Db, Settled, WriteError, Written,
+    begin::Mark,
     gate::Direct,
     guards::{AttemptTime, Connected, WORTH_BEGINNING},
-    transaction::{self, Attempted, Failed},
+    resolve::Resolution,
+    transaction::{self, Attempted, Failed, Ground, Progress},
 };
 use crate::{
+    backoff::{Backoff, Jitter},
     breaker::CallResult,
     deadline::Deadline,
     error::{Error, ErrorClass, Phase, RejectReason},
@@ -21,6 +24,22 @@ use crate::{
 /// Kept of a write's deadline for the journal: without it a database that hangs would use up all the time, and a write
 /// that could have been accepted would end with nobody knowing.
 const JOURNAL_RESERVE: Duration = Duration::from_millis(250);
+
+/// A lost race is run again after 5 to 50 ms, drawn from the whole of it.
+const CONTENTION_BACKOFF: Backoff =
+    Backoff { base: Duration::from_millis(5), cap: Duration::from_millis(50), jitter: Jitter::Full };
+/// Attempts at the most where each lost a race, the first included.
+pub(super) const CONTENTION_ATTEMPTS: u32 = 5;
+
+/// What was found out about a write whose COMMIT was not answered.
+enum Found {
+    Ended(Attempted),
+    /// It had no effect and will have none.
+    Nothing,
+    /// Nobody can tell, but beside another one under the same key it will have none.
+    NoTrace,
+    NotInTime,
+}
 
 impl Db {
     /// The decision between direct and journaled.
@@ -36,10 +55,7 @@ impl Db {
         }
         if *self.0.schema.borrow() == SchemaPart::Mismatch {
             let retry_after = self.retry_after(Instant::now());
-            return Err(WriteError::Rejected(Error::Rejected {
-                reason: RejectReason::SchemaUnusable,
-                retry_after,
-            }));
+            return Err(WriteError::Rejected(Error::rejected(RejectReason::SchemaUnusable, retry_after)));
         }
         // No overtaking: while accepted writes wait, or are on their way to waiting, new ones queue up behind them.
         let Some(direct) = self.0.gate.direct().filter(|_| !self.must_journal()) else {
@@ -67,19 +83,73 @@ impl Db {
         let deadline = deadline.keeping(Instant::now(), JOURNAL_RESERVE);
         let (limit, attempts) = (self.0.config.write.attempt, self.0.config.write.attempts);
         let mut attempt = 1;
+        // A lost COMMIT that left no trace may still happen, so no later failure may be told as "no effect".
+        let (mut ghost, mut doubt) = (None, None);
         loop {
-            match self.write_attempt(command, false, deadline, limit).await {
+            let mut progress = Progress::after(ghost.take());
+            let failed = match self.write_attempt(command, false, (deadline, limit), &mut progress).await {
                 Ok(attempted) => return Ok(attempted),
-                Err(failed) => {
-                    // One that is being journaled waits for this one to end.
-                    let worth_it = failed.may_retry() && attempt < attempts && !self.0.gate.is_diverting();
-                    if !worth_it || !self.pause_before_retry(attempt, deadline).await {
-                        return Err(failed.error);
-                    }
+                Err(failed) => failed,
+            };
+            let (mut may_retry, mut in_doubt) = (failed.may_retry(), false);
+            if is_lost_commit(&failed.error) {
+                match self.found_out(command, progress.mark.as_ref(), deadline).await {
+                    Found::Ended(attempted) => return Ok(attempted),
+                    Found::Nothing => may_retry = true,
+                    Found::NoTrace => (may_retry, in_doubt) = (true, true),
+                    Found::NotInTime => return Err(failed.error),
                 }
+            } else if failed.error.code().is_none() {
+                // Nobody told its end: what it left behind may still run, and hold the key.
+                ghost = progress.mark;
+            }
+            // One that is being journaled waits for this one to end.
+            let most =
+                if is_contention(&failed.error) { attempts.max(CONTENTION_ATTEMPTS) } else { attempts };
+            let worth_it = may_retry && attempt < most && !self.0.gate.is_diverting();
+            if !worth_it || !self.pause_after(&failed.error, attempt, deadline).await {
+                return Err(doubt.unwrap_or(failed.error));
+            }
+            if in_doubt {
+                doubt = Some(failed.error);
             }
             attempt += 1;
         }
+    }
+
+    /// What became of a write whose COMMIT was not answered.
+    async fn found_out(&self, command: &Command, mark: Option<&Mark>, deadline: Deadline) -> Found {
+        let sent_at = Instant::now();
+        match self.resolve(mark, Some(command), deadline).await {
+            Resolution::Settled(known) if known.is_same_request(command) => {
+                self.tell_settled(command, &known.settled(), false, sent_at);
+                Found::Ended(match known.settled() {
+                    Settled::Applied(answer) => Attempted::Committed(Applied::Done(answer)),
+                    Settled::Superseded(answer) => Attempted::Committed(Applied::Superseded(answer)),
+                    Settled::Refused(_) => Attempted::Known(known),
+                })
+            }
+            Resolution::Settled(known) => Found::Ended(Attempted::Known(known)),
+            Resolution::RolledBack => Found::Nothing,
+            Resolution::NoTrace => Found::NoTrace,
+            // Committed without its row: somebody removed it. Claiming the key again would do it twice.
+            Resolution::Committed | Resolution::Unresolved => Found::NotInTime,
+        }
+    }
+
+    /// Waits before the next attempt, where budget and deadline allow one. A lost race is run again sooner than a server
+    /// in trouble is asked again.
+    pub(super) async fn pause_after(&self, error: &Error, attempt: u32, deadline: Deadline) -> bool {
+        if !is_contention(error) {
+            return self.pause_before_retry(attempt, deadline).await;
+        }
+        let now = Instant::now();
+        let delay = self.random(|random| CONTENTION_BACKOFF.delay(attempt, random));
+        if delay >= deadline.remaining(now) || !self.0.budget.withdraw(now) {
+            return false;
+        }
+        sleep(delay).await;
+        true
     }
 
     /// One attempt, direct or from the journal, with what it does to the cache.
@@ -87,14 +157,14 @@ impl Db {
         &self,
         command: &Command,
         replayed: bool,
-        deadline: Deadline,
-        limit: Duration,
+        (deadline, limit): (Deadline, Duration),
+        progress: &mut Progress,
     ) -> Result<Attempted, Failed> {
         let sent_at = Instant::now();
         let time = AttemptTime::new(deadline, limit);
         let Connected { admission, loan } = self.connected(&time, replayed).await?;
-        let commands = self.0.commands.as_ref();
-        let attempted = transaction::attempt(loan, commands, command, replayed, &time).await;
+        let (commands, ground) = (self.0.commands.as_ref(), self.ground(&time));
+        let attempted = transaction::attempt(loan, commands, command, replayed, ground, progress).await;
         let result = attempted.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success);
         admission.record(result, Instant::now());
         let (settled, before) = match &attempted {
@@ -106,6 +176,10 @@ impl Db {
         };
         self.tell_settled(command, &settled, before, sent_at);
         attempted
+    }
+
+    pub(super) fn ground<'a>(&'a self, time: &'a AttemptTime) -> Ground<'a> {
+        Ground { time, config: &self.0.config.pool, marking: &self.0.marking }
     }
 
     /// Tells the service how a command ended. What was settled `before` is news of unknown age, and only makes the cache
@@ -132,7 +206,7 @@ impl Db {
             let error = cause.unwrap_or(error);
             if maybe_committed || unknown { WriteError::Unknown(error) } else { WriteError::Rejected(error) }
         };
-        let too_late = |retry_after| Error::Rejected { reason: RejectReason::DeadlinePassed, retry_after };
+        let too_late = |retry_after| Error::rejected(RejectReason::DeadlinePassed, retry_after);
         if deadline.remaining(Instant::now()) < WORTH_BEGINNING {
             return Err(refused(too_late(self.retry_after(Instant::now())), false));
         }
@@ -174,6 +248,15 @@ fn entry(command: &Command) -> NewEntry {
         accepted_at: command.accepted_at,
         payload: command.payload.clone(),
     }
+}
+
+/// COMMIT was sent, and nobody knows whether it happened.
+pub(super) fn is_lost_commit(error: &Error) -> bool {
+    error.class() == ErrorClass::Unknown && error.phase() == Phase::CommitSent
+}
+
+pub(super) fn is_contention(error: &Error) -> bool {
+    error.class() == ErrorClass::Contention
 }
 
 /// What the database's answer means for the caller.

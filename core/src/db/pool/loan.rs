@@ -18,9 +18,9 @@ use crate::{
     bulkhead::Permit,
     db::{
         classify::{Connection, Verdict},
-        session::{Identity, LastWords, Mark, Session},
+        session::{Identity, Mark, Session},
     },
-    error::ErrorClass,
+    error::{ErrorClass, LastWords},
 };
 
 /// A session on loan. Unless it is given back with [`Loan::give_back`] or [`Loan::settle`] it goes to the reaper: a

@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::frames::Message;
+use crate::error::{LastWords, Severity};
 
 /// The top bit of the count of bytes: once set, no byte goes out any more.
 const SEALED: u64 = 1 << 63;
@@ -33,32 +34,6 @@ pub(crate) struct Ear {
     status: AtomicU8,
     key: OnceLock<[u8; 8]>,
     words: Mutex<Option<LastWords>>,
-}
-
-/// What the server said last, where it was no answer to a request: why a connection ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastWords {
-    /// The SQLSTATE.
-    pub code: String,
-    /// Whether the session ended with it.
-    pub severity: WordsSeverity,
-    /// When it was heard.
-    pub at: SystemTime,
-    /// Which host of the URL said it, from 0.
-    pub host: usize,
-    /// The server's own text, for the operator's eyes only.
-    pub text: String,
-}
-
-/// How grave the last words were.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WordsSeverity {
-    /// The session went on.
-    Notice,
-    /// A statement failed.
-    Error,
-    /// FATAL or PANIC: the session ended.
-    Fatal,
 }
 
 /// A point in what was sent. See [`Ear::mark`].
@@ -191,34 +166,33 @@ impl Ear {
         self.requests.fetch_max(answered, Ordering::AcqRel);
         // The session went on, so whatever was said before was not the end of it.
         let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        if words.as_ref().is_some_and(|words| words.severity != WordsSeverity::Fatal) {
+        if words.as_ref().is_some_and(|words| !words.severity.ends_session()) {
             *words = None;
         }
     }
 
     fn heard_words(&self, tag: u8, fields: &[u8]) {
-        let (mut severity, mut translated, mut code, mut text) = (None, None, None, None);
+        let (mut severity, mut translated, mut code) = (None, None, None);
         for field in fields.split(|byte| *byte == 0) {
             let Some((kind, value)) = field.split_first() else { continue };
             match kind {
                 b'V' => severity = Some(value),
                 b'S' => translated = Some(value),
                 b'C' => code = Some(value),
-                b'M' => text = Some(value),
                 _ => {}
             }
         }
         let severity = match severity.or(translated) {
-            Some(b"FATAL" | b"PANIC") => WordsSeverity::Fatal,
-            _ if tag == b'E' => WordsSeverity::Error,
-            _ => WordsSeverity::Notice,
+            Some(b"FATAL") => Severity::Fatal,
+            Some(b"PANIC") => Severity::Panic,
+            _ if tag == b'E' => Severity::Error,
+            _ => Severity::Notice,
         };
         let code: String = String::from_utf8_lossy(code.unwrap_or_default()).chars().take(5).collect();
         // An answer to a request goes to whoever asked. A crash of the server announces itself by a mere notice.
-        let unasked = !self.is_busy() || severity == WordsSeverity::Fatal || code.starts_with("57P");
+        let unasked = !self.is_busy() || severity.ends_session() || code.starts_with("57P");
         if unasked {
-            let text = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
-            let words = LastWords { code, severity, at: SystemTime::now(), host: self.host, text };
+            let words = LastWords { code, severity, at: SystemTime::now(), host: self.host };
             *self.words.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
         }
     }

@@ -70,8 +70,7 @@ fn words_to_an_idle_session_are_kept() {
     let ear = greeted();
     heard(&ear, b'E', SHUTDOWN);
     let words = ear.last_words().unwrap();
-    assert_eq!((words.code.as_str(), words.severity, words.host), ("57P01", WordsSeverity::Fatal, 1));
-    assert!(words.text.starts_with("terminating"));
+    assert_eq!((words.code.as_str(), words.severity, words.host), ("57P01", Severity::Fatal, 1));
 }
 
 #[test]
@@ -105,7 +104,7 @@ fn words_are_forgotten_where_the_session_went_on() {
 fn words_in_another_language_still_tell_the_end() {
     let ear = greeted();
     heard(&ear, b'E', b"SSCHWERWIEGEND\0VFATAL\0C57P01\0M...\0\0");
-    assert_eq!(ear.last_words().unwrap().severity, WordsSeverity::Fatal);
+    assert_eq!(ear.last_words().unwrap().severity, Severity::Fatal);
 }
 
 #[test]
