@@ -66,14 +66,32 @@ impl Db {
     /// with the deadline. A COMMIT whose answer was lost is looked into until the deadline, and what still runs is
     /// ended; only what cannot be found out is [`Outcome::Unknown`].
     ///
-    /// `work` must neither begin nor end a transaction. An error of its own, as [`ApplyError::Refused`], rolls back.
+    /// `work` must neither begin nor end a transaction. An error of its own, as [`ApplyError::Refused`], rolls back. Let it
+    /// own what it uses (`async move`), or the call cannot be spawned.
+    ///
+    /// ```no_run
+    /// # use ridethrough::{Deadline, db::{Db, Outcome, Statements, TransactionOptions}};
+    /// # async fn example(db: Db, deadline: Deadline, from: i64, to: i64) {
+    /// let options = TransactionOptions::new("transfer").replayable();
+    /// let work = async move |statements: &Statements<'_>| {
+    ///     statements.run("UPDATE accounts SET cents = cents - 1 WHERE id = $1", &[&from]).await?;
+    ///     statements.run("UPDATE accounts SET cents = cents + 1 WHERE id = $1", &[&to]).await?;
+    ///     Ok(())
+    /// };
+    /// match db.transaction(options, deadline, work).await {
+    ///     Outcome::Committed(()) => println!("done"),
+    ///     Outcome::RolledBack(error) => println!("nothing happened: {}", error.class()),
+    ///     Outcome::Unknown(unresolved) => println!("ask again about {:?}", unresolved.xid),
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     /// Dropped before COMMIT was sent, the transaction is rolled back. Dropped after, it may commit: COMMIT is never
     /// cancelled, and nobody is told.
     pub async fn transaction<T, W>(
         &self,
-        options: &TransactionOptions,
+        options: TransactionOptions,
         deadline: Deadline,
         work: W,
     ) -> Outcome<T>
@@ -90,7 +108,7 @@ impl Db {
 
     async fn transaction_unmeasured<T, W>(
         &self,
-        options: &TransactionOptions,
+        options: TransactionOptions,
         deadline: Deadline,
         work: &W,
     ) -> Outcome<T>
@@ -111,7 +129,7 @@ impl Db {
                 }
                 Err(failed) => failed,
             };
-            let mut may_retry = may_repeat(options, &failed, &mut healed);
+            let mut may_retry = may_repeat(&options, &failed, &mut healed);
             if is_lost_commit(&failed.error) {
                 // A read that came to its end has its answer, whatever became of its COMMIT.
                 if options.read_only {
