@@ -122,7 +122,7 @@ impl Db {
             let (mut progress, mut value) = (Progress::after(None), None);
             let time = AttemptTime::new(until, limit);
             let worked = self.worked(options.kind(), &time, (&mut progress, &mut value), work).await;
-            let failed = match worked {
+            let mut failed = match worked {
                 Ok(Worked::Committed) => return committed(value),
                 Ok(Worked::GivenUp(refusal)) => {
                     return Outcome::RolledBack(Error::GivenUp { source: Box::new(refusal) });
@@ -137,7 +137,10 @@ impl Db {
                 }
                 match self.resolve(progress.mark.as_ref(), None, deadline).await {
                     Resolution::Committed => return committed(value),
-                    Resolution::RolledBack => may_retry = options.replayable,
+                    Resolution::RolledBack => {
+                        failed.error = found_rolled_back(failed.error);
+                        may_retry = options.replayable;
+                    }
                     _ => return unknown(failed.error, progress.mark),
                 }
             }
@@ -183,6 +186,18 @@ fn committed<T>(value: Option<T>) -> Outcome<T> {
     Outcome::Committed(value.expect("COMMIT is sent only after the work gave its value"))
 }
 
+/// The answer to COMMIT was lost, and it turned out to have had no effect: the error must not say "unknown" any more.
+fn found_rolled_back(error: Error) -> Error {
+    match error {
+        Error::Timeout { stage, limit, .. } => Error::Timeout { stage, phase: Phase::InTransaction, limit },
+        Error::Database { stage, code, cause, source, .. } => {
+            let (phase, class) = (Phase::InTransaction, ErrorClass::Transient);
+            Error::Database { stage, phase, class, code, cause, source }
+        }
+        other => other,
+    }
+}
+
 fn unknown<T>(error: Error, mark: Option<Mark>) -> Outcome<T> {
     let xid = mark.and_then(|mark| u64::try_from(mark.xid).ok());
     Outcome::Unknown(Unresolved { xid, key: None, error })
@@ -221,6 +236,18 @@ mod tests {
         let reading = TransactionOptions { read_only: true, ..TransactionOptions::new("t") };
         assert!(repeats(reading, ErrorClass::Contention, Phase::InTransaction));
         assert!(!repeats(reading, ErrorClass::Failover, Phase::InTransaction));
+    }
+
+    #[test]
+    fn what_was_found_rolled_back_is_not_called_unknown() {
+        let lost = [
+            Error::Timeout { stage: Stage::Commit, phase: Phase::CommitSent, limit: Duration::from_secs(1) },
+            failed(ErrorClass::Unknown, Phase::CommitSent).error,
+        ];
+        for error in lost {
+            assert_eq!(error.class(), ErrorClass::Unknown);
+            assert_eq!(found_rolled_back(error).class(), ErrorClass::Transient);
+        }
     }
 
     #[test]
