@@ -1,8 +1,9 @@
 //! The database path. START HERE: [`Db::read`] and [`Db::write`] are the whole of it, top to bottom.
 //!
-//! A read asks PostgreSQL and falls back to the last good answer, labelled. A write commits in PostgreSQL and falls back
-//! to the journal, from where it is applied once when the database is back. The order of the guards is the design:
-//! schema, bulkhead, breaker, connection, statement.
+//! A read asks the primary and falls back to a standby that is not too far behind, or to the last good answer, labelled. A
+//! write commits on the primary and falls back to the journal, from where it is applied once when the database is back.
+//! The order of the guards is the design: deadline, schema, bulkhead, breaker, connection, statement. Each host has two
+//! circuits, one for reads and one for writes.
 //!
 //! Nothing here spawns: [`Db::new`] returns the [`Background`] parts for `main` to run.
 
@@ -14,6 +15,7 @@ mod connector;
 mod dial;
 mod gate;
 mod guards;
+mod hosts;
 mod keys;
 mod outcome;
 mod pool;
@@ -23,6 +25,7 @@ mod reads;
 mod reaper;
 mod replay;
 mod resolve;
+mod route;
 mod session;
 mod state;
 mod tls;
@@ -31,7 +34,10 @@ mod transaction;
 mod writes;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -52,15 +58,14 @@ pub use self::{
     keys::{SCHEMA_SQL, to_microseconds},
     outcome::{Outcome, Unresolved},
     probe::Prober,
-    query::{Query, Read, Statements},
+    query::{Query, Read, Source, Statements},
     reaper::Reaper,
     replay::Replay,
     tls::Tls,
     transact::TransactionOptions,
 };
-use self::{begin::Marking, gate::Gate, pool::Pool};
+use self::{begin::Marking, classify::Circuit, gate::Gate, hosts::Hosts};
 use crate::{
-    breaker::Breaker,
     budget::RetryBudget,
     bulkhead::Bulkhead,
     cache::{CacheConfig, Freshness, ReadCache},
@@ -92,8 +97,7 @@ pub struct Background {
 
 struct Shared {
     config: DbConfig,
-    pool: Pool,
-    breaker: Arc<Breaker>,
+    hosts: Hosts,
     bulkhead: Arc<Bulkhead>,
     budget: RetryBudget,
     cache: ReadCache,
@@ -104,6 +108,8 @@ struct Shared {
     commands: Arc<dyn Commands>,
     database: watch::Sender<DatabasePart>,
     schema: watch::Sender<SchemaPart>,
+    /// The schema is one to work with; beside the channel, because every call asks.
+    schema_usable: AtomicBool,
     random: Mutex<fastrand::Rng>,
     replayed: AtomicU64,
     marking: Marking,
@@ -124,9 +130,10 @@ impl Db {
         config.pool.tls = config.tls()?;
         let (reaping, reaper) = Reaper::new();
         let now = Instant::now();
+        let hosts = Hosts::new(&target, &config, &reaping, now);
         let shared = Shared {
-            pool: Pool::new(target, &config.pool, config.bulkhead.permits + 1, &reaping),
-            breaker: Breaker::new("database", config.breaker.clone(), now),
+            database: hosts.database().clone(),
+            hosts,
             bulkhead: Bulkhead::new(config.bulkhead.clone(), now),
             budget: RetryBudget::new(config.budget.clone(), now),
             cache: ReadCache::new(cache),
@@ -134,8 +141,8 @@ impl Db {
             gate: Gate::default(),
             settled_keys: Cache::new(SETTLED_KEYS_MAX),
             commands,
-            database: watch::Sender::new(DatabasePart::Unknown),
             schema: watch::Sender::new(SchemaPart::Unknown),
+            schema_usable: AtomicBool::new(false),
             random: Mutex::new(fastrand::Rng::new()),
             replayed: AtomicU64::new(0),
             marking: Marking::default(),
@@ -147,7 +154,8 @@ impl Db {
         Ok((db, background))
     }
 
-    /// Answers `query` from PostgreSQL, or else with the last good answer, labelled stale.
+    /// Answers `query` from the primary; or else from a standby that is not too far behind, or with the last good answer,
+    /// both labelled stale. The result says who answered and how old the answer may be.
     ///
     /// # Errors
     /// Where neither is to be had: the database is away, or too slow for `deadline`, and nothing usable is cached.
@@ -158,18 +166,20 @@ impl Db {
         let started = Instant::now();
         self.0.budget.deposit(started);
         let key = query.cache_key();
-        if *self.0.schema.borrow() == SchemaPart::Mismatch {
+        if !self.schema_is_usable() && *self.0.schema.borrow() == SchemaPart::Mismatch {
             let retry_after = self.retry_after(started);
             return Err(Error::rejected(RejectReason::SchemaUnusable, retry_after));
         }
-        match self.read_fresh(query, &key, deadline).await {
-            Ok(value) => {
-                metrics::db_call(query.name(), "fresh", "none", started.elapsed());
-                metrics::cache_request("fresh");
-                Ok(Read { value, freshness: Freshness::Fresh })
+        match self.read_hosts(query, &key, deadline, started).await {
+            Ok((read, at)) => {
+                let took = at.saturating_duration_since(started);
+                let outcome = if read.freshness == Freshness::Fresh { "fresh" } else { "stale" };
+                metrics::db_call(query.name(), outcome, "none", took);
+                metrics::cache_request(outcome);
+                Ok(read)
             }
             Err(error) => {
-                let stale = self.stale(&key, &error);
+                let stale = self.stale(query, &key, &error);
                 let outcome = if stale.is_some() { "stale" } else { "failed" };
                 metrics::db_call(query.name(), outcome, error.class().as_str(), started.elapsed());
                 stale.ok_or(error)
@@ -228,7 +238,13 @@ impl Db {
     /// Says whether the schema is the service's. Until it is [`SchemaPart::Ok`] or [`SchemaPart::Pending`] the database
     /// is probed and not used.
     pub fn set_schema(&self, schema: SchemaPart) {
+        let usable = matches!(schema, SchemaPart::Ok | SchemaPart::Pending);
+        self.0.schema_usable.store(usable, Ordering::Release);
         self.0.schema.send_replace(schema);
+    }
+
+    fn schema_is_usable(&self) -> bool {
+        self.0.schema_usable.load(Ordering::Acquire)
     }
 
     /// What the prober knows of the database, and its changes.
@@ -237,7 +253,8 @@ impl Db {
         self.0.database.subscribe()
     }
 
-    /// A connection outside of pool, bulkhead and breaker, for migrations. It closes when the client is dropped.
+    /// A connection outside of pool, bulkhead and breaker, for migrations: to the primary, or while there is none to a host
+    /// that answers. It closes when the client is dropped.
     ///
     /// # Errors
     /// Where none can be made within `limit`.
@@ -245,15 +262,21 @@ impl Db {
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
     pub async fn connect(&self, limit: Duration) -> Result<tokio_postgres::Client, Error> {
-        let (client, _driver) = self.0.pool.dialler().dial(limit).await?;
+        let host = self.0.hosts.primary().or_else(|| self.0.hosts.answering()).unwrap_or(0);
+        let host = self.0.hosts.at(host).expect("a database has at least one host");
+        let (client, _driver) = host.pool.dialler().dial(limit).await?;
         Ok(client)
     }
 
     /// When asking again is worth while: the breaker's next trial plus jitter, so that a crowd does not come at once.
     #[must_use]
     pub fn retry_after(&self, now: Instant) -> Duration {
-        let spread = Duration::from_millis(self.random(|random| random.u64(200..2_000)));
-        self.0.breaker.retry_after(now) + spread
+        let hosts = &self.0.hosts;
+        hosts.retry_after(Circuit::Reads, now).max(hosts.retry_after(Circuit::Writes, now)) + self.spread()
+    }
+
+    fn spread(&self) -> Duration {
+        Duration::from_millis(self.random(|random| random.u64(200..2_000)))
     }
 
     fn random<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {

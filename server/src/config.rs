@@ -119,6 +119,7 @@ impl Config {
                     "deadline": duration(database.read.deadline),
                     "attempt": duration(database.read.attempt),
                     "attempts": database.read.attempts,
+                    "standby_staleness": duration(database.read.standby_staleness),
                 },
                 "write": {
                     "deadline": duration(database.write.deadline),

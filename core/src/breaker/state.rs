@@ -58,9 +58,11 @@ pub enum TripReason {
     Unproven,
 }
 
-impl fmt::Display for TripReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl TripReason {
+    /// The words used in logs and `/debug/state`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::ConsecutiveFailures => "consecutive failures",
             Self::FailureRatio => "failure ratio",
             Self::SlowCalls => "slow calls",
@@ -68,7 +70,13 @@ impl fmt::Display for TripReason {
             Self::Trial => "failed trial",
             Self::Forced => "an operator's order",
             Self::Unproven => "a start without proof",
-        })
+        }
+    }
+}
+
+impl fmt::Display for TripReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -9,6 +9,8 @@ pub enum StaleReason {
     DatabaseAway,
     /// The database did not answer soon enough to wait for it.
     Slow,
+    /// A standby answered, which may be behind the primary by the age.
+    Standby,
     /// A journaled write of this replica is not applied yet; this is what it will give. For services that lay their
     /// waiting writes over what they read.
     Pending,
@@ -21,6 +23,7 @@ impl StaleReason {
         match self {
             Self::DatabaseAway => "database-away",
             Self::Slow => "slow",
+            Self::Standby => "standby",
             Self::Pending => "pending",
         }
     }

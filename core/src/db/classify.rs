@@ -24,10 +24,19 @@ pub(crate) struct Verdict {
 
 /// The circuit that is told of a result: reads and writes fail apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "one circuit serves reads and writes so far"))]
 pub(crate) enum Circuit {
     Reads,
     Writes,
+}
+
+impl Circuit {
+    /// The word used in traces.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Reads => "reads",
+            Self::Writes => "writes",
+        }
+    }
 }
 
 /// What becomes of the connection.
@@ -66,7 +75,6 @@ pub(crate) struct Hearing<'a> {
 
 impl Verdict {
     /// What this circuit counts.
-    #[cfg_attr(not(test), expect(dead_code, reason = "one circuit serves reads and writes so far"))]
     pub(crate) fn breaker_for(&self, circuit: Circuit) -> CallResult {
         match circuit {
             Circuit::Reads => self.reads.unwrap_or(self.breaker),

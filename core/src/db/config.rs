@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     connector::Connecting,
+    route::HOSTS_MAX,
     tls::{Tls, TlsMode, Wanted, without_tls_parameters},
 };
 use crate::{backoff::Backoff, breaker::BreakerConfig, budget::RetryBudgetConfig, bulkhead::BulkheadConfig};
@@ -12,7 +13,8 @@ use crate::{backoff::Backoff, breaker::BreakerConfig, budget::RetryBudgetConfig,
 #[derive(Debug, Clone, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct DbConfig {
-    /// Where it is: a `postgres://` URL or key-value text, several hosts allowed. Required.
+    /// Where it is: a `postgres://` URL or key-value text, with up to 8 hosts: a primary and its standbys, in any order.
+    /// With `target_session_attrs=read-write` standbys are not read from. Required.
     pub url: String,
     /// Connections.
     pub pool: PoolConfig,
@@ -114,11 +116,22 @@ pub struct ReadConfig {
     pub attempt: Duration,
     /// Attempts at the most, the first included. Default 3.
     pub attempts: u32,
+    /// How far a standby may be behind to answer where the primary is slow or failed, for reads that say nothing
+    /// themselves ([`Query::max_staleness`](super::Query::max_staleness)). Default 5 s: about what a person takes for
+    /// "just now". While no primary takes reads at all, an older standby serves too, labelled with its age. 0 switches
+    /// reads from standbys off.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub standby_staleness: Duration,
 }
 
 impl Default for ReadConfig {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(2), attempt: Duration::from_millis(750), attempts: 3 }
+        Self {
+            deadline: Duration::from_secs(2),
+            attempt: Duration::from_millis(750),
+            attempts: 3,
+            standby_staleness: Duration::from_secs(5),
+        }
     }
 }
 
@@ -216,6 +229,9 @@ impl DbConfig {
         if let Some((field, _)) = durations.iter().find(|(_, limit)| !(least..=most).contains(limit)) {
             return invalid(field, "must be between 1ms and 24h");
         }
+        if self.read.standby_staleness > most {
+            return invalid("read.standby_staleness", "must be at most 24h");
+        }
         self.validate_numbers()?;
         self.parsed_url()
     }
@@ -272,6 +288,9 @@ impl DbConfig {
         let hosts = parsed.get_hosts().len().max(parsed.get_hostaddrs().len());
         if hosts == 0 {
             return Err(invalid("names no host"));
+        }
+        if hosts > HOSTS_MAX {
+            return Err(invalid("names more than 8 hosts"));
         }
         if !matches!(parsed.get_ports().len(), 0 | 1) && parsed.get_ports().len() != hosts {
             return Err(invalid("must have one port for all hosts, or one for each"));
@@ -354,6 +373,8 @@ mod tests {
         assert_eq!(of(&|config| config.pool.statement = Duration::from_secs(1 << 40)), "pool.statement");
         assert_eq!(of(&|config| config.budget.floor_per_second = f64::INFINITY), "budget.floor_per_second");
         assert_eq!(of(&|config| config.budget.floor_per_second = f64::NAN), "budget.floor_per_second");
+        assert_eq!(of(&|config| config.read.standby_staleness = Duration::MAX), "read.standby_staleness");
+        assert_eq!(of(&|config| config.url = "host=a,b,c,d,e,f,g,h,i user=a".to_owned()), "url");
         assert_eq!(of(&|config| config.url = "host=h,i,j port=1,2 user=a".to_owned()), "url");
     }
 }

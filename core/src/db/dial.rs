@@ -225,7 +225,6 @@ impl Dialler {
     }
 
     /// Lets the pool make at most `limit` connections at once while the host recovers; `None` lifts that.
-    #[expect(dead_code, reason = "the breaker's ramp calls it where hosts are kept")]
     pub(crate) fn set_dial_limit(&self, limit: Option<usize>) {
         self.paced().pacer.set_ramp(limit);
         self.0.freed.notify_waiters();

@@ -1,28 +1,38 @@
-//! The guards that every call passes, in order: schema, bulkhead, breaker, connection, time limit; and the pause before
-//! the next attempt.
+//! The guards that every call passes, in order: deadline, schema, bulkhead, breaker of the chosen host's circuit, connection,
+//! time limit; and the pause before the next attempt.
 //!
-//! What a call does and what becomes of its failure is decided in `db`.
+//! Which host is chosen is decided in `route`, what a call does and what becomes of its failure in `db`.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{Instrument as _, Span, field::Empty};
 
 use super::{
-    Db, classify,
+    Db,
+    classify::Circuit,
     pool::{Loan, NoConnection},
+    route::{Bound, Route, Tried},
     transaction::Failed,
 };
 use crate::{
-    breaker::{Admission, BreakerState, CallResult},
-    bulkhead::{BulkheadFull, Permit, Priority},
+    breaker::{Admission, Breaker, BreakerOpen, BreakerState, CallResult},
+    bulkhead::{BulkheadFull, Ended, Permit, Priority},
     deadline::Deadline,
-    error::{Error, Phase, RejectReason, Stage},
-    health::SchemaPart,
+    error::{Error, ErrorClass, Evidence, Phase, RejectReason, Stage},
     metrics,
 };
 
 /// Less than this is left of a deadline: nothing is begun, because its answer would come too late for everybody.
 pub(super) const WORTH_BEGINNING: Duration = Duration::from_millis(2);
+/// A write waits this long for news of a primary that has just been lost or has just refused a write; the prober looks at
+/// once, so that news is a matter of milliseconds where there is any.
+const FAILOVER_WAIT: Duration = Duration::from_millis(300);
+/// A primary that is lost for longer than this will not be back within the wait.
+const FAILOVER_IS_NEW: Duration = Duration::from_secs(2);
+
+/// Why nobody takes a call while all circuits are closed.
+const NO_PRIMARY: &str = "no host is known as the primary";
 
 /// The time of one attempt.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +45,10 @@ pub(crate) struct AttemptTime {
 
 impl AttemptTime {
     pub(super) fn new(deadline: Deadline, limit: Duration) -> Self {
-        let now = Instant::now();
+        Self::at(Instant::now(), deadline, limit)
+    }
+
+    pub(super) fn at(now: Instant, deadline: Deadline, limit: Duration) -> Self {
         Self { is_whole: deadline.remaining(now) >= limit, deadline: deadline.capped(now, limit), limit }
     }
 
@@ -47,48 +60,209 @@ impl AttemptTime {
 }
 
 /// A call that passed all guards.
-pub(super) struct Connected {
-    pub(super) admission: Admission,
+pub(super) struct Connected<'db> {
+    pub(super) admission: Admission<&'db Breaker>,
+    /// Holds the permit.
     pub(super) loan: Loan,
+    /// The host it is connected to.
+    pub(super) host: usize,
+}
+
+/// One attempt, for who watches at debug level; costs next to nothing while nobody does.
+pub(super) fn attempt_span(operation: &str, circuit: Circuit, host: usize) -> Span {
+    let circuit = circuit.as_str();
+    tracing::debug_span!(
+        "db.attempt",
+        operation,
+        circuit,
+        host = host + 1,
+        outcome = Empty,
+        class = Empty,
+        stage = Empty
+    )
+}
+
+/// Says in the span how the attempt ended.
+pub(super) fn note_end(span: &Span, error: Option<&Error>) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("outcome", if error.is_some() { "failed" } else { "answered" });
+    if let Some(error) = error {
+        span.record("class", error.class().as_str()).record("stage", error.stage().as_str());
+    }
 }
 
 impl Db {
-    /// One autocommit question on a connection of the pool, through all guards.
+    /// One autocommit question to a host that has the truth, through all guards.
     pub(super) async fn asked<T>(
         &self,
         deadline: Deadline,
         limit: Duration,
         ask: impl AsyncFnOnce(&Loan) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Failed> {
-        let time = AttemptTime::new(deadline, limit);
-        let Connected { admission, loan } = self.connected(&time, false).await?;
-        match timeout_at(time.deadline.instant(), ask(&loan)).await {
+        let now = Instant::now();
+        let Some(route) = self.0.hosts.reader(Bound::PrimaryOnly, Tried::default(), now) else {
+            return Err(self.nowhere(Circuit::Reads, now));
+        };
+        let time = AttemptTime::at(now, deadline, limit);
+        self.asked_of(route, "look", &time, now, ask).await.map(|(answer, _)| answer)
+    }
+
+    /// One autocommit question to the host of `route`, as of `now`; answers also when the answer came.
+    pub(super) async fn asked_of<T>(
+        &self,
+        route: Route,
+        operation: &str,
+        time: &AttemptTime,
+        now: Instant,
+        ask: impl AsyncFnOnce(&Loan) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<(T, Instant), Failed> {
+        let permit = self.permitted(time.deadline, Circuit::Reads, false, now).await?;
+        let Connected { admission, loan, .. } =
+            self.connected_to(route.host(), Circuit::Reads, permit, time, now).await?;
+        let span = attempt_span(operation, Circuit::Reads, route.host());
+        let answered = timeout_at(time.deadline.instant(), ask(&loan)).instrument(span.clone()).await;
+        let answered_at = Instant::now();
+        let failed = match answered {
             Ok(Ok(answer)) => {
+                loan.report(Ended::Answered, answered_at);
                 loan.give_back();
-                admission.record(CallResult::Success, Instant::now());
-                Ok(answer)
+                admission.record(CallResult::Success, answered_at);
+                note_end(&span, None);
+                return Ok((answer, answered_at));
             }
             Ok(Err(source)) => {
-                let (error, verdict) = classify::error(source, Stage::Query, Phase::Sent);
+                let (error, verdict) = loan.judge(source, Stage::Query, Phase::Sent);
+                loan.report(ended(&error), answered_at);
                 loan.settle(verdict);
-                admission.record(verdict.breaker, Instant::now());
-                Err(Failed { error, breaker: verdict.breaker })
+                Failed { error, breaker: verdict.breaker_for(Circuit::Reads) }
             }
             Err(_) => {
-                admission.record(time.on_expiry(), Instant::now());
-                let error = Error::Timeout { stage: Stage::Query, phase: Phase::Sent, limit };
-                Err(Failed { error, breaker: time.on_expiry() })
+                // The loan goes to the reaper, with its permit.
+                loan.report(Ended::TimedOut, answered_at);
+                let error = Error::Timeout { stage: Stage::Query, phase: Phase::Sent, limit: time.limit };
+                Failed { error, breaker: time.on_expiry() }
+            }
+        };
+        admission.record(failed.breaker, answered_at);
+        note_end(&span, Some(&failed.error));
+        Err(failed)
+    }
+
+    /// A connection to the primary, to write with, through all guards.
+    pub(super) async fn connected(
+        &self,
+        time: &AttemptTime,
+        replayed: bool,
+    ) -> Result<Connected<'_>, Failed> {
+        // In a failover the deadline is better spent waiting for the primary than on a host that is none.
+        self.primary_is_known(time.deadline).await;
+        let now = Instant::now();
+        let primary = self.0.hosts.trusted_primary().ok_or_else(|| self.nowhere(Circuit::Writes, now))?;
+        // Asked first without a permit: in an outage nobody should queue up only to be rejected.
+        if self.0.hosts.is_open(primary, Circuit::Writes, now) {
+            return Err(self.nowhere(Circuit::Writes, now));
+        }
+        let permit = self.permitted(time.deadline, Circuit::Writes, replayed, now).await?;
+        // It may be another one after the wait.
+        let primary = self.0.hosts.trusted_primary().ok_or_else(|| self.nowhere(Circuit::Writes, now))?;
+        self.connected_to(primary, Circuit::Writes, permit, time, now).await
+    }
+
+    /// A connection to the primary past schema, bulkhead and breaker, for replay's own records.
+    pub(super) async fn connected_to_primary(&self, time: &AttemptTime) -> Result<Loan, NoConnection> {
+        match self.0.hosts.trusted_primary().and_then(|host| self.0.hosts.at(host)) {
+            Some(primary) => primary.pool.checkout(time).await,
+            None => {
+                let Failed { error, breaker } = self.nowhere(Circuit::Writes, Instant::now());
+                Err(NoConnection { error, breaker })
             }
         }
     }
 
-    /// Schema, bulkhead, breaker, connection.
-    pub(super) async fn connected(&self, time: &AttemptTime, replayed: bool) -> Result<Connected, Failed> {
-        let (permit, admission) = self.admitted(time.deadline, replayed).await?;
-        match self.0.pool.checkout_with(time, permit).await {
+    /// What an attempt to write says about the host it was made on: one that refuses writes is no primary any more.
+    pub(super) fn note_attempt(&self, host: usize, span: &Span, failed: Option<&Failed>) {
+        let error = failed.map(|failed| &failed.error);
+        note_end(span, error);
+        if error.is_some_and(|error| error.class() == ErrorClass::Failover) {
+            self.0.hosts.refused_write(host, Instant::now());
+        }
+    }
+
+    /// Waits for news of a primary, where one was lost or doubted just now.
+    async fn primary_is_known(&self, deadline: Deadline) {
+        let hosts = &self.0.hosts;
+        if hosts.trusted_primary().is_some() {
+            return;
+        }
+        let mut news = hosts.news();
+        let now = Instant::now();
+        let until = deadline.capped(now, FAILOVER_WAIT).instant();
+        while hosts.without_primary(Instant::now()).is_some_and(|time| time < FAILOVER_IS_NEW) {
+            hosts.nudge();
+            if !matches!(timeout_at(until, news.changed()).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    /// Deadline, schema, bulkhead.
+    async fn permitted(
+        &self,
+        deadline: Deadline,
+        circuit: Circuit,
+        replayed: bool,
+        now: Instant,
+    ) -> Result<Option<Permit>, Failed> {
+        if deadline.remaining(now) < WORTH_BEGINNING {
+            return Err(self.rejected(RejectReason::DeadlinePassed, circuit, now));
+        }
+        if !self.schema_is_usable() {
+            return Err(self.rejected(RejectReason::SchemaUnusable, circuit, now));
+        }
+        if replayed {
+            return Ok(None);
+        }
+        match self.0.bulkhead.acquire(Priority::Interactive, deadline, now).await {
+            Ok(permit) => Ok(Some(permit.into_owned())),
+            Err(full) => {
+                let reason = match full {
+                    BulkheadFull::Queue | BulkheadFull::Wait => RejectReason::Overloaded,
+                    BulkheadFull::Deadline => RejectReason::DeadlinePassed,
+                };
+                Err(self.rejected(reason, circuit, Instant::now()))
+            }
+        }
+    }
+
+    /// Breaker, connection.
+    async fn connected_to(
+        &self,
+        index: usize,
+        circuit: Circuit,
+        permit: Option<Permit>,
+        time: &AttemptTime,
+        now: Instant,
+    ) -> Result<Connected<'_>, Failed> {
+        let Some(host) = self.0.hosts.at(index) else { return Err(self.nowhere(circuit, now)) };
+        let breaker = host.circuit(circuit);
+        let mut admission = match breaker.admit(now) {
+            Ok(admission) => admission,
+            Err(open) => {
+                let retry_after = self.retry_after_of(circuit, now).max(open.retry_after);
+                let evidence = Some(evidence_of(breaker, open, now));
+                return Err(refused(RejectReason::BreakerOpen, retry_after, evidence));
+            }
+        };
+        if time.is_whole {
+            // Who goes away after it has waited all of that time in vain.
+            admission = admission.until(time.deadline);
+        }
+        match host.pool.checkout_with(time, permit).await {
             Ok(loan) => {
                 metrics::db_attempt();
-                Ok(Connected { admission, loan })
+                Ok(Connected { admission, loan, host: index })
             }
             Err(NoConnection { error, breaker }) => {
                 admission.record(breaker, Instant::now());
@@ -97,52 +271,36 @@ impl Db {
         }
     }
 
-    async fn admitted(
-        &self,
-        deadline: Deadline,
-        replayed: bool,
-    ) -> Result<(Option<Permit>, Admission), Failed> {
-        let rejected = |reason, retry_after| Failed {
-            error: Error::rejected(reason, retry_after),
-            breaker: CallResult::Neutral,
-        };
-        if deadline.remaining(Instant::now()) < WORTH_BEGINNING {
-            return Err(rejected(RejectReason::DeadlinePassed, self.retry_after(Instant::now())));
-        }
-        if !matches!(*self.0.schema.borrow(), SchemaPart::Ok | SchemaPart::Pending) {
-            return Err(rejected(RejectReason::SchemaUnusable, self.retry_after(Instant::now())));
-        }
-        // Asked first without a permit: in an outage nobody should queue up only to be rejected.
-        if self.0.breaker.state(Instant::now()) == BreakerState::Open {
-            return Err(rejected(RejectReason::BreakerOpen, self.retry_after(Instant::now())));
-        }
-        let permit = if replayed {
-            None
-        } else {
-            let bulkhead = Arc::clone(&self.0.bulkhead);
-            let permit = bulkhead.acquire_owned(Priority::Interactive, deadline, Instant::now()).await;
-            let refused = |full| {
-                let reason = match full {
-                    BulkheadFull::Queue | BulkheadFull::Wait => RejectReason::Overloaded,
-                    BulkheadFull::Deadline => RejectReason::DeadlinePassed,
-                };
-                rejected(reason, self.retry_after(Instant::now()))
-            };
-            Some(permit.map_err(refused)?)
-        };
-        match self.0.breaker.admit_owned(Instant::now()) {
-            Ok(admission) => Ok((permit, admission)),
-            Err(open) => {
-                let spread = self.retry_after(Instant::now());
-                Err(rejected(RejectReason::BreakerOpen, open.retry_after.max(spread)))
-            }
-        }
+    /// No host takes this call: the circuit is open, or no host has the role.
+    pub(super) fn nowhere(&self, circuit: Circuit, now: Instant) -> Failed {
+        let main = self.0.hosts.main_circuit(circuit);
+        let evidence = main.and_then(|breaker| {
+            let (reason, since) = breaker.evidence()?;
+            let state = breaker.state(now).as_str();
+            Some(Evidence { state, since: Some(since), because: reason.as_str() })
+        });
+        let evidence = evidence.unwrap_or(Evidence { state: "waiting", since: None, because: NO_PRIMARY });
+        refused(RejectReason::BreakerOpen, self.retry_after_of(circuit, now), Some(evidence))
     }
 
-    /// Waits before the next attempt, where budget and deadline allow one.
+    fn rejected(&self, reason: RejectReason, circuit: Circuit, now: Instant) -> Failed {
+        refused(reason, self.retry_after_of(circuit, now), None)
+    }
+
+    fn retry_after_of(&self, circuit: Circuit, now: Instant) -> Duration {
+        self.0.hosts.retry_after(circuit, now) + self.spread()
+    }
+
+    /// Waits before the next attempt to write, where budget and deadline allow one.
     pub(super) async fn pause_before_retry(&self, attempt: u32, deadline: Deadline) -> bool {
+        self.pause_on(Circuit::Writes, attempt, deadline).await
+    }
+
+    /// Waits before the next attempt on the same host, where its circuit, the budget and the deadline allow one.
+    pub(super) async fn pause_on(&self, circuit: Circuit, attempt: u32, deadline: Deadline) -> bool {
         let now = Instant::now();
-        if self.0.breaker.state(now) != BreakerState::Closed {
+        let main = self.0.hosts.main_circuit(circuit);
+        if main.is_none_or(|breaker| breaker.state(now) != BreakerState::Closed) {
             return false;
         }
         let delay = self.random(|random| self.0.config.backoff.delay(attempt, random));
@@ -151,5 +309,25 @@ impl Db {
         }
         sleep(delay).await;
         true
+    }
+}
+
+/// Nobody was asked, so it says nothing about a host.
+fn refused(reason: RejectReason, retry_after: Duration, evidence: Option<Evidence>) -> Failed {
+    Failed { error: Error::Rejected { reason, retry_after, evidence }, breaker: CallResult::Neutral }
+}
+
+fn evidence_of(breaker: &Breaker, open: BreakerOpen, now: Instant) -> Evidence {
+    let state = breaker.state(now).as_str();
+    Evidence { state, since: Some(open.since), because: open.reason.as_str() }
+}
+
+/// What the end of a call with this error says about the server's load.
+pub(super) fn ended(error: &Error) -> Ended {
+    match error {
+        Error::Timeout { .. } => Ended::TimedOut,
+        Error::Database { code: Some(code), .. } if code.starts_with("53") => Ended::Overloaded,
+        Error::Database { code: Some(_), .. } => Ended::Answered,
+        _ => Ended::Neutral,
     }
 }

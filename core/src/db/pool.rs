@@ -119,11 +119,6 @@ impl Pool {
         let _ = self.sessions.retain(|_, _| false);
     }
 
-    /// As [`invalidate`](Self::invalidate).
-    pub(crate) fn evict_idle(&self) {
-        self.invalidate();
-    }
-
     /// Sessions that exist, and those of them that are idle.
     pub(crate) fn size(&self) -> (usize, usize) {
         let status = self.sessions.status();

@@ -1,36 +1,75 @@
-//! The prober: is the database there? Asked in the background on a connection of its own, so that no user's request has
-//! to be the one that finds out, neither that it is gone nor that it is back.
+//! The prober: which hosts are there, and what are they? Asked in the background on connections of its own, one for each
+//! host, so that no user's request has to be the one that finds out, neither that a host is gone nor that it is back,
+//! nor who is the primary now.
 //!
-//! It tells the breaker and the `database` channel; it serves nobody.
+//! It tells the circuits and the hosts; it serves nobody. No host's silence holds up the look at another.
 
-use std::{sync::PoisonError, time::Duration};
+mod question;
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use tokio::{
+    sync::watch,
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 use tokio_postgres::Client;
 
-use super::Db;
+use self::question::Tongue;
+use super::{
+    Db,
+    classify::Circuit,
+    hosts::{Fence, Host, Role, Sighting},
+};
 use crate::{
+    breaker::BreakerState,
     drain::Draining,
-    error::{Error, ErrorClass, Phase, Stage},
-    health::DatabasePart,
+    error::{Error, ErrorClass},
 };
 
-/// Ends the open interval quickly once the database answered: the second look that confirms it.
+/// Ends the open interval quickly once the database answered: the second look that confirms it. Also the least time
+/// between two looks, however many calls wish for one.
 const CONFIRM_AFTER: Duration = Duration::from_millis(50);
-/// The alarm about refused credentials is repeated this often, not on every probe.
-const REFUSAL_REPEAT: Duration = Duration::from_secs(300);
+/// The alarm about refused credentials or a fenced host is repeated this often, not on every probe.
+const ALARM_REPEAT: Duration = Duration::from_secs(300);
 
-/// Watches one database until the drain. Made by [`Db::new`](super::Db::new).
+/// Watches the hosts of one database until the drain. Made by [`Db::new`](super::Db::new).
 #[derive(Debug)]
-#[must_use = "without the prober an outage ends only by users' requests"]
+#[must_use = "without the prober an outage ends only by users' requests, and with several hosts no primary is found"]
 pub struct Prober {
     db: Db,
+}
+
+impl Prober {
+    pub(super) fn new(db: Db) -> Self {
+        Self { db }
+    }
+
+    /// Probes until the drain begins.
+    ///
+    /// # Cancel safety
+    /// Dropping it closes its connections.
+    pub async fn run(self, draining: Draining) {
+        let watching = (0..self.db.0.hosts.count())
+            .map(|host| HostProber::new(self.db.clone(), host).run(draining.clone()));
+        join_all(watching).await;
+    }
+}
+
+/// Watches one host.
+#[derive(Debug)]
+struct HostProber {
+    db: Db,
+    host: usize,
+    nudges: watch::Receiver<u64>,
     session: Option<Session>,
+    tongue: Tongue,
+    answers: bool,
     misses: u32,
-    refusal_logged: Option<Instant>,
+    /// The last pause while away, from which the next one is drawn.
+    paused: Duration,
+    alarmed: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -46,109 +85,189 @@ impl Drop for Session {
     }
 }
 
-impl Prober {
-    pub(super) fn new(db: Db) -> Self {
-        Self { db, session: None, misses: 0, refusal_logged: None }
+/// What one look found.
+struct Found {
+    sighting: Sighting,
+    /// Whether a writing transaction began, where that was tried.
+    writes: bool,
+}
+
+impl HostProber {
+    fn new(db: Db, host: usize) -> Self {
+        let (nudges, paused) = (db.0.hosts.nudges(), db.0.config.probe.away_first);
+        let (session, tongue, alarmed) = (None, Tongue::default(), None);
+        Self { db, host, nudges, session, tongue, answers: false, misses: 0, paused, alarmed }
     }
 
-    /// Probes until the drain begins.
-    ///
-    /// # Cancel safety
-    /// Dropping it closes its connection.
-    pub async fn run(mut self, mut draining: Draining) {
+    async fn run(mut self, mut draining: Draining) {
         loop {
             let pause = self.step().await;
+            let wished = async {
+                sleep(CONFIRM_AFTER).await;
+                if self.nudges.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
             tokio::select! {
                 () = sleep(pause) => {}
+                () = wished => {}
                 () = draining.requested() => return,
             }
         }
     }
 
-    /// One probe and its consequences; answers the pause until the next.
+    /// One look and its consequences; answers the pause until the next.
     async fn step(&mut self) -> Duration {
-        let was = *self.db.0.database.borrow();
-        let now_is = match self.probe().await {
-            Ok(part) => {
-                self.misses = 0;
-                self.db.0.breaker.probe_succeeded(Instant::now());
-                part
-            }
-            Err(error) => self.missed(&error, was),
+        let asked_at = Instant::now();
+        let looked = self.look().await;
+        let now = Instant::now();
+        match looked {
+            Ok(found) => self.found(&found, asked_at, now),
+            Err(error) => self.missed(&error, now),
+        }
+        self.pace(now);
+        let probe = &self.db.0.config.probe;
+        if !self.answers {
+            let (first, longest) = (probe.away_first, probe.away_max);
+            self.paused = self.db.random(|random| decorrelated(first, longest, self.paused, random));
+            return self.paused;
+        }
+        self.paused = probe.away_first;
+        if self.misses > 0 || !self.is_settled(now) { CONFIRM_AFTER } else { probe.every }
+    }
+
+    /// The pool comes back as gently as the calls do, and while nobody can be asked no retries are saved up.
+    fn pace(&self, now: Instant) {
+        let hosts = &self.db.0.hosts;
+        let ramp = self.host().circuit(Circuit::Reads).ramp(now);
+        let at_once = ramp.map(|trials| usize::try_from(trials.max(1)).unwrap_or(usize::MAX));
+        self.host().pool.dialler().set_dial_limit(at_once);
+        let is_open = |circuit| {
+            hosts.main_circuit(circuit).is_some_and(|breaker| breaker.state(now) == BreakerState::Open)
         };
-        if was != now_is {
-            self.turned(was, now_is);
+        if is_open(Circuit::Reads) && is_open(Circuit::Writes) {
+            self.db.0.budget.freeze(now);
+        } else {
+            self.db.0.budget.thaw(now);
         }
-        match now_is {
-            // Each probe is a step of the breaker's ramp, which a quiet service would not climb by itself.
-            DatabasePart::Up | DatabasePart::ReadOnly
-                if was == now_is && self.misses == 0 && self.db.0.breaker.ramp(Instant::now()).is_none() =>
-            {
-                self.db.0.config.probe.every
+    }
+
+    fn host(&self) -> &Host {
+        self.db.0.hosts.at(self.host).expect("there is a prober for each host and for no other")
+    }
+
+    /// Whether the circuits that this host's role uses are closed.
+    fn is_settled(&self, now: Instant) -> bool {
+        let is_closed = |circuit| self.host().circuit(circuit).state(now) == BreakerState::Closed;
+        match self.host().role() {
+            Role::Primary => is_closed(Circuit::Reads) && is_closed(Circuit::Writes),
+            Role::ReadOnly | Role::Standby => is_closed(Circuit::Reads),
+            Role::Unknown | Role::Fenced(_) => true,
+        }
+    }
+
+    fn found(&mut self, found: &Found, asked_at: Instant, now: Instant) {
+        let (was, role) = self.db.0.hosts.saw(self.host, found.sighting, asked_at, now);
+        let host = self.host();
+        let reads = host.circuit(Circuit::Reads);
+        let writes = host.circuit(Circuit::Writes);
+        match role {
+            Role::Primary if found.writes => {
+                reads.probe_succeeded(now);
+                writes.probe_succeeded(now);
             }
-            DatabasePart::Up | DatabasePart::ReadOnly => CONFIRM_AFTER,
-            _ => self.pause_while_away(),
+            Role::Primary => {
+                reads.probe_succeeded(now);
+                writes.probe_failed(now, now + CONFIRM_AFTER);
+            }
+            // The role keeps writes away; the circuit for them has its say when the host takes them again.
+            Role::ReadOnly | Role::Standby => reads.probe_succeeded(now),
+            Role::Unknown | Role::Fenced(_) => {}
         }
+        if was != role || !self.answers {
+            tracing::info!(
+                host = self.host + 1,
+                from = was.as_str(),
+                to = role.as_str(),
+                "the database answers"
+            );
+            if was != Role::Unknown && was != role {
+                // What they led to is something else now.
+                host.pool.invalidate();
+            }
+        }
+        if let Role::Fenced(fence) = role {
+            self.fenced(fence, role, now);
+        }
+        (self.answers, self.misses) = (true, 0);
     }
 
     /// A silent server may only be busy, so silence counts the second time; a refusal speaks for itself.
-    fn missed(&mut self, error: &Error, was: DatabasePart) -> DatabasePart {
-        let up = matches!(was, DatabasePart::Up | DatabasePart::ReadOnly);
+    fn missed(&mut self, error: &Error, now: Instant) {
+        let hosts = &self.db.0.hosts;
         // A living server that has no room for one more session says nothing against those that exist.
         if error.class() == ErrorClass::Overload {
-            return if up { was } else { DatabasePart::Away };
+            if !self.answers {
+                hosts.lost(self.host, false, now);
+            }
+            return;
         }
-        self.misses += 1;
+        self.misses = self.misses.saturating_add(1);
         self.session = None;
         let silent = matches!(error, Error::Timeout { .. });
-        if silent && self.misses < 2 && up {
-            return was;
+        // Unless the calls found the same: then there are two witnesses already.
+        let is_tripped = [Circuit::Reads, Circuit::Writes]
+            .into_iter()
+            .any(|circuit| hosts.is_open(self.host, circuit, now));
+        if silent && self.misses < 2 && self.answers && !is_tripped {
+            return;
         }
-        let now = Instant::now();
-        self.db.0.breaker.probe_failed(now, now + self.pause_while_away());
-        if up {
-            let (stage, code) = (error.stage().as_str(), error.code().unwrap_or("none"));
-            tracing::warn!(stage, code, silent, "the database does not answer");
+        let refuses = is_refusal(error);
+        hosts.lost(self.host, refuses, now);
+        // Who comes back may be another server, which answers more or less than this one.
+        self.tongue = Tongue::default();
+        let next = now + self.db.0.config.probe.away_max;
+        for circuit in [Circuit::Reads, Circuit::Writes] {
+            self.host().circuit(circuit).probe_failed(now, next);
         }
-        if is_refusal(error) {
-            self.alarm(error, now);
-            return DatabasePart::Refused;
-        }
-        DatabasePart::Away
-    }
-
-    fn turned(&self, was: DatabasePart, now_is: DatabasePart) {
-        let up = matches!(now_is, DatabasePart::Up | DatabasePart::ReadOnly);
-        if up {
-            tracing::info!(from = ?was, to = ?now_is, "the database answers");
-        } else {
+        if self.answers {
+            let (host, stage, code) = (self.host + 1, error.stage().as_str(), error.code().unwrap_or("none"));
+            tracing::warn!(host, stage, code, silent, "the database does not answer");
             // Connections that led to it are gone or not to be trusted.
-            self.db.0.pool.evict_idle();
-            tracing::warn!(from = ?was, to = ?now_is, "the database is away");
+            self.host().pool.invalidate();
         }
-        self.db.0.database.send_replace(now_is);
-    }
-
-    fn alarm(&mut self, error: &Error, now: Instant) {
-        if self.refusal_logged.is_none_or(|at| now.saturating_duration_since(at) >= REFUSAL_REPEAT) {
-            self.refusal_logged = Some(now);
-            let code = error.code().unwrap_or_default();
+        self.answers = false;
+        if refuses && self.is_time_for_alarm(now) {
+            let (host, code) = (self.host + 1, error.code().unwrap_or_default());
             tracing::error!(
+                host,
                 code,
                 "the database refuses our credentials or database name; a person must look"
             );
         }
     }
 
-    fn pause_while_away(&self) -> Duration {
-        let config = &self.db.0.config.probe;
-        let doublings = self.misses.saturating_sub(1).min(10);
-        let longest = config.away_first.saturating_mul(1 << doublings).min(config.away_max);
-        let jitter = self.db.0.random.lock().unwrap_or_else(PoisonError::into_inner).f64();
-        longest.mul_f64(0.5 + jitter / 2.0)
+    fn fenced(&mut self, fence: Fence, role: Role, now: Instant) {
+        if !self.is_time_for_alarm(now) {
+            return;
+        }
+        let (host, reason) = (self.host + 1, role.fence().unwrap_or_default());
+        if fence == Fence::OldTimeline {
+            tracing::warn!(host, reason, "a database host is fenced until it follows the primary");
+        } else {
+            tracing::error!(host, reason, "a database host is fenced; a person must look");
+        }
     }
 
-    async fn probe(&mut self) -> Result<DatabasePart, Error> {
+    fn is_time_for_alarm(&mut self, now: Instant) -> bool {
+        let due = self.alarmed.is_none_or(|at| now.saturating_duration_since(at) >= ALARM_REPEAT);
+        if due {
+            self.alarmed = Some(now);
+        }
+        due
+    }
+
+    async fn look(&mut self) -> Result<Found, Error> {
         let limit = self.db.0.config.probe.timeout;
         let session = match self.session.take() {
             Some(session) if session.since.elapsed() < self.db.0.config.probe.reconnect => session,
@@ -161,41 +280,60 @@ impl Prober {
             },
             None => self.dial(limit).await?,
         };
-        let part = match ask(&session.client, limit).await {
-            Ok(part) => part,
+        let (session, sighting) = match question::ask(&session.client, &mut self.tongue, limit).await {
+            Ok(sighting) => (session, sighting),
             // The session ended, which says little about the server: a new one does.
             Err(Error::Database { .. }) => {
                 let session = self.dial(limit).await?;
-                let part = ask(&session.client, limit).await?;
-                self.session = Some(session);
-                return Ok(part);
+                let sighting = question::ask(&session.client, &mut self.tongue, limit).await?;
+                (session, sighting)
             }
             Err(error) => return Err(error),
         };
+        let to_prove = !sighting.in_recovery
+            && !sighting.read_only
+            && self.host().circuit(Circuit::Writes).state(Instant::now()) != BreakerState::Closed;
+        let writes = !to_prove || question::prove_writes(&session.client, limit).await.is_ok();
         self.session = Some(session);
-        Ok(part)
+        Ok(Found { sighting, writes })
     }
 
     async fn dial(&self, limit: Duration) -> Result<Session, Error> {
-        let (client, driver) = self.db.0.pool.dialler().dial(limit).await?;
+        let (client, driver) = self.host().pool.dialler().dial(limit).await?;
         Ok(Session { client, driver, since: Instant::now() })
     }
 }
 
-async fn ask(client: &Client, limit: Duration) -> Result<DatabasePart, Error> {
-    const QUESTION: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
-
-    match timeout(limit, client.query_one(QUESTION, &[])).await {
-        Ok(Ok(row)) => Ok(match row.try_get(0) {
-            Ok(false) => DatabasePart::Up,
-            Ok(true) | Err(_) => DatabasePart::ReadOnly,
-        }),
-        Ok(Err(source)) => Err(super::classify::error(source, Stage::Query, Phase::Sent).0),
-        Err(_) => Err(Error::Timeout { stage: Stage::Query, phase: Phase::Sent, limit }),
-    }
+/// Between the first pause and three times the last one, at most the longest: many replicas that lost the same host at
+/// the same moment drift apart (the "decorrelated jitter" of M. Brooker, AWS Architecture Blog, 2015).
+fn decorrelated(first: Duration, longest: Duration, last: Duration, random: &mut fastrand::Rng) -> Duration {
+    let upper = last.saturating_mul(3).max(first).min(longest.max(first));
+    let drawn = first + upper.saturating_sub(first).mul_f64(random.f64());
+    drawn.min(longest)
 }
 
 /// Invalid authorization, or no such database: waiting does not help.
 fn is_refusal(error: &Error) -> bool {
     error.code().is_some_and(|code| code.starts_with("28") || code == "3D000")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_begin_short_spread_out_and_stay_bounded() {
+        let (first, longest) = (Duration::from_millis(100), Duration::from_millis(500));
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut pause = first;
+        let mut longest_seen = Duration::ZERO;
+        for step in 0..1_000 {
+            pause = decorrelated(first, longest, pause, &mut random);
+            assert!((first..=longest).contains(&pause), "step {step}: {pause:?}");
+            assert!(step > 0 || pause <= first * 3);
+            longest_seen = longest_seen.max(pause);
+        }
+        assert!(longest_seen > Duration::from_millis(400));
+        assert_eq!(decorrelated(longest, first, longest, &mut random), first, "the bound wins");
+    }
 }

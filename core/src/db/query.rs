@@ -1,6 +1,6 @@
 //! What a read is: a question with a cache key, and an answer that says how fresh it is.
 
-use std::{future::Future, ops::Deref};
+use std::{future::Future, ops::Deref, time::Duration};
 
 use deadpool_postgres::ClientWrapper;
 use tokio_postgres::{Client, Error, Row, types::ToSql};
@@ -76,17 +76,59 @@ pub trait Query: Send + Sync {
         statements: &'c Statements<'c>,
     ) -> impl Future<Output = Result<Option<Self::Answer>, Error>> + Send + 'c;
 
+    /// How old an answer this read can do with, whoever gives it. `None`, the default, leaves it to the settings: a standby
+    /// within [`ReadConfig::standby_staleness`](super::ReadConfig), and in an outage whatever is kept, labelled. A
+    /// duration binds standbys and cache alike; zero accepts the primary's answer only. The bound is judged when the
+    /// question is sent.
+    fn max_staleness(&self) -> Option<Duration> {
+        None
+    }
+
     /// Further cache entries that this answer is good for, such as the items of a list.
     fn fill(&self, answer: &Self::Answer, cache: &CacheFill<'_>) {
         let _ = (answer, cache);
     }
 }
 
-/// An answer, and whether it is the database's or a kept one.
+/// Who gave an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// The primary, in this call.
+    Primary,
+    /// A standby, in this call.
+    Standby {
+        /// Which one: its place in the URL, from 0.
+        host: usize,
+        /// How far it was behind at the most when it was asked.
+        lag: Duration,
+    },
+    /// The read cache.
+    Cache {
+        /// Time since the answer was known to be true.
+        age: Duration,
+    },
+}
+
+impl Source {
+    /// The word used in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Standby { .. } => "standby",
+            Self::Cache { .. } => "cache",
+        }
+    }
+}
+
+/// An answer, how fresh it is, and who gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read<T> {
     /// The answer; `None` where the database said that there is none.
     pub value: Option<T>,
     /// What it must be labelled with.
     pub freshness: Freshness,
+    /// Who gave it.
+    pub source: Source,
 }

@@ -1,8 +1,17 @@
-//! Reads below [`Db::read`]: attempts at PostgreSQL, what is remembered of the answer, and the stale answer instead.
+//! Reads below [`Db::read`]: attempts at the hosts, what is remembered of the answer, and the stale answer instead.
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Db, Query, Read, Statements, pool::Loan};
+use super::{
+    Db, Query, Read, Source, Statements,
+    classify::Circuit,
+    guards::AttemptTime,
+    pool::Loan,
+    route::{Bound, Route, Tried},
+    transaction::Failed,
+};
 use crate::{
     cache::{Cacheable, Freshness, StaleReason},
     deadline::Deadline,
@@ -11,39 +20,112 @@ use crate::{
 };
 
 impl Db {
-    pub(super) async fn read_fresh<Q: Query>(
+    /// The primary's answer, or a standby's where that will do; and when it came.
+    pub(super) async fn read_hosts<Q: Query>(
         &self,
         query: &Q,
         key: &str,
         deadline: Deadline,
-    ) -> Result<Option<Q::Answer>, Error> {
-        let mut attempt = 1;
+        started: Instant,
+    ) -> Result<(Read<Q::Answer>, Instant), Error> {
+        let bound = self.bound_of(query);
+        let (mut attempt, mut now, mut tried) = (1, started, Tried::default());
         loop {
-            let asked_at = Instant::now();
-            let asked = self.asked(deadline, self.0.config.read.attempt, async |loan: &Loan| {
-                let statements = Statements(loan);
-                query.fetch(&statements).await
-            });
-            match asked.await {
-                Ok(answer) => {
-                    self.remember(query, key, answer.as_ref(), asked_at);
-                    return Ok(answer);
+            let Some(route) = self.0.hosts.reader(bound, tried, now) else {
+                return Err(self.nowhere(Circuit::Reads, now).error);
+            };
+            if let Some(copy) = self.copy_as_good::<Q::Answer>(key, route, now) {
+                return Ok((copy, now));
+            }
+            let failed = match self.attempt_on(route, query, key, deadline, now).await {
+                Ok(answered) => return Ok(answered),
+                Err(failed) => failed,
+            };
+            tried.add(route.host());
+            now = Instant::now();
+            let elsewhere = self.0.hosts.reader(bound, tried, now).is_some();
+            // A circuit that is half-open and takes no more trials: the call was not made, so another one is no retry.
+            if matches!(failed.error, Error::Rejected { reason: RejectReason::BreakerOpen, .. }) && elsewhere
+            {
+                continue;
+            }
+            // A read has no effect, so a lost answer may be asked for again.
+            let worth_it = failed.may_retry() || failed.error.class() == ErrorClass::Unknown;
+            if !worth_it || attempt >= self.0.config.read.attempts {
+                return Err(failed.error);
+            }
+            // Another host has not failed yet and can be asked at once; where the first one is known to be away by now, that
+            // is where any new read goes too, and so it is no retry to be paid for.
+            let known_away = self.0.hosts.is_open(route.host(), Circuit::Reads, now);
+            if !(elsewhere && (known_away || self.0.budget.withdraw(now))) {
+                if !self.pause_on(Circuit::Reads, attempt, deadline).await {
+                    return Err(failed.error);
                 }
-                Err(failed) => {
-                    let attempts = self.0.config.read.attempts;
-                    // A read has no effect, so a lost answer may be asked for again.
-                    let worth_it = failed.may_retry() || failed.error.class() == ErrorClass::Unknown;
-                    if !worth_it || attempt >= attempts || !self.pause_before_retry(attempt, deadline).await {
-                        return Err(failed.error);
-                    }
-                }
+                (tried, now) = (Tried::default(), Instant::now());
             }
             attempt += 1;
         }
     }
 
-    fn remember<Q: Query>(&self, query: &Q, key: &str, answer: Option<&Q::Answer>, asked_at: Instant) {
-        let fill = self.0.cache.fill(asked_at, Instant::now());
+    async fn attempt_on<Q: Query>(
+        &self,
+        route: Route,
+        query: &Q,
+        key: &str,
+        deadline: Deadline,
+        now: Instant,
+    ) -> Result<(Read<Q::Answer>, Instant), Failed> {
+        let time = AttemptTime::at(now, deadline, self.0.config.read.attempt);
+        let asked = self.asked_of(route, query.name(), &time, now, async |loan: &Loan| {
+            let statements = Statements(loan);
+            query.fetch(&statements).await
+        });
+        let (answer, at) = asked.await?;
+        let (as_of, freshness, source) = match route {
+            Route::Primary(_) => (Some(now), Freshness::Fresh, Source::Primary),
+            Route::Standby { host, lag } => {
+                let as_of = now.checked_sub(lag);
+                let age = lag + at.saturating_duration_since(now);
+                let freshness = Freshness::Stale { age, reason: StaleReason::Standby };
+                (as_of, freshness, Source::Standby { host, lag })
+            }
+        };
+        if let Some(as_of) = as_of {
+            self.remember(query, key, answer.as_ref(), as_of, at);
+        }
+        Ok((Read { value: answer, freshness, source }, at))
+    }
+
+    fn bound_of<Q: Query>(&self, query: &Q) -> Bound {
+        let usual = self.0.config.read.standby_staleness;
+        match query.max_staleness() {
+            Some(Duration::ZERO) => Bound::PrimaryOnly,
+            Some(limit) => Bound::AtMost(limit),
+            None if usual.is_zero() => Bound::PrimaryOnly,
+            None => Bound::Rather(usual),
+        }
+    }
+
+    /// Where only a standby is left: the copy in the cache, if that is no older than the standby's answer would be. It
+    /// costs nothing, and so nobody sees a thing go back to what it was before.
+    fn copy_as_good<T: Cacheable>(&self, key: &str, route: Route, now: Instant) -> Option<Read<T>> {
+        let Route::Standby { lag, .. } = route else { return None };
+        let cached = self.0.cache.peek(key, now).filter(|cached| cached.age <= lag)?;
+        let value = T::decode(&cached.value)?;
+        metrics::stale_age(cached.age);
+        let freshness = Freshness::Stale { age: cached.age, reason: StaleReason::DatabaseAway };
+        Some(Read { value: Some(value), freshness, source: Source::Cache { age: cached.age } })
+    }
+
+    fn remember<Q: Query>(
+        &self,
+        query: &Q,
+        key: &str,
+        answer: Option<&Q::Answer>,
+        as_of: Instant,
+        now: Instant,
+    ) {
+        let fill = self.0.cache.fill(as_of, now);
         match answer {
             Some(answer) => {
                 fill.put(key, answer.encode());
@@ -53,12 +135,14 @@ impl Db {
         }
     }
 
-    pub(super) fn stale<T: Cacheable>(&self, key: &str, error: &Error) -> Option<Read<T>> {
+    /// The last good answer, if the read can do with its age.
+    pub(super) fn stale<Q: Query>(&self, query: &Q, key: &str, error: &Error) -> Option<Read<Q::Answer>> {
         // A wrong question stays wrong; an old answer to it would only hide that.
         if error.class() == ErrorClass::Permanent && error.stage() == Stage::Query {
             return None;
         }
-        let cached = self.0.cache.peek(key, Instant::now());
+        let within = |age| query.max_staleness().is_none_or(|limit| age <= limit);
+        let cached = self.0.cache.peek(key, Instant::now()).filter(|cached| within(cached.age));
         metrics::cache_request(if cached.is_some() { "stale" } else { "miss" });
         let cached = cached?;
         metrics::stale_age(cached.age);
@@ -70,6 +154,7 @@ impl Db {
         );
         let reason = if slow { StaleReason::Slow } else { StaleReason::DatabaseAway };
         let freshness = Freshness::Stale { age: cached.age, reason };
-        Some(Read { value: Some(T::decode(&cached.value)?), freshness })
+        let value = Some(Q::Answer::decode(&cached.value)?);
+        Some(Read { value, freshness, source: Source::Cache { age: cached.age } })
     }
 }

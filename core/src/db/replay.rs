@@ -157,7 +157,7 @@ impl Replay {
     async fn settle_together(&self, entries: &[Entry]) -> Option<Together> {
         let sent_at = Instant::now();
         let time = AttemptTime::new(Deadline::after(sent_at, ATTEMPT_LIMIT), ATTEMPT_LIMIT);
-        let Connected { admission, loan } = self.db.connected(&time, true).await.ok()?;
+        let Connected { admission, loan, .. } = self.db.connected(&time, true).await.ok()?;
         let commands: Vec<Command> = entries.iter().map(command).collect();
         let applier = self.db.0.commands.as_ref();
         let (together, result) =
@@ -225,7 +225,7 @@ impl Replay {
     async fn reject(&self, key: &str, command: &Command, refusal: Refusal) -> Result<(), NotYet> {
         let sent_at = Instant::now();
         let time = AttemptTime::new(Deadline::after(sent_at, ATTEMPT_LIMIT), ATTEMPT_LIMIT);
-        let loan = self.db.0.pool.checkout(&time).await.map_err(|none| NotYet { error: none.error })?;
+        let loan = self.db.connected_to_primary(&time).await.map_err(|none| NotYet { error: none.error })?;
         let recorded = {
             let statements = Statements(&loan);
             let record = keys::record_rejected(&statements, key, command, &refusal.code);

@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::Db;
+use super::{Db, classify::Circuit, hosts::Host};
 use crate::{
-    breaker::BreakerState,
+    breaker::{Breaker, BreakerState},
     health::{CachePart, DatabasePart, JournalPart, SchemaPart},
     journal::JournalHealth,
     metrics,
@@ -16,12 +16,7 @@ impl Db {
     /// How the parts are at `now`, for the health table.
     #[must_use]
     pub fn parts(&self, now: Instant) -> (DatabasePart, CachePart, JournalPart, SchemaPart) {
-        let seen = *self.0.database.borrow();
-        let database = match (seen, self.0.breaker.state(now)) {
-            (DatabasePart::Up, BreakerState::Open) => DatabasePart::Away,
-            (DatabasePart::Up, BreakerState::HalfOpen) => DatabasePart::Slow,
-            _ => seen,
-        };
+        let database = self.database_part(now);
         let cache = if self.0.cache.is_warm(now) { CachePart::Warm } else { CachePart::Cold };
         let waiting = self.0.journal.backlog().entries > 0;
         let journal = match self.0.journal.health() {
@@ -36,10 +31,31 @@ impl Db {
         (database, cache, journal, *self.0.schema.borrow())
     }
 
+    /// What the probers say, and what the circuits of the primary make of it.
+    fn database_part(&self, now: Instant) -> DatabasePart {
+        let seen = *self.0.database.borrow();
+        let hosts = &self.0.hosts;
+        let state =
+            |circuit| hosts.main_circuit(circuit).map_or(BreakerState::Closed, |breaker| breaker.state(now));
+        match (seen, state(Circuit::Reads), state(Circuit::Writes)) {
+            (DatabasePart::Up, BreakerState::Open, BreakerState::Open) => DatabasePart::Away,
+            (DatabasePart::Up, BreakerState::Closed, BreakerState::Open) => DatabasePart::ReadOnly,
+            (DatabasePart::Up, BreakerState::Closed, BreakerState::Closed) => DatabasePart::Up,
+            (DatabasePart::Up, _, _) => DatabasePart::Slow,
+            _ => seen,
+        }
+    }
+
+    /// Connections of all pools: that exist, and those of them that are idle.
+    fn connections(&self) -> (usize, usize) {
+        let sizes = self.0.hosts.iter().map(|host| host.pool.size());
+        sizes.fold((0, 0), |(size, idle), (more, more_idle)| (size + more, idle + more_idle))
+    }
+
     /// Publishes what is a level rather than an event. Call it on a timer.
     pub fn publish_gauges(&self, now: Instant) {
         let backlog = self.0.journal.backlog();
-        let (size, idle) = self.0.pool.size();
+        let (size, idle) = self.connections();
         metrics::publish_times();
         metrics::gauge("ridethrough_retry_budget_balance", self.0.budget.balance(now));
         metrics::gauge("ridethrough_bulkhead_in_use", self.0.bulkhead.in_use() as f64);
@@ -58,17 +74,20 @@ impl Db {
     pub fn state(&self, now: Instant) -> serde_json::Value {
         let backlog = self.0.journal.backlog();
         let (entries, weight) = self.0.cache.size();
-        let (size, idle) = self.0.pool.size();
-        let evidence = self.0.breaker.evidence();
+        let (size, idle) = self.connections();
+        let hosts: Vec<serde_json::Value> =
+            self.0.hosts.iter().enumerate().map(|(index, host)| self.host_state(index, host, now)).collect();
+        // The worse circuit of the host that counts: what somebody wants to see who looks for trouble.
+        let worst = [Circuit::Writes, Circuit::Reads]
+            .into_iter()
+            .filter_map(|circuit| self.0.hosts.main_circuit(circuit))
+            .max_by_key(|breaker| severity(breaker.state(now)));
         serde_json::json!({
             "database": format!("{:?}", *self.0.database.borrow()).to_lowercase(),
             "schema": format!("{:?}", *self.0.schema.borrow()).to_lowercase(),
-            "breaker": {
-                "state": self.0.breaker.state(now).as_str(),
-                "reason": evidence.map(|(reason, _)| reason.to_string()),
-                "open_for_seconds": evidence.map(|(_, since)| now.saturating_duration_since(since).as_secs_f64()),
-                "retry_after_seconds": self.0.breaker.retry_after(now).as_secs_f64(),
-            },
+            "breaker": worst.map(|breaker| breaker_state(breaker, now)),
+            "primary": self.0.hosts.primary().map(|host| host + 1),
+            "hosts": hosts,
             "retry_budget": self.0.budget.balance(now),
             "bulkhead": {
                 "in_use": self.0.bulkhead.in_use(),
@@ -85,6 +104,46 @@ impl Db {
                 "replayed": self.0.replayed.load(std::sync::atomic::Ordering::Relaxed),
             },
         })
+    }
+
+    #[cfg(feature = "serde")]
+    fn host_state(&self, index: usize, host: &Host, now: Instant) -> serde_json::Value {
+        let (sighting, lag) = self.0.hosts.last(index, now);
+        let (size, idle) = host.pool.size();
+        let role = host.role();
+        serde_json::json!({
+            "host": index + 1,
+            "role": role.as_str(),
+            "fenced": role.fence(),
+            "answers": self.0.hosts.answers(index),
+            // As text: a number of this size does not survive every JSON reader.
+            "system": sighting.and_then(|seen| seen.system).map(|system| system.to_string()),
+            "timeline": sighting.and_then(|seen| seen.timeline),
+            "lag_seconds": lag.map(|lag| lag.as_secs_f64()),
+            "pool": { "connections": size, "idle": idle },
+            "reads": breaker_state(host.circuit(Circuit::Reads), now),
+            "writes": breaker_state(host.circuit(Circuit::Writes), now),
+        })
+    }
+}
+
+#[cfg(feature = "serde")]
+fn breaker_state(breaker: &Breaker, now: Instant) -> serde_json::Value {
+    let evidence = breaker.evidence();
+    serde_json::json!({
+        "state": breaker.state(now).as_str(),
+        "reason": evidence.map(|(reason, _)| reason.to_string()),
+        "open_for_seconds": evidence.map(|(_, since)| now.saturating_duration_since(since).as_secs_f64()),
+        "retry_after_seconds": breaker.retry_after(now).as_secs_f64(),
+    })
+}
+
+#[cfg(feature = "serde")]
+fn severity(state: BreakerState) -> u8 {
+    match state {
+        BreakerState::Closed => 0,
+        BreakerState::HalfOpen => 1,
+        BreakerState::Open => 2,
     }
 }
 

@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::{
     ApplyError, Db, Outcome, Statements, Unresolved,
     begin::{Isolation, Kind, Mark},
-    guards::{AttemptTime, Connected},
+    classify::Circuit,
+    guards::{AttemptTime, Connected, attempt_span},
     resolve::Resolution,
     transaction::{self, Failed, Progress, Worked},
     writes::{CONTENTION_ATTEMPTS, is_contention, is_lost_commit},
@@ -121,7 +123,7 @@ impl Db {
         loop {
             let (mut progress, mut value) = (Progress::after(None), None);
             let time = AttemptTime::new(until, limit);
-            let worked = self.worked(options.kind(), &time, (&mut progress, &mut value), work).await;
+            let worked = self.worked(&options, &time, (&mut progress, &mut value), work).await;
             let mut failed = match worked {
                 Ok(Worked::Committed) => return committed(value),
                 Ok(Worked::GivenUp(refusal)) => {
@@ -155,7 +157,7 @@ impl Db {
 
     async fn worked<T, W>(
         &self,
-        kind: Kind,
+        options: &TransactionOptions,
         time: &AttemptTime,
         (progress, value): (&mut Progress, &mut Option<T>),
         work: &W,
@@ -163,8 +165,12 @@ impl Db {
     where
         W: AsyncFn(&Statements<'_>) -> Result<T, ApplyError>,
     {
-        let Connected { admission, loan } = self.connected(time, false).await?;
-        let worked = transaction::work_attempt(loan, kind, self.ground(time), (progress, value), work).await;
+        let Connected { admission, loan, host } = self.connected(time, false).await?;
+        let span = attempt_span(options.name, Circuit::Writes, host);
+        let attempt =
+            transaction::work_attempt(loan, options.kind(), self.ground(time), (progress, value), work);
+        let worked = attempt.instrument(span.clone()).await;
+        self.note_attempt(host, &span, worked.as_ref().err());
         let result = worked.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success);
         admission.record(result, Instant::now());
         worked

@@ -9,10 +9,10 @@ use tokio_postgres::Error as DriverError;
 
 use super::{
     begin::{self, Kind, Limits, Mark, Marking},
-    classify::{self, Connection, Verdict},
+    classify::{Circuit, Connection, Verdict},
     command::{Applied, ApplyError, Command, Commands, Refusal, Settled},
     config::PoolConfig,
-    guards::AttemptTime,
+    guards::{self, AttemptTime},
     keys::{self, Known},
     pool::Loan,
     query::Statements,
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     breaker::CallResult,
+    bulkhead::Ended as CallEnded,
     error::{Error, ErrorClass, Phase, Stage},
 };
 
@@ -91,16 +92,23 @@ pub(super) async fn attempt(
     let steps = run(&loan, commands, command, replayed, ground, progress);
     match timeout_at(ground.time.deadline.instant(), steps).await {
         Ok(Ok(attempted)) => {
-            loan.give_back();
+            answered(loan);
             Ok(attempted)
         }
         Ok(Err(source)) => Err(failed(loan, source, progress.phase, ground.time).await),
-        Err(_) => Err(expired(progress.phase, ground.time)),
+        Err(_) => Err(expired(loan, progress.phase, ground.time)),
     }
 }
 
-/// No answer in time.
-fn expired(phase: Phase, time: &AttemptTime) -> Failed {
+fn answered(loan: Loan) {
+    loan.report(CallEnded::Answered, Instant::now());
+    loan.give_back();
+}
+
+/// No answer in time: the session goes to the reaper.
+fn expired(loan: Loan, phase: Phase, time: &AttemptTime) -> Failed {
+    loan.report(CallEnded::TimedOut, Instant::now());
+    drop(loan);
     let error = Error::Timeout { stage: stage(phase), phase, limit: time.limit };
     Failed { error, breaker: time.on_expiry() }
 }
@@ -183,11 +191,11 @@ where
     let ended = timeout_at(ground.time.deadline.instant(), steps).await;
     match ended {
         Ok(Ok(worked)) => {
-            loan.give_back();
+            answered(loan);
             Ok(worked)
         }
         Ok(Err(source)) => Err(failed(loan, source, progress.phase, ground.time).await),
-        Err(_) => Err(expired(progress.phase, ground.time)),
+        Err(_) => Err(expired(loan, progress.phase, ground.time)),
     }
 }
 
@@ -239,7 +247,7 @@ pub(super) async fn attempt_together(
     };
     match timeout_at(ground.time.deadline.instant(), steps).await {
         Ok(Ok(together)) => {
-            loan.give_back();
+            answered(loan);
             (together, CallResult::Success)
         }
         // Whether it was COMMIT or not makes no difference here: the keys tell when it is done again one by one.
@@ -281,19 +289,22 @@ async fn failed(loan: Loan, source: DriverError, phase: Phase, time: &AttemptTim
     const CANCELLED: &str = "57014";
 
     let is_own_limit = begin::is_own_limit(time, Instant::now());
-    let (error, mut verdict) = classify::error(source, stage(phase), phase);
+    let (error, mut verdict) = loan.judge(source, stage(phase), phase);
+    loan.report(guards::ended(&error), Instant::now());
+    let phase = error.phase();
     if verdict.connection == Connection::Keep {
         let rolled_back = tokio::time::timeout(ROLLBACK_LIMIT, loan.batch_execute("ROLLBACK")).await;
         if !matches!(rolled_back, Ok(Ok(()))) {
             verdict = Verdict { connection: Connection::Destroy, ..verdict };
         }
     }
+    let breaker = verdict.breaker_for(Circuit::Writes);
     loan.settle(verdict);
     if error.code() == Some(CANCELLED) && phase != Phase::CommitSent && is_own_limit {
         let error = Error::Timeout { stage: stage(phase), phase, limit: time.limit };
-        return Failed { error, breaker: verdict.breaker };
+        return Failed { error, breaker };
     }
-    Failed { error, breaker: verdict.breaker }
+    Failed { error, breaker }
 }
 
 fn stage(phase: Phase) -> Stage {

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::Instrument as _;
 
 use super::{
     Applied, Command, Db, Settled, WriteError, Written,
     begin::Mark,
+    classify::Circuit,
     gate::Direct,
-    guards::{AttemptTime, Connected, WORTH_BEGINNING},
+    guards::{AttemptTime, Connected, WORTH_BEGINNING, attempt_span},
     resolve::Resolution,
     transaction::{self, Attempted, Failed, Ground, Progress},
 };
@@ -162,9 +164,12 @@ impl Db {
     ) -> Result<Attempted, Failed> {
         let sent_at = Instant::now();
         let time = AttemptTime::new(deadline, limit);
-        let Connected { admission, loan } = self.connected(&time, replayed).await?;
+        let Connected { admission, loan, host } = self.connected(&time, replayed).await?;
         let (commands, ground) = (self.0.commands.as_ref(), self.ground(&time));
-        let attempted = transaction::attempt(loan, commands, command, replayed, ground, progress).await;
+        let span = attempt_span(&command.name, Circuit::Writes, host);
+        let attempt = transaction::attempt(loan, commands, command, replayed, ground, progress);
+        let attempted = attempt.instrument(span.clone()).await;
+        self.note_attempt(host, &span, attempted.as_ref().err());
         let result = attempted.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success);
         admission.record(result, Instant::now());
         let (settled, before) = match &attempted {

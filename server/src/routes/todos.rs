@@ -48,7 +48,7 @@ pub(crate) async fn read_page(
     deadline: ridethrough::Deadline,
 ) -> Result<(Bytes, Freshness), Trouble> {
     let read = app.db.read(query, deadline).await;
-    let Read { value, freshness } =
+    let Read { value, freshness, .. } =
         read.map_err(|error| Trouble::of_read(&error, app.db.retry_after(Instant::now())))?;
     let document = value.map(|answer| answer.document).unwrap_or_default();
     if app.waiting.is_empty() {
@@ -85,7 +85,7 @@ pub(crate) async fn read(State(app): State<App>, parameters: PathParameters, req
         None => {
             let deadline = super::deadline(request.headers(), app.read_limit);
             match app.db.read(&TodoQuery { id }, deadline).await {
-                Ok(Read { value, freshness }) => (value, freshness),
+                Ok(Read { value, freshness, .. }) => (value, freshness),
                 Err(error) => {
                     return Trouble::of_read(&error, app.db.retry_after(Instant::now())).into_response();
                 }

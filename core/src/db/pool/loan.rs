@@ -3,10 +3,7 @@
 use std::{
     mem,
     ops::Deref,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
 };
 
 use deadpool_postgres::ClientWrapper;
@@ -15,12 +12,12 @@ use tokio::time::Instant;
 use super::{Object, Shared};
 use crate::{
     breaker::CallResult,
-    bulkhead::Permit,
+    bulkhead::{Ended, Permit},
     db::{
-        classify::{Connection, Verdict},
+        classify::{self, Connection, Hearing, Verdict},
         session::{Identity, Mark, Session},
     },
-    error::{ErrorClass, LastWords},
+    error::{Error, ErrorClass, LastWords, Phase, Stage},
 };
 
 /// A session on loan. Unless it is given back with [`Loan::give_back`] or [`Loan::settle`] it goes to the reaper: a
@@ -30,8 +27,8 @@ pub(crate) struct Loan {
     object: Option<Object>,
     shared: Arc<Shared>,
     permit: Option<Permit>,
-    /// COMMIT is on its way: from here on nothing may be cancelled.
-    is_committing: AtomicBool,
+    /// Where the stream of sent bytes was when COMMIT was handed over: from there on nothing may be cancelled.
+    commit: OnceLock<Mark>,
     began: Mark,
 }
 
@@ -48,7 +45,7 @@ pub(in crate::db) struct Abandoned {
 impl Loan {
     pub(super) fn new(object: Object, shared: Arc<Shared>, permit: Option<Permit>) -> Self {
         let began = object.ear().mark();
-        Self { object: Some(object), shared, permit, is_committing: AtomicBool::new(false), began }
+        Self { object: Some(object), shared, permit, commit: OnceLock::new(), began }
     }
 
     /// Gives the session back for the next user. Only for a session that is idle and in no transaction.
@@ -74,9 +71,37 @@ impl Loan {
         }
     }
 
+    /// How the call went, for the bulkhead's limit; the permit stays taken.
+    pub(crate) fn report(&self, ended: Ended, now: Instant) {
+        if let Some(permit) = &self.permit {
+            permit.report(ended, now);
+        }
+    }
+
+    /// Judges an error with all that the session heard: a request of which no byte went out was provably not sent, and
+    /// what the server said last is why a connection ended of which the driver knows only that.
+    pub(crate) fn judge(
+        &self,
+        source: tokio_postgres::Error,
+        stage: Stage,
+        phase: Phase,
+    ) -> (Error, Verdict) {
+        let words = self.last_words();
+        let is_unsent = |mark: &Mark| source.is_closed() && self.session().ear().seal_unless_sent(*mark);
+        // The connection was gone before COMMIT reached it: the server can only have rolled back.
+        let never_committed = phase == Phase::CommitSent && self.commit.get().is_some_and(is_unsent);
+        let phase = if never_committed { Phase::InTransaction } else { phase };
+        let hearing = Hearing {
+            behind_pooler: !self.shared.dialler.can_cancel(),
+            unsent: is_unsent(&self.began),
+            cause: words.as_ref(),
+        };
+        classify::error_heard(source, stage, phase, hearing)
+    }
+
     /// COMMIT is about to be sent. From here on the session is never cancelled: a cancelled COMMIT may have happened.
     pub(crate) fn begin_commit(&self) {
-        self.is_committing.store(true, Ordering::Release);
+        let _ = self.commit.set(self.session().ear().mark());
     }
 
     pub(super) fn session(&self) -> &Session {
@@ -141,7 +166,7 @@ impl Drop for Loan {
             object,
             shared: Arc::clone(&self.shared),
             _permit: mem::take(&mut self.permit),
-            is_committing: self.is_committing.load(Ordering::Acquire),
+            is_committing: self.commit.get().is_some(),
         };
         if !self.shared.is_usable(abandoned.session()) || !self.shared.dialler.can_cancel() {
             return abandoned.destroy();

@@ -1,0 +1,157 @@
+//! The hosts of one database, told what the prober would tell them: which role, which route, which part of the health
+//! table follows. Nothing is dialled.
+
+use super::*;
+use crate::db::reaper::Reaper;
+
+const FIVE: Duration = Duration::from_secs(5);
+
+fn hosts(count: usize) -> (Hosts, Instant) {
+    let names: Vec<String> = (1..=count).map(|host| format!("127.0.0.1:{host}")).collect();
+    of(&format!("postgres://app@{}/todos", names.join(",")))
+}
+
+fn of(url: &str) -> (Hosts, Instant) {
+    let config = DbConfig { url: url.to_owned(), ..DbConfig::default() };
+    let target = config.validate().unwrap();
+    let now = Instant::now();
+    (Hosts::new(&target, &config, &Reaper::new().0, now), now)
+}
+
+fn primary(timeline: u32, position: u64) -> Sighting {
+    Sighting { system: Some(7), timeline: Some(timeline), position: Some(position), ..Sighting::default() }
+}
+
+fn standby(timeline: u32, position: u64) -> Sighting {
+    Sighting { in_recovery: true, read_only: true, ..primary(timeline, position) }
+}
+
+fn part(hosts: &Hosts) -> DatabasePart {
+    *hosts.database().borrow()
+}
+
+fn lose(hosts: &Hosts, host: usize, now: Instant) {
+    hosts.lost(host, false, now);
+    for circuit in [Circuit::Reads, Circuit::Writes] {
+        hosts.at(host).unwrap().circuit(circuit).probe_failed(now, now + FIVE);
+    }
+}
+
+fn route(hosts: &Hosts, now: Instant) -> Option<Route> {
+    hosts.reader(Bound::Rather(FIVE), Tried::default(), now)
+}
+
+#[test]
+fn a_single_host_is_used_before_it_is_seen_and_several_are_not() {
+    let (one, now) = hosts(1);
+    assert_eq!((one.trusted_primary(), route(&one, now)), (Some(0), Some(Route::Primary(0))));
+    let (two, now) = hosts(2);
+    assert_eq!((two.trusted_primary(), route(&two, now)), (None, None));
+    assert_eq!(part(&two), DatabasePart::Unknown);
+}
+
+#[test]
+fn a_failover_moves_writes_and_reads_and_keeps_the_old_primary_out() {
+    let (hosts, start) = hosts(2);
+    let at = |second| start + Duration::from_secs(second);
+    hosts.saw(1, standby(1, 100), start, start);
+    assert_eq!(part(&hosts), DatabasePart::ReadOnly, "reads can begin");
+    hosts.saw(0, primary(1, 100), start, start);
+    assert_eq!((part(&hosts), hosts.trusted_primary()), (DatabasePart::Up, Some(0)));
+    assert_eq!(route(&hosts, start), Some(Route::Primary(0)));
+
+    lose(&hosts, 0, at(2));
+    assert_eq!(part(&hosts), DatabasePart::ReadOnly);
+    let lag = Duration::from_secs(3);
+    assert_eq!(
+        route(&hosts, at(3)),
+        Some(Route::Standby { host: 1, lag }),
+        "as of the last word of the primary"
+    );
+    assert_eq!(hosts.primary(), Some(0), "its open circuit refuses the writes");
+
+    hosts.saw(1, primary(2, 100), at(4), at(4));
+    assert_eq!((part(&hosts), hosts.trusted_primary()), (DatabasePart::Up, Some(1)));
+    assert_eq!(route(&hosts, at(4)), Some(Route::Primary(1)));
+
+    hosts.saw(0, primary(1, 900), at(6), at(6));
+    assert_eq!(hosts.at(0).unwrap().role(), Role::Fenced(Fence::OldTimeline));
+    assert_eq!(hosts.trusted_primary(), Some(1));
+    lose(&hosts, 1, at(7));
+    assert_eq!(route(&hosts, at(7)), None, "a fenced host is not read from either");
+    assert_eq!(part(&hosts), DatabasePart::Away);
+}
+
+#[test]
+fn a_standby_is_as_old_as_the_newest_position_of_the_primary_that_it_covers() {
+    let (hosts, start) = hosts(2);
+    let at = |second| start + Duration::from_secs(second);
+    hosts.saw(0, primary(1, 100), start, start);
+    hosts.saw(1, standby(1, 100), at(1), at(1));
+    hosts.saw(0, primary(1, 100), at(2), at(2));
+    assert_eq!(hosts.last(1, at(2)).1, Some(Duration::ZERO), "an idle primary leaves nobody behind");
+    hosts.saw(0, primary(1, 200), at(3), at(3));
+    assert_eq!(hosts.last(1, at(9)).1, Some(Duration::from_secs(7)));
+    lose(&hosts, 0, at(9));
+    let within = hosts.reader(Bound::AtMost(FIVE), Tried::default(), at(9));
+    assert_eq!(within, None, "too far behind for a read with a bound");
+    hosts.saw(1, standby(1, 200), at(9), at(9));
+    assert_eq!(hosts.last(1, at(9)).1, Some(Duration::from_secs(6)));
+}
+
+#[test]
+fn an_instant_before_the_start_is_kept() {
+    let (hosts, start) = hosts(1);
+    let long_ago = Sighting { replayed_ago_ms: Some(90_000), ..standby(1, 5) };
+    hosts.saw(0, long_ago, start, start);
+    assert_eq!(hosts.last(0, start).1, Some(Duration::from_secs(90)));
+    assert_eq!(part(&hosts), DatabasePart::ReadOnly);
+    assert_eq!(hosts.trusted_primary(), None);
+}
+
+#[test]
+fn a_primary_that_refused_a_write_is_trusted_again_only_when_it_was_seen_again() {
+    let (hosts, now) = hosts(2);
+    hosts.saw(0, primary(1, 1), now, now);
+    let refused = now + Duration::from_millis(10);
+    let mut nudges = hosts.nudges();
+    nudges.mark_unchanged();
+    hosts.refused_write(0, refused);
+    assert_eq!(hosts.trusted_primary(), None);
+    assert!(nudges.has_changed().unwrap(), "the prober is to look now");
+    nudges.mark_unchanged();
+    hosts.refused_write(0, refused);
+    assert!(!nudges.has_changed().unwrap(), "a crowd of refused writes is one piece of news");
+    assert_eq!(route(&hosts, now), Some(Route::Primary(0)), "reads go on");
+    hosts.saw(0, primary(1, 1), now, refused);
+    assert_eq!(hosts.trusted_primary(), None, "that look was begun before the refusal");
+    hosts.saw(0, primary(1, 1), refused, refused);
+    assert_eq!(hosts.trusted_primary(), Some(0));
+}
+
+#[test]
+fn a_url_that_asks_for_read_write_reads_from_no_standby() {
+    let (hosts, now) = of("postgres://app@h:1,h:2/todos?target_session_attrs=read-write");
+    hosts.saw(0, primary(1, 1), now, now);
+    hosts.saw(1, standby(1, 1), now, now);
+    lose(&hosts, 0, now);
+    assert_eq!(route(&hosts, now), None);
+}
+
+#[test]
+fn refused_credentials_are_told_apart_from_silence() {
+    let (hosts, now) = hosts(2);
+    hosts.lost(0, true, now);
+    assert_eq!(part(&hosts), DatabasePart::Unknown);
+    hosts.lost(1, false, now);
+    assert_eq!(part(&hosts), DatabasePart::Refused);
+    hosts.lost(0, false, now);
+    assert_eq!(part(&hosts), DatabasePart::Away);
+}
+
+#[test]
+fn one_host_has_plain_circuits_and_several_have_numbered_ones() {
+    let label = |hosts: &Hosts, host: usize| format!("{:?}", hosts.at(host).unwrap().reads);
+    assert!(label(&hosts(1).0, 0).contains("\"reads\""));
+    assert!(label(&hosts(8).0, 7).contains("\"reads-8\""));
+}
