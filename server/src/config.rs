@@ -114,6 +114,10 @@ impl Config {
                     "statement": duration(database.pool.statement),
                     "lock": duration(database.pool.lock),
                     "idle_in_transaction": duration(database.pool.idle_in_transaction),
+                    "lifetime": duration(database.pool.lifetime),
+                    "idle": duration(database.pool.idle),
+                    "check_after": duration(database.pool.check_after),
+                    "pooler": database.pool.pooler,
                 },
                 "read": {
                     "deadline": duration(database.read.deadline),
