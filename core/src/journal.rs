@@ -201,6 +201,13 @@ impl Journal {
         Self::open_on(config, disk)
     }
 
+    /// A journal that is gone with its last handle; for the test kit.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn open_in_memory(config: JournalConfig) -> Result<(Self, JournalWriter), JournalError> {
+        let (journal, writer, _) = Self::open_on(config, Arc::new(disk::scratch::ScratchDisk::default()))?;
+        Ok((journal, writer))
+    }
+
     fn open_on(
         config: JournalConfig,
         disk: Arc<dyn Disk>,

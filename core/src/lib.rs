@@ -11,6 +11,7 @@
 //! - [`db`]: all of it around PostgreSQL (feature `postgres`)
 //! - [`http`]: probes and problem+json for any HTTP server (feature `http`)
 //! - [`service`]: configuration, logs, signals, listeners for binaries (feature `service`)
+//! - [`testkit`]: a scripted fake PostgreSQL for the tests of services (feature `testkit`)
 
 pub mod error;
 
@@ -42,6 +43,8 @@ pub mod db;
 pub mod http;
 #[cfg(feature = "service")]
 pub mod service;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 #[cfg(feature = "postgres")]
 pub use crate::db::{Db, DbConfig};

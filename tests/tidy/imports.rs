@@ -27,10 +27,11 @@ const LINE: [&str; 17] = [
     "db",
 ];
 /// Modules beside the line, with all they may import.
-const BESIDE: [(&str, &[&str]); 3] = [
+const BESIDE: [(&str, &[&str]); 4] = [
     ("http", &["duration_text", "error", "deadline", "mode", "drain", "health"]),
     ("layer", &["duration_text", "error", "metrics", "deadline", "backoff", "budget", "breaker", "bulkhead"]),
     ("service", &["duration_text", "error", "metrics", "mode", "drain", "health", "http"]),
+    ("testkit", &["error", "drain", "health", "cache", "journal", "db"]),
 ];
 
 /// Modules of the chaos suite with a closed list of what they may import.

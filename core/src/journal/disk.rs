@@ -15,6 +15,9 @@ pub(crate) mod volatile;
 #[cfg(test)]
 pub(crate) mod memory;
 
+#[cfg(feature = "testkit")]
+pub(crate) mod scratch;
+
 /// Keeps the folder locked while it lives.
 pub(crate) type FolderLock = Box<dyn Any + Send + Sync>;
 

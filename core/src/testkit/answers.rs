@@ -1,0 +1,226 @@
+//! What the server answers by itself: questions about its state, its settings, its transactions and the row of a key.
+//! Everything else needs a rule of the test.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use tokio_postgres::types::Type;
+
+use super::{
+    data::{KEY_TABLE, Row},
+    reply::{Column, Datum, datum, null},
+    sql::{list, parameter},
+    text::{cast, text_of},
+};
+
+/// What the answers are made of.
+pub(super) struct Facts<'f> {
+    pub(super) process: i32,
+    pub(super) born: SystemTime,
+    pub(super) transaction: Option<u64>,
+    pub(super) in_recovery: bool,
+    pub(super) system_identifier: i64,
+    pub(super) timeline: i32,
+    pub(super) settings: &'f HashMap<String, String>,
+    pub(super) values: &'f [Option<Bytes>],
+    /// The row that `FROM` names.
+    pub(super) row: Option<&'f Row>,
+    pub(super) columns: &'f HashMap<String, Type>,
+    /// When the session of a process began, where there is one.
+    pub(super) alive: &'f dyn Fn(i32) -> Option<SystemTime>,
+    pub(super) xact_status: &'f dyn Fn(u64) -> Option<&'static str>,
+}
+
+/// One row of answers, or none where the question is about a thing that is not there.
+pub(super) struct Answered {
+    pub(super) columns: Vec<Column>,
+    pub(super) row: Option<Vec<Datum>>,
+}
+
+/// Where the list of a SELECT or RETURNING ends.
+const LIST_ENDS: [&str; 6] = ["from", "where", "limit", "for", "order", "into"];
+
+impl Facts<'_> {
+    /// The answer to a SELECT; `None` where the server has none of its own.
+    pub(super) fn select(&self, words: &[String]) -> Option<Answered> {
+        let (parts, rest) = list(words.get(1..)?, &LIST_ENDS);
+        let from = rest.first().filter(|word| *word == "from").and_then(|_| rest.get(1));
+        let own = |table: &str| table == KEY_TABLE || table == "(" || bare(table).starts_with("pg_");
+        if words.first()? != "select" || from.is_some_and(|table| !own(table)) {
+            return None;
+        }
+        let there = match from.map(|table| bare(table)) {
+            Some(KEY_TABLE) => self.row.is_some(),
+            Some("pg_stat_activity") => self.asked_process(rest).is_some(),
+            _ => true,
+        };
+        let (columns, row) = self.all(&parts)?;
+        Some(Answered { columns, row: there.then_some(row) })
+    }
+
+    /// The values that a RETURNING asks for; `None` where there is no RETURNING, or one the server cannot answer.
+    pub(super) fn returning(&self, words: &[String]) -> Option<Answered> {
+        let start = words.iter().position(|word| word == "returning")? + 1;
+        let (parts, _) = list(words.get(start..)?, &LIST_ENDS);
+        let (columns, row) = self.all(&parts)?;
+        Some(Answered { columns, row: self.row.map(|_| row) })
+    }
+
+    fn all(&self, parts: &[&[String]]) -> Option<(Vec<Column>, Vec<Datum>)> {
+        let named: Option<Vec<(Column, Datum)>> = parts.iter().map(|part| self.named(part)).collect();
+        Some(named?.into_iter().unzip())
+    }
+
+    fn named(&self, part: &[String]) -> Option<(Column, Datum)> {
+        let (expression, alias) = match part {
+            [expression @ .., word, alias] if word == "as" => (expression, Some(alias.as_str())),
+            _ => (part, None),
+        };
+        let value = self.value(expression)?;
+        let own = expression.first().map(|word| bare(word)).filter(|word| is_name(word));
+        let name = alias.or(own).unwrap_or("?column?").to_owned();
+        Some((Column { name, kind: value.kind.clone() }, value))
+    }
+
+    /// A single word: a literal, a parameter, or a column.
+    pub(super) fn word(&self, word: &str) -> Option<Datum> {
+        if let Some(text) = word.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')) {
+            return Some(datum(&text));
+        }
+        if let Some(number) = parameter(word) {
+            let bytes = self.values.get(number - 1).cloned().flatten();
+            return Some(Datum { kind: Type::TEXT, bytes });
+        }
+        if let Ok(number) = word.parse::<i32>() {
+            return Some(datum(&number));
+        }
+        Some(match bare(word) {
+            "true" => datum(&true),
+            "false" => datum(&false),
+            "null" => null(Type::TEXT),
+            "pid" => datum(&self.process),
+            "backend_start" => datum(&self.born),
+            "system_identifier" => datum(&self.system_identifier),
+            "timeline_id" => datum(&self.timeline),
+            "current_timestamp" => datum(&SystemTime::now()),
+            "current_user" | "session_user" | "user" => datum(&self.setting("user")),
+            // Columns of what is selected from `VALUES`, as in the settings of a session.
+            "name" | "wanted" | "setting" => datum(&""),
+            "state" => datum(&"idle"),
+            column => {
+                let held = self.row.and_then(|row| row.get(column)).cloned();
+                held.or_else(|| self.columns.get(column).cloned().map(null))?
+            }
+        })
+    }
+
+    pub(super) fn call(&self, name: &str, arguments: &[&[String]]) -> Option<Datum> {
+        let text = |index: usize| {
+            let value = arguments.get(index).and_then(|words| self.value(words))?;
+            text_of(&value)
+        };
+        let lsn =
+            || Datum { kind: Type::PG_LSN, bytes: Some(Bytes::from_static(b"\0\0\0\0\x01\x6b\x37\x48")) };
+        Some(match name {
+            "pg_is_in_recovery" => datum(&self.in_recovery),
+            "current_setting" => datum(&self.setting(&text(0)?)),
+            "set_config" => datum(&text(1).unwrap_or_default()),
+            "pg_current_xact_id" | "pg_current_xact_id_if_assigned" => {
+                cast(datum(&self.transaction.map(u64::cast_signed)), Type::XID8)
+            }
+            "txid_current" | "txid_current_if_assigned" => datum(&self.transaction.map(u64::cast_signed)),
+            "pg_xact_status" | "txid_status" => {
+                let id = number(self.argument(arguments)?);
+                datum(&id.and_then(|id| (self.xact_status)(id.cast_unsigned())))
+            }
+            "pg_backend_pid" => datum(&self.process),
+            "pg_terminate_backend" | "pg_cancel_backend" => {
+                let process = number(self.argument(arguments)?).and_then(|id| i32::try_from(id).ok());
+                datum(&process.is_some_and(|process| (self.alive)(process).is_some()))
+            }
+            "pg_walfile_name" => datum(&format!("{:08X}0000000000000001", self.timeline)),
+            "pg_current_wal_lsn"
+            | "pg_current_wal_insert_lsn"
+            | "pg_last_wal_replay_lsn"
+            | "pg_last_wal_receive_lsn" => lsn(),
+            "pg_wal_lsn_diff" | "extract" => datum(&0.0_f64),
+            "substr" | "substring" | "left" => {
+                let whole = self.argument(arguments)?;
+                let whole = text_of(&whole);
+                let size = |index: usize| text(index).and_then(|size| size.parse::<usize>().ok());
+                let (start, length) = if name == "left" { (1, size(1)) } else { (size(1)?, size(2)) };
+                let part = |whole: String| {
+                    let rest = whole.chars().skip(start.saturating_sub(1));
+                    rest.take(length.unwrap_or(usize::MAX)).collect::<String>()
+                };
+                datum(&whole.map(part))
+            }
+            "now"
+            | "clock_timestamp"
+            | "transaction_timestamp"
+            | "statement_timestamp"
+            | "pg_last_xact_replay_timestamp" => datum(&SystemTime::now()),
+            "pg_postmaster_start_time" => {
+                datum(&(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)))
+            }
+            "version" => datum(&format!("PostgreSQL {} (fake)", self.setting("server_version"))),
+            "current_database" => datum(&self.setting("database")),
+            "coalesce" => {
+                let values: Option<Vec<Datum>> = arguments.iter().map(|words| self.value(words)).collect();
+                let values = values?;
+                let first = values.iter().find(|value| value.bytes.is_some());
+                first.or(values.first())?.clone()
+            }
+            _ => return None,
+        })
+    }
+
+    fn argument(&self, arguments: &[&[String]]) -> Option<Datum> {
+        self.value(arguments.first()?)
+    }
+
+    fn setting(&self, name: &str) -> String {
+        self.settings.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The process of `WHERE pid = …`, where it lives.
+    fn asked_process(&self, words: &[String]) -> Option<i32> {
+        let wanted = words.windows(3).find_map(|three| match three {
+            [pid, equals, value] if bare(pid) == "pid" && equals == "=" => {
+                if value == "pg_backend_pid" {
+                    Some(i64::from(self.process))
+                } else {
+                    number(self.word(value)?)
+                }
+            }
+            _ => None,
+        })?;
+        let process = i32::try_from(wanted).ok()?;
+        (self.alive)(process).map(|_| process)
+    }
+}
+
+/// A whole number out of a literal, or out of a parameter of whatever size.
+pub(super) fn number(value: Datum) -> Option<i64> {
+    let bytes = value.bytes.clone()?;
+    if let Some(number) = text_of(&value).and_then(|text| text.parse().ok()) {
+        return Some(number);
+    }
+    match bytes.len() {
+        4 => Some(i32::from_be_bytes(bytes.as_ref().try_into().ok()?).into()),
+        8 => Some(i64::from_be_bytes(bytes.as_ref().try_into().ok()?)),
+        _ => None,
+    }
+}
+
+fn is_name(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_alphabetic() || c == '_')
+}
+
+/// The name without its schema or table.
+pub(super) fn bare(word: &str) -> &str {
+    if word.starts_with('\'') { word } else { word.rsplit('.').next().unwrap_or(word) }
+}

@@ -1,0 +1,69 @@
+//! A journal in memory for tests, whose writer is a task: on a paused clock a thread would come too late. It survives
+//! nothing.
+
+use std::time::Duration;
+
+use tokio::{task::JoinHandle, time::sleep};
+
+use crate::journal::{Journal, JournalConfig, JournalError};
+
+/// How often the writer looks for appends, in the time of the test; about what a sync takes on a good disk.
+const TURN: Duration = Duration::from_millis(1);
+
+/// A journal in memory. Its writer ends when this is dropped; appends are refused from then on.
+#[derive(Debug)]
+pub struct TestJournal {
+    /// The journal.
+    pub journal: Journal,
+    writer: JoinHandle<()>,
+}
+
+/// A journal in memory with its writer running as a task. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// [`JournalError::Config`] where `config` cannot be used; its folder is never touched.
+pub fn journal_in_memory(config: JournalConfig) -> Result<TestJournal, JournalError> {
+    let (journal, mut writer) = Journal::open_in_memory(config)?;
+    let writer = tokio::spawn(async move {
+        while writer.turn(Duration::ZERO) {
+            sleep(TURN).await;
+        }
+    });
+    Ok(TestJournal { journal, writer })
+}
+
+impl Drop for TestJournal {
+    fn drop(&mut self) {
+        self.journal.close();
+        self.writer.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::journal::NewEntry;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_appended_is_read_back_and_acknowledged() {
+        let kept = journal_in_memory(JournalConfig::new("/nowhere")).unwrap();
+        let entry = |key: &str| NewEntry {
+            key: key.to_owned(),
+            kind: "order.create".to_owned(),
+            fingerprint: [0; 32],
+            accepted_at: SystemTime::now(),
+            payload: Bytes::from_static(b"{}"),
+        };
+        for (key, sequence) in [("a", 1), ("b", 2)] {
+            assert_eq!(kept.journal.append(entry(key)).await.unwrap().sequence, sequence);
+        }
+        let entries = kept.journal.batch(10, u64::MAX).unwrap();
+        assert_eq!(entries.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        kept.journal.acknowledge(2);
+        assert_eq!(kept.journal.backlog().entries, 0);
+    }
+}

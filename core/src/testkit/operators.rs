@@ -1,0 +1,187 @@
+//! Expressions of the server's own answers: operators, CASE, casts, brackets, from the loosest to the tightest. Names and
+//! functions are in `answers`.
+
+use tokio_postgres::types::Type;
+
+use super::{
+    answers::{Facts, bare},
+    reply::{Datum, datum, null},
+    sql::list,
+    text::{cast, text_of, type_named},
+};
+
+impl Facts<'_> {
+    /// The value of an expression; `None` where it holds something the server does not know.
+    pub(super) fn value(&self, words: &[String]) -> Option<Datum> {
+        for operator in ["or", "and"] {
+            if let Some((left, right)) = sides(words, &[operator]) {
+                let (left, right) = (is_true(self.value(left)?), is_true(self.value(right)?));
+                return Some(datum(&if operator == "or" { left || right } else { left && right }));
+            }
+        }
+        for operator in [&["<", ">"][..], &["<", "="], &[">", "="], &["="], &["<"], &[">"]] {
+            if let Some((left, right)) = sides(words, operator) {
+                return Some(compared(&self.value(left)?, operator, &self.value(right)?));
+            }
+        }
+        if let Some((left, right)) = sides(words, &["|", "|"]) {
+            let (left, right) = (text_of(&self.value(left)?), text_of(&self.value(right)?));
+            return Some(datum(&left.zip(right).map(|(left, right)| left + &right)));
+        }
+        match words {
+            [inner @ .., colons, kind] if colons == "::" => Some(cast(self.value(inner)?, type_named(kind)?)),
+            [inner @ .., colons, kind, open, _, close]
+                if (colons.as_str(), open.as_str(), close.as_str()) == ("::", "(", ")") =>
+            {
+                let value = self.value(inner)?;
+                if kind == "bit" { Some(bits(&value)) } else { Some(cast(value, type_named(kind)?)) }
+            }
+            [case, inner @ .., end] if case == "case" && end == "end" => self.case(inner),
+            [open, inner @ .., close] if open == "(" && close == ")" => self.bracketed(inner),
+            [name, open, inner @ .., close] if open == "(" && close == ")" => {
+                let (arguments, rest) = list(inner, &[]);
+                if rest.is_empty() { self.call(bare(name), &arguments) } else { None }
+            }
+            [word] => self.word(word),
+            _ => None,
+        }
+    }
+
+    fn bracketed(&self, inner: &[String]) -> Option<Datum> {
+        if inner.first().is_none_or(|word| word != "select") {
+            return self.value(inner);
+        }
+        let answered = self.select(inner)?;
+        let kind = answered.columns.first()?.kind.clone();
+        let value = answered.row.and_then(|row| row.into_iter().next());
+        Some(value.unwrap_or(null(kind)))
+    }
+
+    /// What stands between CASE and END. All branches have the type of the first.
+    fn case(&self, words: &[String]) -> Option<Datum> {
+        let mut rest = words;
+        let mut kind = None;
+        let mut chosen = None;
+        while let [when, behind @ ..] = rest {
+            let is_else = when == "else";
+            let (condition, value) =
+                if is_else { (None, behind) } else { halves(behind, "then").map(|(c, v)| (Some(c), v))? };
+            let end = outside(value, &["when"]).or_else(|| outside(value, &["else"]));
+            let value = self.value(value.get(..end.unwrap_or(value.len()))?)?;
+            let kind: &Type = kind.get_or_insert_with(|| value.kind.clone());
+            let holds = match condition {
+                Some(condition) => is_true(self.value(condition)?),
+                None => true,
+            };
+            if holds && chosen.is_none() {
+                chosen = Some(cast(value, kind.clone()));
+            }
+            let behind = if is_else { behind } else { halves(behind, "then")?.1 };
+            rest = end.and_then(|end| behind.get(end..)).unwrap_or_default();
+        }
+        Some(chosen.unwrap_or(null(kind?)))
+    }
+}
+
+fn halves<'w>(words: &'w [String], between: &str) -> Option<(&'w [String], &'w [String])> {
+    let at = outside(words, &[between])?;
+    Some((words.get(..at)?, words.get(at + 1..)?))
+}
+
+/// Both sides of an operator, which may be two words long.
+fn sides<'w>(words: &'w [String], operator: &[&str]) -> Option<(&'w [String], &'w [String])> {
+    let at = outside(words, operator)?;
+    Some((words.get(..at)?, words.get(at + operator.len()..)?))
+}
+
+/// Where these words stand outside of brackets and of CASE … END.
+fn outside(words: &[String], wanted: &[&str]) -> Option<usize> {
+    let mut depth = 0_usize;
+    for (at, word) in words.iter().enumerate() {
+        if depth == 0 && words.get(at..at + wanted.len()).is_some_and(|found| found == wanted) {
+            return Some(at);
+        }
+        match word.as_str() {
+            "(" | "case" => depth += 1,
+            ")" | "end" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn is_true(value: Datum) -> bool {
+    cast(value, Type::BOOL).bytes.is_some_and(|bytes| bytes.first() == Some(&1))
+}
+
+/// By number where both are one, else by text; NULL where one of them is.
+fn compared(left: &Datum, operator: &[&str], right: &Datum) -> Datum {
+    let both = text_of(left).zip(text_of(right));
+    datum(&both.map(|(left, right)| {
+        let numbers = left.parse::<f64>().ok().zip(right.parse::<f64>().ok());
+        let order = numbers.and_then(|(left, right)| left.partial_cmp(&right)).unwrap_or(left.cmp(&right));
+        match operator {
+            ["=", ..] => order.is_eq(),
+            ["<", ">"] => order.is_ne(),
+            ["<", "="] => order.is_le(),
+            [">", "="] => order.is_ge(),
+            ["<", ..] => order.is_lt(),
+            _ => order.is_gt(),
+        }
+    }))
+}
+
+/// `x` and hexadecimal digits, as text that is cast to bits; they become a number by the next cast.
+fn bits(value: &Datum) -> Datum {
+    let text = text_of(value);
+    let number = text.and_then(|text| u32::from_str_radix(text.trim_start_matches('x'), 16).ok());
+    datum(&number.map(u32::cast_signed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, time::SystemTime};
+
+    use super::*;
+    use crate::testkit::sql::words;
+
+    fn value(sql: &str) -> Option<String> {
+        let facts = Facts {
+            process: 1_001,
+            born: SystemTime::UNIX_EPOCH,
+            transaction: Some(741),
+            in_recovery: false,
+            system_identifier: 7,
+            timeline: 26,
+            settings: &HashMap::from([("server_version_num".to_owned(), "150018".to_owned())]),
+            values: &[],
+            row: None,
+            columns: &HashMap::new(),
+            alive: &|_| None,
+            xact_status: &|_| Some("committed"),
+        };
+        text_of(&facts.value(&words(sql)).unwrap_or_else(|| panic!("{sql} has no answer")))
+    }
+
+    #[test]
+    fn what_the_library_asks_has_answers() {
+        let timeline = "CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint()) \
+                        ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END";
+        let origin = "CASE WHEN current_setting('server_version_num')::int >= 150000 THEN \
+                      substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/' || extract(epoch FROM now())::text END";
+        let status = format!("CASE WHEN {origin} = '0000001A/0' THEN txid_status('741') END");
+        for (sql, expected) in [
+            (timeline, Some("26")),
+            (origin, Some("0000001A/0")),
+            (&status, Some("committed")),
+            (&status.replace("1A", "1B"), None),
+            ("CASE WHEN current_setting('server_version_num')::int >= 170000 THEN 'new' END", None),
+            ("CASE WHEN false THEN 'a' WHEN true THEN 'b' ELSE 'c' END", Some("b")),
+            ("pg_is_in_recovery() OR 'on'::bool", Some("t")),
+            ("txid_current() <> 741 AND true", Some("f")),
+            ("coalesce(null, 'x')", Some("x")),
+        ] {
+            assert_eq!(value(sql).as_deref(), expected, "{sql}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The fake PostgreSQL as the driver sees it: what it answers, and each fault, in virtual time; and the database path over
+//! it.
+
+#[cfg(test)]
+mod kit;
+
+#[cfg(test)]
+mod answers;
+#[cfg(test)]
+mod commits;
+#[cfg(test)]
+mod database_path;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod sockets;
+#[cfg(test)]
+mod transactions;
