@@ -13,11 +13,11 @@ endif
 # The bench is a workspace of its own, so its programs are in a folder of its own.
 BENCH := $(CARGO) run --quiet --release --manifest-path bench/Cargo.toml --
 
-.PHONY: help setup build demo up test bench bench-core fmt lint doc deny
+.PHONY: help setup build demo up test bench bench-core example-sqlx fmt lint doc deny
 
 help: ## list the targets
 	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## find or install what is missing: PostgreSQL server binaries
 	@scripts/setup.sh
@@ -40,8 +40,12 @@ bench: ## what the library costs, as times and ratios
 bench-core: build ## the library beside its peers in one run, as times and ratios
 	@$(BENCH) "$(abspath $(CHAOS))"
 
+example-sqlx: ## sqlx behind a guard, built apart; restart the PostgreSQL of DATABASE_URL meanwhile
+	@cd examples/sqlx && $(CARGO) run --quiet --locked -- 20
+
 fmt: ## format the code
 	@$(CARGO) fmt --all
+	@$(CARGO) fmt --manifest-path examples/sqlx/Cargo.toml
 
 lint: ## clippy and the tidy test
 	@$(CARGO) clippy --quiet --workspace --all-targets --all-features -- -D warnings

@@ -120,14 +120,14 @@ run_tests() {
         [[ -z ${CI:-} ]] || profile=ci
         step 'tests' cargo nextest run --workspace --profile "$profile" --no-fail-fast
         count_nextest
-        step 'tests of the backoff feature' cargo nextest run -p ridethrough --no-default-features \
-            --features backoff --profile "$profile" --no-fail-fast -E 'test(/backoff/)'
+        step 'tests of the features backoff and tower' cargo nextest run -p ridethrough --no-default-features \
+            --features backoff,tower --profile "$profile" --no-fail-fast -E 'test(/backoff/) or binary(layers)'
         count_nextest filtered
     else
         step 'tests' libtest
         count_libtest
-        step 'tests of the backoff feature' cargo test -p ridethrough --lib --no-default-features \
-            --features backoff --no-fail-fast -- backoff
+        step 'tests of the features backoff and tower' cargo test -p ridethrough --lib --test layers \
+            --no-default-features --features backoff,tower --no-fail-fast
         count_libtest
     fi
 }

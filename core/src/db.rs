@@ -16,6 +16,7 @@ mod dial;
 mod gate;
 mod guards;
 mod hosts;
+mod judge;
 mod keys;
 mod outcome;
 mod pool;
@@ -55,6 +56,7 @@ pub use self::{
     },
     config::{ConfigInvalid, DbConfig, PoolConfig, Pooler, ProbeConfig, ReadConfig, WriteConfig},
     connector::{BoxStream, ByteStream, Connecting, Connector, HostAddress},
+    judge::judge,
     keys::{SCHEMA_SQL, to_microseconds},
     outcome::{Outcome, Unresolved},
     probe::Prober,

@@ -5,7 +5,9 @@
 //! modules below stand in reading order; each one imports only those above it.
 //!
 //! - words and limits: [`error`], [`metrics`], [`deadline`]
-//! - policies, pure, with `now` as an argument: [`backoff`], [`budget`], [`breaker`], [`bulkhead`]
+//! - policies, pure, with `now` as an argument: [`backoff`], [`budget`], [`breaker`], [`bulkhead`], [`judgement`],
+//!   [`retry`]
+//! - the policies around a client of your own: [`guard`] for any async call, `layer` for any tower service (feature `tower`)
 //! - the process: [`mode`], [`drain`], [`health`]
 //! - what is kept: [`cache`] for reads, [`journal`] for writes
 //! - [`db`]: all of it around PostgreSQL (feature `postgres`)
@@ -28,6 +30,12 @@ pub mod backoff;
 pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
+pub mod judgement;
+pub mod retry;
+
+pub mod guard;
+#[cfg(feature = "tower")]
+pub mod layer;
 
 pub mod drain;
 pub mod health;

@@ -7,7 +7,7 @@ const LIBRARY: &str = "core/src/";
 const CHAOS: &str = "chaos/src/";
 
 /// The library's modules from left to right; each may import what stands before it.
-const LINE: [&str; 17] = [
+const LINE: [&str; 19] = [
     "duration_text",
     "error",
     "metrics",
@@ -19,6 +19,8 @@ const LINE: [&str; 17] = [
     "budget",
     "breaker",
     "bulkhead",
+    "judgement",
+    "retry",
     "mode",
     "drain",
     "health",
@@ -26,10 +28,24 @@ const LINE: [&str; 17] = [
     "journal",
     "db",
 ];
+/// What an adapter around a client of somebody else may import.
+const POLICIES: &[&str] = &[
+    "duration_text",
+    "error",
+    "metrics",
+    "deadline",
+    "backoff",
+    "budget",
+    "breaker",
+    "bulkhead",
+    "judgement",
+    "retry",
+];
 /// Modules beside the line, with all they may import.
-const BESIDE: [(&str, &[&str]); 4] = [
+const BESIDE: [(&str, &[&str]); 5] = [
     ("http", &["duration_text", "error", "deadline", "mode", "drain", "health"]),
-    ("layer", &["duration_text", "error", "metrics", "deadline", "backoff", "budget", "breaker", "bulkhead"]),
+    ("guard", POLICIES),
+    ("layer", POLICIES),
     ("service", &["duration_text", "error", "metrics", "mode", "drain", "health", "http"]),
     ("testkit", &["error", "drain", "health", "cache", "journal", "db"]),
 ];

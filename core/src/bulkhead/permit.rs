@@ -43,7 +43,12 @@ impl<B: Borrow<Arc<Bulkhead>>> Permit<B> {
         }
     }
 
-    /// When it was granted.
+    /// Counts the time of the call from `now` on: for a place that was reserved before the call began.
+    pub fn begin(&mut self, now: Instant) {
+        self.granted_at = now;
+    }
+
+    /// When it was granted, or when its call began where [`Permit::begin`] said so.
     #[must_use]
     pub fn granted_at(&self) -> Instant {
         self.granted_at

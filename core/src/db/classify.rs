@@ -171,7 +171,7 @@ fn lost(phase: Phase) -> ErrorClass {
     }
 }
 
-fn by_code(code: &str, fatal: bool, phase: Phase, behind_pooler: bool) -> Verdict {
+pub(super) fn by_code(code: &str, fatal: bool, phase: Phase, behind_pooler: bool) -> Verdict {
     let verdict = Verdict { hint: hint(code), ..by_table(code, phase, behind_pooler) };
     if fatal { ended(code, verdict, phase) } else { verdict }
 }
