@@ -53,9 +53,20 @@ impl Retry {
             return None;
         }
         let delay = self.backoff.delay(attempt, random);
-        let fits = deadline.is_none_or(|deadline| deadline.remaining(now) >= delay + WORTH_BEGINNING);
-        (fits && self.budget.withdraw(now)).then_some(delay)
+        paid_pause(delay, deadline, &self.budget, now)
     }
+}
+
+/// The end of every decision about a retry, that of the database path too: it is made only where the deadline has room for
+/// the pause and an attempt after it, and where the budget pays.
+pub(crate) fn paid_pause(
+    delay: Duration,
+    deadline: Option<Deadline>,
+    budget: &RetryBudget,
+    now: Instant,
+) -> Option<Duration> {
+    let fits = deadline.is_none_or(|deadline| deadline.remaining(now) >= delay + WORTH_BEGINNING);
+    (fits && budget.withdraw(now)).then_some(delay)
 }
 
 #[cfg(test)]

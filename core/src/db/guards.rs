@@ -21,10 +21,9 @@ use crate::{
     deadline::Deadline,
     error::{Error, ErrorClass, Evidence, Phase, RejectReason, Stage},
     metrics,
+    retry::{WORTH_BEGINNING, paid_pause},
 };
 
-/// Less than this is left of a deadline: nothing is begun, because its answer would come too late for everybody.
-pub(super) const WORTH_BEGINNING: Duration = Duration::from_millis(2);
 /// A write waits this long for news of a primary that has just been lost or has just refused a write; the prober looks at
 /// once, so that news is a matter of milliseconds where there is any.
 const FAILOVER_WAIT: Duration = Duration::from_millis(300);
@@ -304,9 +303,7 @@ impl Db {
             return false;
         }
         let delay = self.random(|random| self.0.config.backoff.delay(attempt, random));
-        if delay >= deadline.remaining(now) || !self.0.budget.withdraw(now) {
-            return false;
-        }
+        let Some(delay) = paid_pause(delay, Some(deadline), &self.0.budget, now) else { return false };
         sleep(delay).await;
         true
     }

@@ -10,7 +10,7 @@ use super::{
     begin::Mark,
     classify::Circuit,
     gate::Direct,
-    guards::{AttemptTime, Connected, WORTH_BEGINNING, attempt_span},
+    guards::{AttemptTime, Connected, attempt_span},
     resolve::Resolution,
     transaction::{self, Attempted, Failed, Ground, Progress},
 };
@@ -21,6 +21,7 @@ use crate::{
     error::{Error, ErrorClass, Phase, RejectReason},
     health::{DatabasePart, SchemaPart},
     journal::{AppendError, NewEntry},
+    retry::WORTH_BEGINNING,
 };
 
 /// Kept of a write's deadline for the journal: without it a database that hangs would use up all the time, and a write
