@@ -55,7 +55,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     db.set_schema(SchemaPart::Ok);
     let (_drain, draining) = Drain::new();
     tokio::spawn(background.prober.run(draining.clone()));
-    tokio::spawn(background.replay.run(draining));
+    tokio::spawn(background.replay.run(draining.clone()));
+    tokio::spawn(background.reaper.run(draining));
     let run = fastrand::u64(..);
     for number in 0..40_u8 {
         let order = Command {
