@@ -1,5 +1,5 @@
 //! The rules of the house as a test: file length, module docs, who may import whom, words that must not be here,
-//! links that lead nowhere, images that nobody pinned.
+//! promises that are missing, links that lead nowhere, images that nobody pinned.
 //!
 //! It reads text line by line and knows no Rust grammar; what the compiler or clippy can check is left to them.
 
@@ -8,6 +8,7 @@ mod files;
 mod imports;
 mod links;
 mod manifests;
+mod promises;
 mod source;
 
 use std::path::Path;
@@ -43,6 +44,11 @@ fn packages_depend_only_on_what_the_house_allows() {
 #[test]
 fn modules_import_only_what_lies_before_them() {
     assert_clean(&tree().iter().flat_map(imports::check).collect::<Vec<_>>());
+}
+
+#[test]
+fn public_async_functions_say_what_a_drop_leaves_behind() {
+    assert_clean(&tree().iter().flat_map(promises::check).collect::<Vec<_>>());
 }
 
 #[test]

@@ -91,7 +91,7 @@ pub enum CallResult {
     Neutral,
 }
 
-/// A call that was not let through, and when it is worth asking again. [`Breaker::explain`] says more.
+/// A call that was not let through, and when it is worth asking again. [`Breaker::explain`](super::Breaker::explain) says more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the breaker is open after {reason}")]
 pub struct BreakerOpen {

@@ -4,9 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::{Db, classify::Circuit, hosts::Host};
+#[cfg(feature = "serde")]
+use super::hosts::Host;
+use super::{Db, classify::Circuit};
+#[cfg(feature = "serde")]
+use crate::breaker::Breaker;
 use crate::{
-    breaker::{Breaker, BreakerState},
+    breaker::BreakerState,
     health::{CachePart, DatabasePart, JournalPart, SchemaPart},
     journal::JournalHealth,
     metrics,
