@@ -1,6 +1,8 @@
 //! How long to wait before the next attempt: attempt number in, jittered delay out.
 //!
 //! It does not decide whether there is a next attempt: that is a matter of class, budget and deadline (`db`).
+//!
+//! Defaults, metrics and what not to do: `docs/patterns/retry-and-budget.md`.
 
 use std::time::Duration;
 
@@ -18,6 +20,15 @@ pub enum Jitter {
 }
 
 /// An exponential schedule with a cap.
+///
+/// ```
+/// use std::time::Duration;
+/// use ridethrough::backoff::{Backoff, Jitter};
+///
+/// let backoff = Backoff { jitter: Jitter::Equal, ..Backoff::default() };
+/// let third = backoff.delay(3, &mut fastrand::Rng::new());
+/// assert!((Duration::from_millis(40)..=Duration::from_millis(80)).contains(&third));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(
     feature = "serde",

@@ -15,6 +15,8 @@
 //!
 //! While closed, a call that succeeds reads one word and adds one to a counter of its own thread; while open, a
 //! rejection reads a few words. Only failures, trials and transitions take a lock, for some tens of nanoseconds.
+//!
+//! Defaults, metrics and what not to do: `docs/patterns/breaker.md`.
 
 mod admission;
 mod config;

@@ -3,6 +3,8 @@
 //! It keeps retries a bounded share of the traffic, so that they cannot turn a brown-out into an outage. It does not
 //! choose delays (`backoff`) nor decide what may be retried (`db`). A deposit, which every call makes, takes no lock;
 //! a withdrawal, which only a failed call makes, does.
+//!
+//! Defaults, metrics and what not to do: `docs/patterns/retry-and-budget.md`.
 
 use std::{sync::PoisonError, time::Duration};
 

@@ -3,6 +3,8 @@
 //! It does not know what the calls do, and it never refuses for any reason but lack of room or of time. Who goes first is
 //! decided in `queue`, how many at once in `limit`; both are pure. Without a queue, entering and leaving are one atomic
 //! operation each.
+//!
+//! Defaults, metrics and what not to do: `docs/patterns/bulkhead.md`.
 
 mod limit;
 mod permit;
@@ -89,6 +91,19 @@ pub enum BulkheadFull {
 }
 
 /// Bounded concurrency with a bounded queue.
+///
+/// ```
+/// use std::time::Duration;
+/// use ridethrough::{Deadline, bulkhead::{Bulkhead, BulkheadConfig, Ended, Priority}};
+/// use tokio::time::Instant;
+///
+/// let now = Instant::now();
+/// let bulkhead = Bulkhead::new(BulkheadConfig { permits: 1, ..BulkheadConfig::default() }, now);
+/// let deadline = Deadline::after(now, Duration::from_secs(1));
+/// let permit = bulkhead.try_acquire(Priority::Interactive, deadline, now).expect("nobody is there");
+/// assert!(bulkhead.try_acquire(Priority::Interactive, deadline, now).is_err());
+/// permit.finish(Ended::Answered, Instant::now());
+/// ```
 #[derive(Debug)]
 pub struct Bulkhead {
     word: Word,

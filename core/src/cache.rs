@@ -3,6 +3,8 @@
 //! It stores encoded answers with the time they were true. It never decides to serve one (that is `db`), never talks to
 //! the database, and is bounded by weight. While the database is there every read goes to it; nothing is served from
 //! here unlabelled.
+//!
+//! Defaults, metrics and what not to do: `docs/patterns/degraded-reads.md`.
 
 mod freshness;
 

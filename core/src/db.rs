@@ -6,6 +6,8 @@
 //! circuits, one for reads and one for writes.
 //!
 //! Nothing here spawns: [`Db::new`] returns the [`Background`] parts for `main` to run.
+//!
+//! The pages on it, with defaults, metrics and what not to do, are in `docs/patterns`.
 
 mod begin;
 mod classify;
@@ -120,6 +122,20 @@ struct Shared {
 impl Db {
     /// A database that has not been seen yet. Dials nothing: the service starts whether or not the database is there.
     ///
+    /// With several hosts in the URL the prober finds the primary; the order does not matter.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use ridethrough::{cache::CacheConfig, db::{Commands, ConfigInvalid, Db, DbConfig}, journal::Journal};
+    /// # fn example(journal: Journal, commands: Arc<dyn Commands>) -> Result<(), ConfigInvalid> {
+    /// let url = "postgres://app@one:5432,two:5432/todos?sslmode=verify-full".to_owned();
+    /// let config = DbConfig { url, ..DbConfig::default() };
+    /// let (db, background) = Db::new(config, CacheConfig::default(), journal, commands)?;
+    /// // `main` spawns background.prober, .replay and .reaper.
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Names the setting that cannot be used.
     pub fn new(
@@ -159,6 +175,19 @@ impl Db {
     /// Answers `query` from the primary; or else from a standby that is not too far behind, or with the last good answer,
     /// both labelled stale. The result says who answered and how old the answer may be.
     ///
+    /// ```no_run
+    /// # use ridethrough::{Deadline, Error, db::{Db, Query, Source}};
+    /// # async fn example<Q: Query>(db: Db, question: Q, deadline: Deadline) -> Result<(), Error> {
+    /// let read = db.read(&question, deadline).await?;
+    /// match read.source {
+    ///     Source::Primary => println!("fresh"),
+    ///     Source::Standby { host, lag } => println!("host {host} is at most {lag:?} behind"),
+    ///     other => println!("kept from before: {other:?}, {:?}", read.freshness),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Where neither is to be had: the database is away, or too slow for `deadline`, and nothing usable is cached.
     ///
@@ -192,6 +221,18 @@ impl Db {
     /// Commits `command` in PostgreSQL, or else accepts it durably into the journal; once under its key either way.
     ///
     /// Spawn it rather than await it in a request handler: a client that departs must not drop a write half-way.
+    ///
+    /// ```no_run
+    /// # use ridethrough::{Deadline, db::{Command, Db, WriteError, Written}};
+    /// # async fn example(db: Db, order: Command, deadline: Deadline) {
+    /// match db.write(order, deadline).await {
+    ///     Ok(Written::Journaled { .. }) => println!("202: accepted on disk, applied when the database is back"),
+    ///     Ok(written) => println!("201: {written:?}"),
+    ///     Err(WriteError::Unknown(error)) => println!("the same key again finds out: {error}"),
+    ///     Err(error) => println!("nothing happened: {error}"),
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`WriteError`] says whether the write had no effect or whether nobody knows.

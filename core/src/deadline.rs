@@ -1,6 +1,8 @@
 //! An absolute time limit that every stage of one call spends from.
 //!
 //! It does not enforce anything by itself: whoever waits asks for [`Deadline::remaining`] and stops there.
+//!
+//! Defaults, metrics and what not to do: `docs/patterns/deadline.md`.
 
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! What went wrong with a call, said so that the caller can decide: stage, phase, class, and when to come back.
 //!
 //! Which PostgreSQL error gets which class is the table in `db/classify`; this file only holds the words.
+//!
+//! Defaults, metrics and what not to do: `docs/patterns/outcome-and-ambiguous-commit.md`.
 
 use std::{
     fmt,
@@ -84,6 +86,15 @@ pub struct Evidence {
 }
 
 /// A refusal explained: reason, state, since when, evidence, and when to come back. Its text is one line.
+///
+/// ```
+/// use std::time::Duration;
+/// use ridethrough::error::{Error, ErrorClass, RejectReason};
+///
+/// let error = Error::rejected(RejectReason::Overloaded, Duration::from_millis(300));
+/// assert_eq!((error.class(), error.is_rejection()), (ErrorClass::Overload, true));
+/// assert!(error.explain().expect("it is a refusal").to_string().ends_with("ask again in 300 ms"));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Explanation {
     /// Why it was refused.

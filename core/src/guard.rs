@@ -1,5 +1,7 @@
 //! The whole path around any async call: deadline, bulkhead, breaker, attempt, retry with budget. For services that reach
 //! PostgreSQL, or anything else, through a client of their own. It keeps no answers and journals nothing: that is `db`.
+//!
+//! When to use it and what not to do: `docs/patterns/guard-and-layers.md`.
 
 mod error;
 

@@ -43,6 +43,8 @@
 //! thread.join().expect("the writer ends without a panic");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Defaults, metrics and what not to do: `docs/patterns/journal.md`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,7 @@
 //! What the end of a call means for the breaker and for another attempt. It holds the words and the place where a service
 //! says them ([`Classify`]); which PostgreSQL error means what is the table of `db`.
+//!
+//! When to use it and what not to do: `docs/patterns/guard-and-layers.md`.
 
 use std::{ops::Deref, time::Duration};
 

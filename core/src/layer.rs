@@ -38,6 +38,8 @@
 //! assert_eq!(service.oneshot(1).await.unwrap(), 2);
 //! # }
 //! ```
+//!
+//! When to use it and what not to do: `docs/patterns/guard-and-layers.md`.
 
 mod breaker;
 mod bulkhead;

@@ -1,5 +1,7 @@
 //! Whether a failed attempt is followed by another, and after which pause. Budget, breaker, deadline and the number of
 //! attempts have a say; what the failure means is decided before ([`judgement`](crate::judgement)), and nobody waits here.
+//!
+//! Defaults, metrics and what not to do: `docs/patterns/retry-and-budget.md`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +19,20 @@ use crate::{
 pub(crate) const WORTH_BEGINNING: Duration = Duration::from_millis(2);
 
 /// The retry policy of one circuit. Clones share budget and breaker.
+///
+/// ```
+/// use std::sync::Arc;
+/// use ridethrough::{budget::{RetryBudget, RetryBudgetConfig}, error::ErrorClass, judgement::Judgement, retry::Retry};
+/// use tokio::time::Instant;
+///
+/// let (now, mut random) = (Instant::now(), fastrand::Rng::new());
+/// let retry = Retry::new(Arc::new(RetryBudget::new(RetryBudgetConfig::default(), now)));
+/// let lost_a_race = Judgement::of(ErrorClass::Contention);
+/// assert!(retry.pause(lost_a_race, 1, None, now, &mut random).is_some());
+/// assert!(retry.pause(lost_a_race, 3, None, now, &mut random).is_none(), "three attempts are all");
+/// let lost_an_answer = Judgement::of(ErrorClass::Unknown);
+/// assert!(retry.pause(lost_an_answer, 1, None, now, &mut random).is_none(), "it may have had its effect");
+/// ```
 #[derive(Debug, Clone)]
 pub struct Retry {
     /// What the traffic has earned; share one among all layers that call the same thing.
