@@ -144,6 +144,27 @@ async fn calls_that_time_out_in_a_full_bulkhead_make_its_limit_smaller() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn batch_work_waits_behind_interactive_calls() {
+    let guard = guard(|config| config.bulkhead = BulkheadConfig { permits: 1, ..BulkheadConfig::default() });
+    let held =
+        guard.bulkhead().acquire(Priority::Interactive, within(1_000 * MS), Instant::now()).await.unwrap();
+    let order = std::sync::Mutex::new(Vec::new());
+    let call = async |priority| {
+        let note = async |_| {
+            order.lock().unwrap().push(priority);
+            Ok::<_, &str>(())
+        };
+        guard.with_priority(priority).call(within(1_000 * MS), note, &AnyError).await.unwrap();
+    };
+    let free = async {
+        tokio::time::sleep(MS).await;
+        drop(held);
+    };
+    tokio::join!(call(Priority::Batch), call(Priority::Interactive), free);
+    assert_eq!(*order.lock().unwrap(), [Priority::Interactive, Priority::Batch]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn refused_calls_earn_no_retries() {
     let guard = guard(|config| config.budget.floor_per_second = 0.0);
     let now = Instant::now();
