@@ -249,6 +249,13 @@ impl FakePostgres {
         self.world.order_all(&Order::Reset);
     }
 
+    /// The server crashes and is back at once: connections break, open transactions roll back, and its statistics begin
+    /// anew, by which the database path sees that transaction identifiers from before are not to be trusted.
+    pub fn crash(&self) {
+        lock(&self.world.role).crashes += 1;
+        self.world.order_all(&Order::Reset);
+    }
+
     /// The server stops in its tracks: nothing is answered, and new connections wait, until [`recover`](Self::recover). What
     /// was sent meanwhile is answered then.
     pub fn silence(&self) {

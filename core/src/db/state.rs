@@ -93,6 +93,7 @@ impl Db {
             "primary": self.0.hosts.primary().map(|host| host + 1),
             "hosts": hosts,
             "retry_budget": self.0.budget.balance(now),
+            "retry_budget_frozen": self.0.budget.is_frozen(),
             "bulkhead": {
                 "in_use": self.0.bulkhead.in_use(),
                 "limit": self.0.bulkhead.limit(),
@@ -134,7 +135,11 @@ impl Db {
 #[cfg(feature = "serde")]
 fn breaker_state(breaker: &Breaker, now: Instant) -> serde_json::Value {
     let evidence = breaker.evidence();
+    let counts = breaker.explain(now).evidence;
     serde_json::json!({
+        "successes": counts.successes,
+        "failures": counts.failures,
+        "ramp": breaker.ramp(now),
         "state": breaker.state(now).as_str(),
         "reason": evidence.map(|(reason, _)| reason.to_string()),
         "open_for_seconds": evidence.map(|(_, since)| now.saturating_duration_since(since).as_secs_f64()),

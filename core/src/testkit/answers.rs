@@ -2,6 +2,7 @@
 //! Everything else needs a rule of the test.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     time::{Duration, SystemTime},
 };
@@ -12,7 +13,7 @@ use tokio_postgres::types::Type;
 use super::{
     data::{KEY_TABLE, Row},
     reply::{Column, Datum, datum, null},
-    sql::{list, parameter},
+    sql::{list, parameter, size_in_bytes},
     text::{cast, text_of},
 };
 
@@ -21,9 +22,15 @@ pub(super) struct Facts<'f> {
     pub(super) process: i32,
     pub(super) born: SystemTime,
     pub(super) transaction: Option<u64>,
+    /// The process that a question to `pg_stat_activity` is about; else the session's own.
+    pub(super) subject: Option<i32>,
     pub(super) in_recovery: bool,
     pub(super) system_identifier: i64,
     pub(super) timeline: i32,
+    /// Where the log of the server ends.
+    pub(super) position: u64,
+    /// When the statistics began, in seconds: anew after each crash.
+    pub(super) statistics_since: u64,
     pub(super) settings: &'f HashMap<String, String>,
     pub(super) values: &'f [Option<Bytes>],
     /// The row that `FROM` names.
@@ -31,7 +38,18 @@ pub(super) struct Facts<'f> {
     pub(super) columns: &'f HashMap<String, Type>,
     /// When the session of a process began, where there is one.
     pub(super) alive: &'f dyn Fn(i32) -> Option<SystemTime>,
+    /// The transaction that a process has open.
+    pub(super) running: &'f dyn Fn(i32) -> Option<u64>,
     pub(super) xact_status: &'f dyn Fn(u64) -> Option<&'static str>,
+    /// What the functions that were called do to other sessions.
+    pub(super) acts: &'f RefCell<Vec<Act>>,
+}
+
+/// What a function does beside answering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Act {
+    Terminate(i32),
+    Cancel(i32),
 }
 
 /// One row of answers, or none where the question is about a thing that is not there.
@@ -52,13 +70,39 @@ impl Facts<'_> {
         if words.first()? != "select" || from.is_some_and(|table| !own(table)) {
             return None;
         }
-        let there = match from.map(|table| bare(table)) {
-            Some(KEY_TABLE) => self.row.is_some(),
-            Some("pg_stat_activity") => self.asked_process(rest).is_some(),
-            _ => true,
-        };
-        let (columns, row) = self.all(&parts)?;
+        match from.map(|table| bare(table)) {
+            Some(KEY_TABLE) => self.listed(&parts, self.row.is_some()),
+            Some("pg_stat_activity") => {
+                let subject = self.asked_process(rest);
+                let facts = Facts { subject, ..*self };
+                // A question that is only described has no values to compare with.
+                let there = subject.is_some() && facts.holds(rest)?;
+                facts.listed(&parts, there)
+            }
+            Some("(") if rest.get(2).is_some_and(|word| word == "select") => {
+                let inner = self.select(rest.get(2..)?)?;
+                let names = inner.columns.into_iter().map(|column| column.name);
+                let row = inner.row.map(|row| names.zip(row).collect::<Row>());
+                Facts { row: row.as_ref(), ..*self }.listed(&parts, row.is_some())
+            }
+            _ => self.listed(&parts, true),
+        }
+    }
+
+    fn listed(&self, parts: &[&[String]], there: bool) -> Option<Answered> {
+        let (columns, row) = self.all(parts)?;
+        if !there {
+            self.acts.borrow_mut().clear();
+        }
         Some(Answered { columns, row: there.then_some(row) })
+    }
+
+    /// Whether the condition behind WHERE holds; true where there is none.
+    fn holds(&self, rest: &[String]) -> Option<bool> {
+        let Some(at) = rest.iter().position(|word| word == "where") else { return Some(true) };
+        let behind = rest.get(at + 1..)?;
+        let end = behind.iter().position(|word| matches!(word.as_str(), "order" | "limit" | "for"));
+        self.value(behind.get(..end.unwrap_or(behind.len()))?).map(is_true)
     }
 
     /// The values that a RETURNING asks for; `None` where there is no RETURNING, or one the server cannot answer.
@@ -101,11 +145,21 @@ impl Facts<'_> {
             "true" => datum(&true),
             "false" => datum(&false),
             "null" => null(Type::TEXT),
-            "pid" => datum(&self.process),
-            "backend_start" => datum(&self.born),
+            "pid" => datum(&self.subject.unwrap_or(self.process)),
+            "backend_start" => datum(&self.subject.and_then(self.alive).unwrap_or(self.born)),
+            // As 32 bits, without its epoch.
+            "backend_xid" => cast(
+                datum(
+                    &(self.running)(self.subject.unwrap_or(self.process))
+                        .map(|id| (id & 0xFFFF_FFFF).cast_signed()),
+                ),
+                Type::XID,
+            ),
+            "wait_event" => null(Type::TEXT),
             "system_identifier" => datum(&self.system_identifier),
             "timeline_id" => datum(&self.timeline),
-            "current_timestamp" => datum(&SystemTime::now()),
+            "min_recovery_end_timeline" => datum(&if self.in_recovery { self.timeline } else { 0 }),
+            "current_timestamp" | "checkpoint_time" => datum(&SystemTime::now()),
             "current_user" | "session_user" | "user" => datum(&self.setting("user")),
             // Columns of what is selected from `VALUES`, as in the settings of a session.
             "name" | "wanted" | "setting" => datum(&""),
@@ -122,8 +176,10 @@ impl Facts<'_> {
             let value = arguments.get(index).and_then(|words| self.value(words))?;
             text_of(&value)
         };
-        let lsn =
-            || Datum { kind: Type::PG_LSN, bytes: Some(Bytes::from_static(b"\0\0\0\0\x01\x6b\x37\x48")) };
+        let lsn = || Datum {
+            kind: Type::PG_LSN,
+            bytes: Some(Bytes::copy_from_slice(&self.position.to_be_bytes())),
+        };
         Some(match name {
             "pg_is_in_recovery" => datum(&self.in_recovery),
             "current_setting" => datum(&self.setting(&text(0)?)),
@@ -139,14 +195,26 @@ impl Facts<'_> {
             "pg_backend_pid" => datum(&self.process),
             "pg_terminate_backend" | "pg_cancel_backend" => {
                 let process = number(self.argument(arguments)?).and_then(|id| i32::try_from(id).ok());
-                datum(&process.is_some_and(|process| (self.alive)(process).is_some()))
+                let process = process.filter(|process| (self.alive)(*process).is_some());
+                let act = if name == "pg_cancel_backend" { Act::Cancel } else { Act::Terminate };
+                self.acts.borrow_mut().extend(process.map(act));
+                datum(&process.is_some())
             }
             "pg_walfile_name" => datum(&format!("{:08X}0000000000000001", self.timeline)),
             "pg_current_wal_lsn"
             | "pg_current_wal_insert_lsn"
             | "pg_last_wal_replay_lsn"
             | "pg_last_wal_receive_lsn" => lsn(),
-            "pg_wal_lsn_diff" | "extract" => datum(&0.0_f64),
+            "pg_wal_lsn_diff" => datum(&0.0_f64),
+            "extract" => self.epoch_of(arguments.first()?)?,
+            "pg_size_bytes" => datum(&text(0).and_then(|size| size_in_bytes(&size))),
+            "pg_stat_get_bgwriter_stat_reset_time" => {
+                datum(&(SystemTime::UNIX_EPOCH + Duration::from_secs(self.statistics_since)))
+            }
+            "greatest" => {
+                let values: Option<Vec<Datum>> = arguments.iter().map(|words| self.value(words)).collect();
+                values?.into_iter().max_by_key(|value| number(value.clone()))?
+            }
             "substr" | "substring" | "left" => {
                 let whole = self.argument(arguments)?;
                 let whole = text_of(&whole);
@@ -176,6 +244,18 @@ impl Facts<'_> {
             }
             _ => return None,
         })
+    }
+
+    /// `epoch FROM` a time, or the difference of two, which is a number of microseconds here.
+    fn epoch_of(&self, words: &[String]) -> Option<Datum> {
+        /// Between 1970 and 2000, where PostgreSQL begins to count.
+        const SECONDS: i64 = 946_684_800;
+        let [epoch, from, of @ ..] = words else { return None };
+        let value = self.value(of).filter(|_| (epoch.as_str(), from.as_str()) == ("epoch", "from"))?;
+        let raw =
+            value.bytes.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_ref()).ok()).map(i64::from_be_bytes);
+        let since = if value.kind == Type::TIMESTAMPTZ { SECONDS } else { 0 };
+        Some(datum(&raw.map(|micros| micros as f64 / 1e6 + since as f64)))
     }
 
     fn argument(&self, arguments: &[&[String]]) -> Option<Datum> {
@@ -214,6 +294,10 @@ pub(super) fn number(value: Datum) -> Option<i64> {
         8 => Some(i64::from_be_bytes(bytes.as_ref().try_into().ok()?)),
         _ => None,
     }
+}
+
+pub(super) fn is_true(value: Datum) -> bool {
+    cast(value, Type::BOOL).bytes.is_some_and(|bytes| bytes.first() == Some(&1))
 }
 
 fn is_name(word: &str) -> bool {

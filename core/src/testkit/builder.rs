@@ -42,6 +42,7 @@ impl Builder {
             ("DateStyle", "ISO, MDY"),
             ("TimeZone", "UTC"),
             ("synchronous_commit", "on"),
+            ("wal_segment_size", "16MB"),
         ];
         let mut columns = sql::columns(SCHEMA_SQL);
         columns.extend([("pid".to_owned(), Type::INT4), ("backend_start".to_owned(), Type::TIMESTAMPTZ)]);
@@ -108,7 +109,7 @@ impl Builder {
     /// Starts the server.
     #[must_use]
     pub fn start(self) -> FakePostgres {
-        let role = Role { in_recovery: false, read_only: false, timeline: 1 };
+        let role = Role { in_recovery: false, read_only: false, timeline: 1, crashes: 0 };
         let world = World {
             columns: self.columns,
             settings: self.settings,

@@ -1,6 +1,11 @@
 //! What a session knows when it answers: its settings, its role, and the table of keys with the locks on it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -21,6 +26,11 @@ use super::{
 
 /// A lock is waited for this long where the session set no `lock_timeout`; nothing here looks for deadlocks.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Where the log begins, and what each commit adds to it.
+const FIRST_POSITION: u64 = 0x016B_3748;
+const COMMIT_BYTES: u64 = 56;
+/// In seconds.
+const STARTED_AT: u64 = 1_700_000_000;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(super) fn is_read_only(&self) -> bool {
@@ -109,19 +119,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         row: Option<&Row>,
         ask: impl FnOnce(&Facts<'_>) -> T,
     ) -> T {
-        let (settings, role) = (self.all_settings(), self.world.role());
+        let (settings, role, acts) = (self.all_settings(), self.world.role(), RefCell::default());
+        let commits = self.world.counters.commits.load(Ordering::Relaxed);
         ask(&Facts {
             process: self.process,
             born: self.born,
             transaction: self.transaction.as_ref().map(|open| open.id),
+            subject: None,
             in_recovery: role.in_recovery,
             system_identifier: self.world.system_identifier,
             timeline: role.timeline,
+            position: FIRST_POSITION + commits * COMMIT_BYTES,
+            statistics_since: STARTED_AT + role.crashes,
             settings: &settings,
             values,
             row,
             columns: &self.world.columns,
             alive: &|process| self.world.alive(process),
+            running: &|process| lock(&self.world.data).running(process),
             xact_status: &|id| {
                 lock(&self.world.data).status(id).map(|status| match status {
                     XactStatus::InProgress => "in progress",
@@ -129,6 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     XactStatus::Aborted => "aborted",
                 })
             },
+            acts: &acts,
         })
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Data {
     keys: BTreeMap<String, Row>,
     /// The process whose open transaction changed a key.
     holders: HashMap<String, i32>,
+    /// The transaction that a process has open.
+    running: HashMap<i32, u64>,
     rolled_back: VecDeque<String>,
     committed: VecDeque<String>,
     transactions: BTreeMap<u64, XactStatus>,
@@ -43,6 +45,7 @@ pub(super) struct Data {
 #[derive(Debug)]
 pub(super) struct Transaction {
     pub(super) id: u64,
+    process: i32,
     /// Begun by BEGIN; else it ends with the statement, or with Sync.
     pub(super) explicit: bool,
     pub(super) read_only: bool,
@@ -53,14 +56,16 @@ pub(super) struct Transaction {
 }
 
 impl Data {
-    pub(super) fn begin(&mut self) -> Transaction {
+    pub(super) fn begin(&mut self, process: i32) -> Transaction {
         let id = self.transactions.last_key_value().map_or(741, |(last, _)| last + 1);
         self.transactions.insert(id, XactStatus::InProgress);
+        self.running.insert(process, id);
         if self.transactions.len() > REMEMBERED_MAX {
             self.transactions.pop_first();
         }
         Transaction {
             id,
+            process,
             explicit: false,
             read_only: false,
             failed: false,
@@ -71,6 +76,7 @@ impl Data {
     }
 
     pub(super) fn commit(&mut self, transaction: Transaction) {
+        self.running.remove(&transaction.process);
         for (key, row) in transaction.changes {
             self.holders.remove(&key);
             match row {
@@ -85,6 +91,7 @@ impl Data {
     }
 
     pub(super) fn roll_back(&mut self, transaction: Transaction) {
+        self.running.remove(&transaction.process);
         for (key, _) in transaction.changes {
             self.holders.remove(&key);
             remember(&mut self.rolled_back, key);
@@ -94,6 +101,10 @@ impl Data {
 
     pub(super) fn status(&self, id: u64) -> Option<XactStatus> {
         self.transactions.get(&id).copied()
+    }
+
+    pub(super) fn running(&self, process: i32) -> Option<u64> {
+        self.running.get(&process).copied()
     }
 
     /// Whether another process holds the key.
@@ -264,7 +275,7 @@ mod tests {
     #[test]
     fn a_change_is_seen_by_others_only_after_commit() {
         let mut data = Data::default();
-        let mut mine = data.begin();
+        let mut mine = data.begin(1);
         data.change(&mut mine, 1, "k".to_owned(), row("a"));
         assert_eq!(data.row(Some(&mine), "k"), row("a"));
         assert_eq!(data.row(None, "k"), None);
@@ -279,7 +290,7 @@ mod tests {
     #[test]
     fn what_is_rolled_back_leaves_only_its_name() {
         let mut data = Data::default();
-        let mut mine = data.begin();
+        let mut mine = data.begin(1);
         data.change(&mut mine, 1, "k".to_owned(), row("a"));
         data.roll_back(mine);
         assert_eq!((data.row(None, "k"), data.rolled_back()), (None, vec!["k".to_owned()]));
@@ -288,7 +299,7 @@ mod tests {
     #[test]
     fn a_savepoint_gives_back_what_was() {
         let mut data = Data::default();
-        let mut mine = data.begin();
+        let mut mine = data.begin(1);
         data.change(&mut mine, 1, "k".to_owned(), row("a"));
         mine.save("s".to_owned());
         data.change(&mut mine, 1, "k".to_owned(), row("b"));

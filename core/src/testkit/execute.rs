@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::types::Type;
 
 use super::{
-    answers::{Answered, number},
+    answers::{Act, Answered},
     data::key_statement,
     reply::{Call, Column, Datum, ReplyKind, datum},
     script::At,
@@ -267,7 +267,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     ) -> Result<Executed, Stop> {
         match kind {
             Kind::Begin { read_only } => {
-                let transaction = self.transaction.get_or_insert_with(|| lock(&self.world.data).begin());
+                let process = self.process;
+                let transaction =
+                    self.transaction.get_or_insert_with(|| lock(&self.world.data).begin(process));
                 transaction.explicit = true;
                 transaction.read_only |= read_only;
                 Ok(Executed::done("BEGIN"))
@@ -337,7 +339,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// A transaction for a statement that stands outside of one.
     fn open(&mut self) {
         if self.transaction.is_none() {
-            self.transaction = Some(lock(&self.world.data).begin());
+            self.transaction = Some(lock(&self.world.data).begin(self.process));
         }
     }
 
@@ -390,38 +392,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Executed::done(verb)
             });
         }
-        let answered = self.with_facts(values, None, |facts| facts.select(&words));
+        let (answered, acts) =
+            self.with_facts(values, None, |facts| (facts.select(&words), facts.acts.take()));
         let Some(answered) = answered.filter(|_| !returns) else {
             self.world.note_unanswered(statement);
             let message = format!("the fake server has no answer to: {statement}; give it one with `on`");
             return Err(refused("42883", message));
         };
-        self.act(&words, values);
+        self.act(&acts, &words);
         Ok(Executed::answered(verb, answered))
     }
 
     /// What functions do beside answering.
-    fn act(&mut self, words: &[String], values: &[Option<Bytes>]) {
-        for three in words.windows(3) {
-            let [function, _, argument] = three else { continue };
-            let process = || {
-                let source = sql::parameter(argument).and_then(|at| values.get(at - 1).cloned().flatten());
-                let bytes =
-                    source.or_else(|| argument.parse::<i32>().ok().map(|id| Bytes::from(id.to_string())));
-                number(Datum { kind: Type::TEXT, bytes }).and_then(|id| i32::try_from(id).ok())
-            };
-            match function.as_str() {
-                "pg_terminate_backend" => {
-                    if let Some(process) = process() {
-                        self.world.order(process, Order::Fatal("57P01".to_owned()));
-                    }
-                }
-                "pg_cancel_backend" => {
-                    if let Some(process) = process() {
-                        self.world.cancel(process, None);
-                    }
-                }
-                _ => {}
+    fn act(&mut self, acts: &[Act], words: &[String]) {
+        for act in acts {
+            match *act {
+                Act::Terminate(process) => self.world.order(process, Order::Fatal("57P01".to_owned())),
+                Act::Cancel(process) => self.world.cancel(process, None),
             }
         }
         if words.iter().any(|word| word == "set_config") {

@@ -203,6 +203,20 @@ pub(super) fn columns(schema: &str) -> HashMap<String, Type> {
     found
 }
 
+/// A size such as `16MB`, as settings show it.
+pub(super) fn size_in_bytes(text: &str) -> Option<i64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let number: i64 = digits.parse().ok()?;
+    let unit = match text.get(digits.len()..)?.trim() {
+        "" | "B" | "bytes" => 1,
+        "kB" => 1_024,
+        "MB" => 1_024 * 1_024,
+        "GB" => 1_024 * 1_024 * 1_024,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
 /// The number of a parameter, where the word is one.
 pub(super) fn parameter(word: &str) -> Option<usize> {
     word.strip_prefix('$')?.parse().ok().filter(|number| (1..=i16::MAX as usize).contains(number))

@@ -29,6 +29,7 @@ pub(super) fn type_named(name: &str) -> Option<Type> {
         "json" => Type::JSON,
         "jsonb" => Type::JSONB,
         "oid" => Type::OID,
+        "xid" => Type::XID,
         "xid8" => Type::XID8,
         "pg_lsn" => Type::PG_LSN,
         _ => return None,
@@ -44,7 +45,7 @@ pub(super) fn text_of(datum: &Datum) -> Option<String> {
         Type::BOOL => bytes.first().map(|byte| if *byte == 0 { "f" } else { "t" }.to_owned()),
         Type::INT2 => <[u8; 2]>::try_from(bytes.as_ref()).ok().map(|raw| i16::from_be_bytes(raw).to_string()),
         Type::INT4 => int4().map(|raw| i32::from_be_bytes(raw).to_string()),
-        Type::OID => int4().map(|raw| u32::from_be_bytes(raw).to_string()),
+        Type::OID | Type::XID => int4().map(|raw| u32::from_be_bytes(raw).to_string()),
         Type::INT8 => int8().map(|raw| i64::from_be_bytes(raw).to_string()),
         Type::XID8 => int8().map(|raw| u64::from_be_bytes(raw).to_string()),
         Type::FLOAT8 => int8().map(|raw| f64::from_be_bytes(raw).to_string()),
@@ -77,8 +78,16 @@ fn from_text(kind: &Type, text: &str) -> Option<Bytes> {
         Type::BOOL => out.put_u8(u8::from(matches!(text, "t" | "true" | "on" | "1" | "yes"))),
         Type::INT2 => out.put_i16(text.parse().ok()?),
         Type::INT4 => out.put_i32(text.parse().ok()?),
-        Type::OID => out.put_u32(text.parse().ok()?),
-        Type::INT8 => out.put_i64(text.parse().ok()?),
+        Type::OID | Type::XID => out.put_u32(text.parse().ok()?),
+        Type::INT8 => {
+            let whole = || text.parse::<f64>().ok().map(|number| number.round() as i64);
+            out.put_i64(text.parse().ok().or_else(whole)?);
+        }
+        Type::PG_LSN => {
+            let (high, low) = text.split_once('/')?;
+            out.put_u32(u32::from_str_radix(high, 16).ok()?);
+            out.put_u32(u32::from_str_radix(low, 16).ok()?);
+        }
         Type::XID8 => out.put_u64(text.parse().ok()?),
         Type::FLOAT8 => out.put_f64(text.parse().ok()?),
         Type::TEXT | Type::VARCHAR | Type::NAME | Type::UNKNOWN => out.put_slice(text.as_bytes()),

@@ -43,6 +43,7 @@ pub(super) struct Role {
     pub(super) in_recovery: bool,
     pub(super) read_only: bool,
     pub(super) timeline: i32,
+    pub(super) crashes: u64,
 }
 
 #[derive(Debug)]

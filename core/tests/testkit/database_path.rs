@@ -57,8 +57,8 @@ async fn settled(shop: &TestDb, key: &str) {
     timeout(Duration::from_secs(10), waiting).await.expect("the write is never settled");
 }
 
-/// On a real clock, since it goes through sockets. Whatever becomes of its COMMIT, an order is placed once.
-#[tokio::test]
+/// Whatever becomes of its COMMIT, an order is placed once.
+#[tokio::test(start_paused = true)]
 async fn an_order_is_placed_once_whatever_becomes_of_its_commit() {
     for (at, fault) in [
         (At::AfterCommit, Fault::Drop),
@@ -78,7 +78,7 @@ async fn an_order_is_placed_once_whatever_becomes_of_its_commit() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_order_taken_in_an_outage_is_placed_when_it_ends() {
     let server = FakePostgres::start();
     server.outage();
