@@ -3,6 +3,8 @@
 
 #[cfg(test)]
 mod kit;
+#[cfg(test)]
+mod path;
 
 #[cfg(test)]
 mod answers;
@@ -14,5 +16,7 @@ mod database_path;
 mod faults;
 #[cfg(test)]
 mod sockets;
+#[cfg(test)]
+mod sqlstates;
 #[cfg(test)]
 mod transactions;
