@@ -7,8 +7,8 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use crate::journal::{Journal, JournalConfig, JournalError};
 
-/// How often the writer looks for appends, in the time of the test; about what a sync takes on a good disk.
-const TURN: Duration = Duration::from_millis(1);
+/// How often the writer looks for appends, in the time of the test; a sync on a slow disk. Less would only cost turns.
+const TURN: Duration = Duration::from_millis(5);
 
 /// A journal in memory. Its writer ends when this is dropped; appends are refused from then on.
 #[derive(Debug)]

@@ -9,7 +9,11 @@ mod path;
 #[cfg(test)]
 mod answers;
 #[cfg(test)]
+mod cancellation;
+#[cfg(test)]
 mod commits;
+#[cfg(test)]
+mod cuts;
 #[cfg(test)]
 mod database_path;
 #[cfg(test)]
