@@ -17,7 +17,11 @@ mod cuts;
 #[cfg(test)]
 mod database_path;
 #[cfg(test)]
+mod deadlines;
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod outages;
 #[cfg(test)]
 mod sockets;
 #[cfg(test)]
