@@ -25,8 +25,23 @@ use crate::{
 };
 
 /// COMMIT alone tells nothing: in an aborted transaction PostgreSQL answers it with ROLLBACK, and the driver reports
-/// success. In one message with a statement before it, the statement fails first (25P02) and COMMIT is not reached.
+/// success. In one message with a statement before it, the statement fails first (25P02) and COMMIT is not reached. The tag
+/// is looked at all the same: what stands in between may have ended the transaction.
 const COMMIT: &str = "SELECT 1; COMMIT";
+
+/// Why the steps of an attempt came to no good end.
+#[derive(Debug)]
+enum Stopped {
+    Driver(DriverError),
+    /// COMMIT was answered by ROLLBACK and no error.
+    RolledBack,
+}
+
+impl From<DriverError> for Stopped {
+    fn from(error: DriverError) -> Self {
+        Self::Driver(error)
+    }
+}
 
 /// How an attempt ended that the database answered.
 #[derive(Debug)]
@@ -95,7 +110,7 @@ pub(super) async fn attempt(
             answered(loan);
             Ok(attempted)
         }
-        Ok(Err(source)) => Err(failed(loan, source, progress.phase, ground.time).await),
+        Ok(Err(stopped)) => Err(failed(loan, stopped, progress.phase, ground.time).await),
         Err(_) => Err(expired(loan, progress.phase, ground.time)),
     }
 }
@@ -120,7 +135,7 @@ async fn run(
     replayed: bool,
     ground: Ground<'_>,
     progress: &mut Progress,
-) -> Result<Attempted, DriverError> {
+) -> Result<Attempted, Stopped> {
     let statements = Statements(loan);
     if let Some(ghost) = progress.ghost.take() {
         resolve::end(&statements, &ghost).await?;
@@ -137,16 +152,22 @@ async fn run(
         Ok(applied) => {
             keys::keep_answer(&statements, &command.key, &applied).await?;
             progress.phase = Phase::CommitSent;
-            loan.begin_commit();
-            statements.batch_execute(COMMIT).await?;
+            commit(loan).await?;
             Ok(Attempted::Committed(applied))
         }
         Err(ApplyError::Refused(refusal)) => {
             statements.batch_execute("ROLLBACK").await?;
             Ok(Attempted::Refused(refusal))
         }
-        Err(ApplyError::Database(error)) => Err(error),
+        Err(ApplyError::Database(error)) => Err(error.into()),
     }
+}
+
+/// Sends COMMIT, and looks at what the driver does not: whether that is what was done.
+async fn commit(loan: &Loan) -> Result<(), Stopped> {
+    loan.begin_commit();
+    loan.batch_execute(COMMIT).await?;
+    if loan.has_rolled_back() { Err(Stopped::RolledBack) } else { Ok(()) }
 }
 
 /// How a transaction of the service's own ended that the database answered.
@@ -181,12 +202,11 @@ where
                 statements.batch_execute("ROLLBACK").await?;
                 return Ok(Worked::GivenUp(refusal));
             }
-            Err(ApplyError::Database(error)) => return Err(error),
+            Err(ApplyError::Database(error)) => return Err(error.into()),
         }
         progress.phase = Phase::CommitSent;
-        loan.begin_commit();
-        statements.batch_execute(COMMIT).await?;
-        Ok::<_, DriverError>(Worked::Committed)
+        commit(&loan).await?;
+        Ok::<_, Stopped>(Worked::Committed)
     };
     let ended = timeout_at(ground.time.deadline.instant(), steps).await;
     match ended {
@@ -194,7 +214,7 @@ where
             answered(loan);
             Ok(worked)
         }
-        Ok(Err(source)) => Err(failed(loan, source, progress.phase, ground.time).await),
+        Ok(Err(stopped)) => Err(failed(loan, stopped, progress.phase, ground.time).await),
         Err(_) => Err(expired(loan, progress.phase, ground.time)),
     }
 }
@@ -241,9 +261,8 @@ pub(super) async fn attempt_together(
                 }
             }
         }
-        loan.begin_commit();
-        statements.batch_execute(COMMIT).await?;
-        Ok::<_, DriverError>(Together::Settled(ended))
+        commit(&loan).await?;
+        Ok::<_, Stopped>(Together::Settled(ended))
     };
     match timeout_at(ground.time.deadline.instant(), steps).await {
         Ok(Ok(together)) => {
@@ -251,8 +270,8 @@ pub(super) async fn attempt_together(
             (together, CallResult::Success)
         }
         // Whether it was COMMIT or not makes no difference here: the keys tell when it is done again one by one.
-        Ok(Err(source)) => {
-            let failed = failed(loan, source, Phase::InTransaction, ground.time).await;
+        Ok(Err(stopped)) => {
+            let failed = failed(loan, stopped, Phase::InTransaction, ground.time).await;
             (Together::OneByOne, failed.breaker)
         }
         Err(_) => (Together::TooSlow, CallResult::Neutral),
@@ -281,13 +300,17 @@ async fn settle_one(
 }
 
 /// Judges the error, and rolls back where the session goes on living.
-async fn failed(loan: Loan, source: DriverError, phase: Phase, time: &AttemptTime) -> Failed {
+async fn failed(loan: Loan, stopped: Stopped, phase: Phase, time: &AttemptTime) -> Failed {
     /// The server has answered already, so this is quick; where it is not, the connection is destroyed.
     const ROLLBACK_LIMIT: Duration = Duration::from_millis(500);
 
     /// The limit that was pushed to the server, or an operator.
     const CANCELLED: &str = "57014";
 
+    let source = match stopped {
+        Stopped::Driver(source) => source,
+        Stopped::RolledBack => return undone(loan),
+    };
     let is_own_limit = begin::is_own_limit(time, Instant::now());
     let (error, mut verdict) = loan.judge(source, stage(phase), phase);
     loan.report(guards::ended(&error), Instant::now());
@@ -305,6 +328,20 @@ async fn failed(loan: Loan, source: DriverError, phase: Phase, time: &AttemptTim
         return Failed { error, breaker };
     }
     Failed { error, breaker }
+}
+
+/// COMMIT did the opposite: an answer of a living server, and no effect.
+fn undone(loan: Loan) -> Failed {
+    answered(loan);
+    let error = Error::Database {
+        stage: Stage::Commit,
+        phase: Phase::InTransaction,
+        class: ErrorClass::Transient,
+        code: None,
+        cause: None,
+        source: "COMMIT was answered by ROLLBACK".into(),
+    };
+    Failed { error, breaker: CallResult::Success }
 }
 
 fn stage(phase: Phase) -> Stage {

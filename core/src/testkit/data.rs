@@ -1,7 +1,7 @@
 //! What the fake server remembers: the table of idempotency keys, which statements were committed, and what became of
 //! each transaction. Uniqueness, locks and rollback are as in PostgreSQL; waiting for a lock is the session's business.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use tokio_postgres::types::Type;
@@ -92,7 +92,8 @@ impl Data {
 
     pub(super) fn roll_back(&mut self, transaction: Transaction) {
         self.running.remove(&transaction.process);
-        for (key, _) in transaction.changes {
+        let changed: BTreeSet<String> = transaction.changes.into_iter().map(|(key, _)| key).collect();
+        for key in changed {
             self.holders.remove(&key);
             remember(&mut self.rolled_back, key);
         }
@@ -291,7 +292,9 @@ mod tests {
     fn what_is_rolled_back_leaves_only_its_name() {
         let mut data = Data::default();
         let mut mine = data.begin(1);
-        data.change(&mut mine, 1, "k".to_owned(), row("a"));
+        for command in ["a", "b"] {
+            data.change(&mut mine, 1, "k".to_owned(), row(command));
+        }
         data.roll_back(mine);
         assert_eq!((data.row(None, "k"), data.rolled_back()), (None, vec!["k".to_owned()]));
     }

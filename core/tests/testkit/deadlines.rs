@@ -156,3 +156,26 @@ async fn an_aborted_transaction_is_never_told_as_committed() {
     path.at_rest("aborted").await;
     assert!(path.read().await.is_ok());
 }
+
+/// COMMIT did the opposite and no error came. This was told as success, because the driver does not look at the tag.
+#[tokio::test(start_paused = true)]
+async fn a_commit_answered_by_rollback_is_never_success() {
+    for replayable in [false, true] {
+        let path = warm().await;
+        path.server.fault(At::BeforeCommit, Fault::RollbackTag);
+        let options = TransactionOptions { replayable, ..TransactionOptions::new("order") };
+        let outcome = path.transaction(options).await;
+        assert_eq!(matches!(outcome, Outcome::Committed(_)), replayable, "{outcome:?}");
+        assert_eq!(path.orders(), usize::from(replayable));
+        path.server.fault_always(At::BeforeCommit, Fault::RollbackTag);
+        let outcome = path.transaction(options).await;
+        assert!(matches!(outcome, Outcome::RolledBack(_)), "{outcome:?}");
+        assert_eq!(path.orders(), usize::from(replayable));
+    }
+    let path = warm().await;
+    path.server.fault(At::BeforeCommit, Fault::RollbackTag);
+    let told = path.write("k").await;
+    assert!(matches!(told, Ok(Written::Committed { .. })), "{told:?}");
+    assert_eq!((path.orders(), path.server.rolled_back_keys().len()), (1, 1), "the second time");
+    path.at_rest("rolled back").await;
+}

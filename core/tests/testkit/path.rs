@@ -6,7 +6,7 @@ pub(crate) use ridethrough::{
     Deadline,
     db::{
         Applied, ApplyError, BoxFuture, Command, Commands, DbConfig, Outcome, Query, Read, Statements,
-        TransactionOptions, WriteError, WriteState, Written,
+        TransactionOptions, WriteError, Written,
     },
     error::{Error as PathError, ErrorClass, Phase},
     testkit::TestDb,

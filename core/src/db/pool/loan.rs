@@ -104,6 +104,11 @@ impl Loan {
         let _ = self.commit.set(self.session().ear().mark());
     }
 
+    /// Whether what was answered last is that the transaction was rolled back.
+    pub(crate) fn has_rolled_back(&self) -> bool {
+        self.session().ear().has_rolled_back()
+    }
+
     pub(super) fn session(&self) -> &Session {
         self.object.as_ref().expect("a loan holds its session until it is given back")
     }

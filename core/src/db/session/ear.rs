@@ -11,7 +11,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::frames::Message;
+use super::frames::{Message, ROLLED_BACK};
 use crate::error::{LastWords, Severity};
 
 /// The top bit of the count of bytes: once set, no byte goes out any more.
@@ -32,6 +32,8 @@ pub(crate) struct Ear {
     is_lost: AtomicBool,
     /// The byte of the last ReadyForQuery: `I`, `T` or `E`; 0 before the first.
     status: AtomicU8,
+    /// The last statement that was done rolled back.
+    rolled_back: AtomicBool,
     key: OnceLock<[u8; 8]>,
     words: Mutex<Option<LastWords>>,
 }
@@ -50,6 +52,7 @@ impl Ear {
             is_begun: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
             status: AtomicU8::new(0),
+            rolled_back: AtomicBool::new(false),
             key: OnceLock::new(),
             words: Mutex::new(None),
         }
@@ -88,6 +91,11 @@ impl Ear {
     /// Whether the server last said that a transaction is open, failed ones included.
     pub(crate) fn is_in_transaction(&self) -> bool {
         matches!(self.status.load(Ordering::Acquire), b'T' | b'E')
+    }
+
+    /// Whether the last statement that was done rolled back, whatever was asked for.
+    pub(crate) fn has_rolled_back(&self) -> bool {
+        self.rolled_back.load(Ordering::Acquire)
     }
 
     /// What the server said last without being asked, or when it ended the session.
@@ -138,6 +146,7 @@ impl Ear {
     pub(super) fn heard(&self, message: &Message<'_>) {
         match (message.tag, message.body) {
             (b'Z', [status]) => self.became_ready(*status),
+            (b'C', tag) => self.rolled_back.store(tag == ROLLED_BACK, Ordering::Release),
             (b'K', key) => {
                 // Keys of other lengths belong to a protocol that the driver does not speak.
                 if let Ok(key) = key.try_into() {

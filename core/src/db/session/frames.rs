@@ -5,6 +5,8 @@
 /// Kept of an error or a notice: severity and code come first, the text of the message next.
 const WORDS_KEPT: usize = 1024;
 const HEADER: usize = 5;
+/// The tag of a transaction that was rolled back, with which COMMIT can be answered too.
+pub(super) const ROLLED_BACK: &[u8] = b"ROLLBACK";
 
 /// A message that has been seen to its end.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,6 +38,7 @@ impl Frames {
         Self::new(0, |tag| match tag {
             b'Z' => 1,
             b'K' => 8,
+            b'C' => ROLLED_BACK.len(),
             b'E' | b'N' => WORDS_KEPT,
             _ => 0,
         })
