@@ -2,16 +2,17 @@
 //!
 //! Each peer is called as its own documentation shows, around a call that does nothing and succeeds.
 
-use std::{convert::Infallible, hint::black_box, sync::Arc, time::Duration};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 use failsafe::CircuitBreaker as _;
 use recloser::Recloser;
 use ridethrough::breaker::{Breaker, BreakerConfig, CallResult};
 use tokio::time::Instant;
-use tower::{Service as _, ServiceExt as _, service_fn};
-use tower_resilience_circuitbreaker::CircuitBreakerLayer;
 
-use crate::measure::{Comparison, nanoseconds};
+use crate::{
+    measure::{Comparison, nanoseconds},
+    peers::{fail, succeed, tower_resilience},
+};
 
 const CALLS: u32 = 300_000;
 const FOR_EVER: Duration = Duration::from_secs(3_600);
@@ -52,7 +53,7 @@ fn closed(threads: usize) -> Comparison {
         .with("recloser", move || nanoseconds(threads, CALLS, &|| drop(black_box(recloser.call(succeed)))))
         .with("failsafe", move || nanoseconds(threads, CALLS, &|| drop(black_box(failsafe.call(succeed)))))
         .with("nobreak", move || nanoseconds(threads, CALLS, &|| drop(black_box(nobreak.call(succeed)))))
-        .with("tower-resilience-circuitbreaker", move || tower_resilience(threads))
+        .with("tower-resilience-circuitbreaker", move || tower_resilience(threads, CALLS / 10))
 }
 
 fn open() -> Comparison {
@@ -89,41 +90,4 @@ fn clocks() -> Comparison {
             black_box(Instant::now());
         })
     })
-}
-
-fn succeed() -> Result<(), ()> {
-    Ok(())
-}
-
-fn fail() -> Result<(), ()> {
-    Err(())
-}
-
-/// A tower service is called through a clone, which shares the circuit; each thread polls its own without a runtime.
-fn tower_resilience(threads: usize) -> f64 {
-    let layer = CircuitBreakerLayer::builder().build().expect("the defaults are valid");
-    let service = layer.layer_fn(service_fn(|()| async { Ok::<(), Infallible>(()) }));
-    let calls = CALLS / 10;
-    let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be built");
-    let barrier = std::sync::Barrier::new(threads);
-    let took: Vec<Duration> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| {
-                let (mut service, barrier) = (service.clone(), &barrier);
-                scope.spawn(move || {
-                    runtime().block_on(async {
-                        barrier.wait();
-                        let started = std::time::Instant::now();
-                        for _ in 0..calls {
-                            let ready = service.ready().await.expect("the circuit is closed");
-                            let _ = black_box(ready.call(()).await);
-                        }
-                        started.elapsed()
-                    })
-                })
-            })
-            .collect();
-        workers.into_iter().map(|worker| worker.join().expect("a measuring thread does not panic")).collect()
-    });
-    took.into_iter().max().unwrap_or_default().as_nanos() as f64 / f64::from(calls)
 }

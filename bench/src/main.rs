@@ -4,8 +4,12 @@
 //! `make bench-core`, which builds the guardian that cleans up after PostgreSQL.
 
 mod breakers;
+mod instructions;
 mod measure;
+mod path;
+mod peers;
 mod reads;
+mod windows;
 
 use std::path::Path;
 
@@ -13,14 +17,30 @@ const ROUNDS: usize = 9;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [only, name, calls] = arguments.as_slice()
+        && only == "only"
+    {
+        let calls = calls.parse().expect("the third argument is a number");
+        assert!(instructions::only(name, calls), "there is no call named {name}");
+        return;
+    }
     let [guardian, parts @ ..] = arguments.as_slice() else {
-        eprintln!("usage: ridethrough-bench PATH-OF-RIDETHROUGH-CHAOS [breakers] [reads]");
+        eprintln!("usage: ridethrough-bench PATH-OF-RIDETHROUGH-CHAOS [breakers] [windows] [path] [instructions] [reads]");
         std::process::exit(1);
     };
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|given| given == part);
     println!("median of {ROUNDS} rounds in which all take turns (least to most)\n");
     if wanted("breakers") {
         print(breakers::tables(ROUNDS));
+    }
+    if wanted("windows") {
+        print(vec![windows::table()]);
+    }
+    if wanted("path") {
+        print(path::tables(ROUNDS));
+    }
+    if wanted("instructions") {
+        print(vec![instructions::table()]);
     }
     if wanted("reads") {
         print(reads::Ground::new(Path::new(guardian)).tables(ROUNDS));

@@ -44,7 +44,10 @@ pub use self::{
     state::{BreakerOpen, BreakerState, CallResult, Forced, TripReason},
     telling::BreakerChange,
 };
-use self::{machine::Machine, word::Word};
+use self::{
+    machine::{Machine, later},
+    word::Word,
+};
 use crate::{
     sliding::{Sliding, Ticks, nanos_between},
     sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering},
@@ -87,6 +90,8 @@ pub struct Breaker {
     /// While open: when the interval ends, and from when on a user's request may be the trial.
     until: AtomicU64,
     trial_from: AtomicU64,
+    /// The tick in which `trial_from` lies: in all before it there is no need to look closer.
+    trial_tick: AtomicU64,
     since: AtomicU64,
     allowed: AtomicU32,
     /// Grows under the lock; a success resets it without.
@@ -139,6 +144,7 @@ impl Breaker {
             word: AtomicU64::new(machine.word.bits()),
             until: AtomicU64::new(0),
             trial_from: AtomicU64::new(0),
+            trial_tick: AtomicU64::new(0),
             since: AtomicU64::new(0),
             allowed: AtomicU32::new(machine.allowed().unwrap_or(NO_LIMIT)),
             consecutive_failures: AtomicU32::new(0),
@@ -180,9 +186,11 @@ impl Breaker {
 
     #[inline(never)]
     fn not_closed(&self, word: Word, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
-        let nanos = self.nanos(now);
-        if word.state() == BreakerState::Open && nanos < self.trial_from.load(Ordering::Relaxed) {
-            return Err(self.rejection(word, nanos));
+        if word.state() == BreakerState::Open
+            && (self.ticks.of(now) < self.trial_tick.load(Ordering::Relaxed)
+                || self.nanos(now) < self.trial_from.load(Ordering::Relaxed))
+        {
+            return Err(self.rejection(word, now));
         }
         self.admitted_under_lock(now)
     }
@@ -194,22 +202,25 @@ impl Breaker {
             let admitted = machine.admit(&self.config, now);
             (machine.word, admitted)
         });
-        let rejected = |wait: Duration| BreakerOpen {
-            retry_after: wait.max(RETRY_AFTER_MIN),
-            ..self.rejection(word, self.nanos(now))
-        };
+        let rejected =
+            |wait: Duration| BreakerOpen { until: self.nanos(later(now, wait)), ..self.rejection(word, now) };
         admitted.map(|lease| (word, lease)).map_err(rejected)
     }
 
     #[inline]
-    fn rejection(&self, word: Word, nanos: u64) -> BreakerOpen {
-        let left = self.until.load(Ordering::Relaxed).saturating_sub(nanos);
-        // Nobody knows when a person will let go.
-        let is_forced = word.forced().is_some();
-        let left = if is_forced { self.config.open_max } else { Duration::from_nanos(left) };
-        let retry_after = left.max(RETRY_AFTER_MIN);
-        let since = self.epoch + Duration::from_nanos(self.since.load(Ordering::Relaxed));
-        BreakerOpen { reason: word.reason(), since, retry_after }
+    fn rejection(&self, word: Word, now: Instant) -> BreakerOpen {
+        let mut until = self.until.load(Ordering::Relaxed);
+        if word.forced().is_some() {
+            // Nobody knows when a person will let go.
+            until = self.nanos(later(now, self.config.open_max));
+        }
+        BreakerOpen {
+            reason: word.reason(),
+            asked_at: now,
+            epoch: self.epoch,
+            since: self.since.load(Ordering::Relaxed),
+            until,
+        }
     }
 
     /// The state at `now`. An open interval that is over reads as half-open.
@@ -236,7 +247,7 @@ impl Breaker {
     pub fn retry_after(&self, now: Instant) -> Duration {
         let word = self.word();
         match self.state(now) {
-            BreakerState::Open => self.rejection(word, self.nanos(now)).retry_after,
+            BreakerState::Open => self.rejection(word, now).retry_after(),
             BreakerState::Closed | BreakerState::HalfOpen => Duration::ZERO,
         }
     }
@@ -330,6 +341,8 @@ impl Breaker {
         let trial_from = times.map_or(0, |(_, from)| from.map_or(NEVER, |from| self.nanos(from)));
         self.until.store(until, Ordering::Relaxed);
         self.trial_from.store(trial_from, Ordering::Relaxed);
+        let trial_tick = times.map_or(0, |(_, from)| from.map_or(NEVER, |from| self.ticks.number_of(from)));
+        self.trial_tick.store(trial_tick, Ordering::Relaxed);
         let since = machine.last_trip.map_or(0, |(_, since)| self.nanos(since));
         self.since.store(since, Ordering::Relaxed);
         self.allowed.store(machine.allowed().unwrap_or(NO_LIMIT), Ordering::Relaxed);

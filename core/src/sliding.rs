@@ -23,18 +23,26 @@ pub(crate) struct Ticks {
     length_nanos: u64,
 }
 
-/// A tick that a thread has just looked at. Most calls fall into the same one as the call before, and two comparisons
+/// The tick that a thread has just looked at. Most calls fall into the same one as the call before, and two comparisons
 /// are far cheaper than the difference of two instants and a division.
 #[derive(Debug, Clone, Copy)]
-struct Tick {
+struct Latest {
     begin: Instant,
     end: Instant,
+    length_nanos: u64,
     number: u64,
+    /// The bucket of the thread's place for this tick, the same in all counters.
+    slot: usize,
 }
 
-thread_local! {
-    static LATEST: Cell<Option<Tick>> = const { Cell::new(None) };
-    static LATEST_LENGTH: Cell<u64> = const { Cell::new(0) };
+/// All that a thread needs to count, together, so that it is found with one look.
+struct Here {
+    latest: Cell<Latest>,
+    place: sync::Place,
+}
+
+sync::thread_local! {
+    static HERE: Here = Here::new(sync::Place::take());
 }
 
 /// Ticks count from here: a day before the first look, so that nobody brings a time that lies before it.
@@ -52,25 +60,46 @@ impl Ticks {
     /// The number of the tick that `now` lies in.
     #[inline]
     pub(crate) fn of(self, now: Instant) -> u64 {
-        match LATEST.get() {
-            Some(tick) if LATEST_LENGTH.get() == self.length_nanos && now < tick.end && now >= tick.begin => {
-                tick.number
-            }
-            _ => self.looked_up(now),
-        }
+        let kept = HERE.try_with(|here| here.latest(self, now).number);
+        kept.unwrap_or_else(|_| self.number_of(now))
+    }
+
+    /// The same without a look at what the thread remembers, and without a trace in it: for times yet to come.
+    pub(crate) fn number_of(self, now: Instant) -> u64 {
+        self.latest(now, 0).number
+    }
+
+    fn latest(self, now: Instant, place: usize) -> Latest {
+        let epoch = EPOCH.get().copied().unwrap_or(now);
+        let length_nanos = self.length_nanos;
+        let number = nanos_between(epoch, now) / length_nanos;
+        let begin = epoch + Duration::from_nanos(number * length_nanos);
+        let end = begin + Duration::from_nanos(length_nanos);
+        Latest { begin, end, length_nanos, number, slot: place * RING + number as usize % RING }
+    }
+}
+
+impl Here {
+    /// A thread that has looked at nothing yet: no tick is that short.
+    fn new(place: sync::Place) -> Self {
+        let now = Instant::now();
+        let latest = Latest { begin: now, end: now, length_nanos: 0, number: 0, slot: 0 };
+        Self { latest: Cell::new(latest), place }
+    }
+
+    #[inline(always)]
+    fn latest(&self, ticks: Ticks, now: Instant) -> Latest {
+        let latest = self.latest.get();
+        let is_right = latest.length_nanos == ticks.length_nanos && now < latest.end && now >= latest.begin;
+        if is_right { latest } else { self.looked_up(ticks, now) }
     }
 
     #[cold]
     #[inline(never)]
-    fn looked_up(self, now: Instant) -> u64 {
-        let epoch = EPOCH.get().copied().unwrap_or(now);
-        let nanos = nanos_between(epoch, now);
-        let number = nanos / self.length_nanos;
-        let begin = epoch + Duration::from_nanos(number * self.length_nanos);
-        let end = begin + Duration::from_nanos(self.length_nanos);
-        LATEST.set(Some(Tick { begin, end, number }));
-        LATEST_LENGTH.set(self.length_nanos);
-        number
+    fn looked_up(&self, ticks: Ticks, now: Instant) -> Latest {
+        let latest = ticks.latest(now, self.place.index());
+        self.latest.set(latest);
+        latest
     }
 }
 
@@ -86,15 +115,18 @@ pub(crate) fn nanos_between(from: Instant, to: Instant) -> u64 {
 #[derive(Debug)]
 pub(crate) struct Sliding {
     ticks: Ticks,
-    shards: [Shard; sync::PLACES],
+    buckets: Buckets,
     /// Taken where a bucket that several threads share begins anew.
     rotation: Mutex<()>,
 }
 
-/// Apart from its neighbours by two cache lines, because processors fetch them in pairs.
+const SLOTS: usize = sync::PLACES * RING;
+
+/// A ring for each place, one after the other. A ring fills whole pairs of cache lines, because processors fetch them in
+/// pairs; so no two threads write to the same pair.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Shard([Bucket; RING]);
+struct Buckets([Bucket; SLOTS]);
 
 #[derive(Debug)]
 struct Bucket {
@@ -106,27 +138,42 @@ struct Bucket {
 impl Sliding {
     pub(crate) fn new(ticks: Ticks) -> Self {
         let bucket = |_| Bucket { tag: AtomicU64::new(0), count: AtomicU64::new(0) };
-        let shards = std::array::from_fn(|_| Shard(std::array::from_fn(bucket)));
-        Self { ticks, shards, rotation: Mutex::new(()) }
+        Self { ticks, buckets: Buckets(std::array::from_fn(bucket)), rotation: Mutex::new(()) }
     }
 
     /// Counts one event of `generation`.
-    #[inline]
+    // Inlined always, though it is long: a call would cost more than what it does.
+    #[inline(always)]
     pub(crate) fn add(&self, generation: u64, now: Instant) {
-        let tick = self.ticks.of(now);
-        let place = sync::place();
-        let Some(shard) = self.shards.get(place.index % sync::PLACES) else { return };
-        let Some(bucket) = shard.0.get(tick as usize % RING) else { return };
-        let tag = tag(generation, tick);
+        let added = HERE.try_with(|here| {
+            let latest = here.latest(self.ticks, now);
+            self.add_to(latest, here.place.is_exclusive(), generation);
+        });
+        if added.is_err() {
+            self.add_late(generation, now);
+        }
+    }
+
+    #[inline(always)]
+    fn add_to(&self, latest: Latest, is_exclusive: bool, generation: u64) {
+        let Some(bucket) = self.buckets.0.get(latest.slot % SLOTS) else { return };
+        let tag = tag(generation, latest.number);
         if bucket.tag.load(Ordering::Acquire) != tag && !self.rotated(bucket, tag) {
             return;
         }
-        if place.is_exclusive {
+        if is_exclusive {
             let count = bucket.count.load(Ordering::Relaxed);
             bucket.count.store(count + 1, Ordering::Relaxed);
         } else {
             bucket.count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts for a thread that is about to end and has no place any more.
+    #[cold]
+    fn add_late(&self, generation: u64, now: Instant) {
+        let latest = self.ticks.latest(now, sync::Place::shared().index());
+        self.add_to(latest, false, generation);
     }
 
     /// Begins a bucket anew; false where it belongs to a later time already.
@@ -158,7 +205,7 @@ impl Sliding {
     }
 
     fn in_tick(&self, tag: u64, tick: u64) -> u64 {
-        let buckets = self.shards.iter().filter_map(|shard| shard.0.get(tick as usize % RING));
+        let buckets = self.buckets.0.iter().skip(tick as usize % RING).step_by(RING);
         let current = buckets.filter(|bucket| bucket.tag.load(Ordering::Acquire) == tag);
         current.map(|bucket| bucket.count.load(Ordering::Relaxed)).sum()
     }

@@ -3,11 +3,14 @@
 //! The policies name these and not the standard library's, so that a test can put instrumented ones in their place and
 //! walk through the interleavings. It holds no policy and counts nothing.
 
-use std::{cell::Cell, sync::PoisonError};
+use std::sync::PoisonError;
 
-pub(crate) use std::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+pub(crate) use std::{
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    thread_local,
 };
 
 /// Places for threads. A place is a few hundred bytes in every counter, so there are not more than help.
@@ -15,21 +18,12 @@ pub(crate) const PLACES: usize = 32;
 /// Places that belong to one thread each, which then counts without a locked instruction. The rest is shared by all
 /// threads beyond that number.
 const EXCLUSIVE: usize = 24;
-const UNPLACED: usize = usize::MAX;
 
-/// Where a thread counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a thread counts. Kept in a thread-local value, so that it is given back when the thread ends.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     /// Below [`PLACES`].
-    pub(crate) index: usize,
-    /// No other thread writes here while this one lives.
-    pub(crate) is_exclusive: bool,
-}
-
-thread_local! {
-    // No destructor here, so that a look is a plain load.
-    static PLACE: Cell<usize> = const { Cell::new(UNPLACED) };
-    static LEAVE: Leave = const { Leave };
+    index: usize,
 }
 
 /// Exclusive places that nobody has, and the next shared one to give out.
@@ -41,50 +35,51 @@ struct Register {
     shared: usize,
 }
 
-/// Gives the thread's place back when the thread ends. The lock of the register orders its counts before those of the
-/// next owner.
-struct Leave;
+impl Place {
+    /// A place of the caller's own, where there is one left.
+    pub(crate) fn take() -> Self {
+        Self { index: register().take() }
+    }
 
-impl Drop for Leave {
+    /// A place that others count in too: for a thread that is about to end and gave its own back.
+    pub(crate) fn shared() -> Self {
+        Self { index: register().take_shared() }
+    }
+
+    #[inline]
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// No other thread writes here while this place is held.
+    #[inline]
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.index < EXCLUSIVE
+    }
+}
+
+/// The lock of the register orders the counts of one owner before those of the next.
+impl Drop for Place {
     fn drop(&mut self) {
-        let index = PLACE.replace(UNPLACED);
-        if index < EXCLUSIVE {
-            register().left.push(index);
+        if self.is_exclusive() {
+            register().left.push(self.index);
         }
     }
-}
-
-/// The calling thread's place.
-#[inline]
-pub(crate) fn place() -> Place {
-    let index = PLACE.get();
-    let index = if index == UNPLACED { new_place() } else { index };
-    Place { index, is_exclusive: index < EXCLUSIVE }
-}
-
-#[cold]
-#[inline(never)]
-fn new_place() -> usize {
-    // A thread that is about to end has no guard any more that would give the place back, so it shares one.
-    let can_leave = LEAVE.try_with(|_| ()).is_ok();
-    let index = register().take(can_leave);
-    if can_leave {
-        PLACE.set(index);
-    }
-    index
 }
 
 impl Register {
-    fn take(&mut self, can_leave: bool) -> usize {
-        if can_leave {
-            if let Some(index) = self.left.pop() {
-                return index;
-            }
-            if self.given < EXCLUSIVE {
-                self.given += 1;
-                return self.given - 1;
-            }
+    fn take(&mut self) -> usize {
+        if let Some(index) = self.left.pop() {
+            return index;
         }
+        if self.given < EXCLUSIVE {
+            self.given += 1;
+            return self.given - 1;
+        }
+        self.take_shared()
+    }
+
+    fn take_shared(&mut self) -> usize {
         self.shared = (self.shared + 1) % (PLACES - EXCLUSIVE);
         EXCLUSIVE + self.shared
     }
@@ -105,26 +100,26 @@ mod tests {
         let barrier = Barrier::new(60);
         let places: Vec<Place> = thread::scope(|scope| {
             let one = || {
-                let mine = place();
+                let mine = Place::take();
                 barrier.wait();
-                assert_eq!(place(), mine, "a thread stays where it is");
                 mine
             };
             let threads: Vec<_> = (0..60).map(|_| scope.spawn(one)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         let exclusive: Vec<usize> =
-            places.iter().filter(|place| place.is_exclusive).map(|place| place.index).collect();
+            places.iter().filter(|place| place.is_exclusive()).map(Place::index).collect();
         let distinct: HashSet<usize> = exclusive.iter().copied().collect();
         assert_eq!(distinct.len(), exclusive.len());
-        assert!(places.iter().all(|place| place.index < PLACES));
+        assert!(places.iter().all(|place| place.index() < PLACES));
     }
 
     /// Were places not given back, a service that starts short-lived threads would soon count with locked instructions.
     #[test]
     fn places_of_threads_that_ended_are_used_again() {
-        let exclusive =
-            (0..EXCLUSIVE * 4).filter(|_| thread::spawn(place).join().unwrap().is_exclusive).count();
+        let exclusive = (0..EXCLUSIVE * 4)
+            .filter(|_| thread::spawn(|| Place::take().is_exclusive()).join().unwrap())
+            .count();
         assert!(exclusive > EXCLUSIVE, "only {exclusive} of {} had a place of their own", EXCLUSIVE * 4);
     }
 }

@@ -33,31 +33,46 @@ use sliding::{Sliding, Ticks};
 mod sync {
     use std::cell::Cell;
 
-    pub(crate) use loom::sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+    pub(crate) use loom::{
+        sync::{
+            Mutex, MutexGuard,
+            atomic::{AtomicU32, AtomicU64, Ordering},
+        },
+        thread_local,
     };
 
     pub(crate) const PLACES: usize = 2;
-
-    #[derive(Debug, Clone, Copy)]
-    pub(crate) struct Place {
-        pub(crate) index: usize,
-        pub(crate) is_exclusive: bool,
-    }
 
     loom::thread_local! {
         static OWN: Cell<bool> = Cell::new(false);
     }
 
-    /// The calling thread gets the one exclusive place; a model must not let two threads ask.
+    /// The calling thread gets the one exclusive place, if it says so before it counts; a model must not let two threads
+    /// ask.
     pub(crate) fn own_a_place() {
         OWN.with(|own| own.set(true));
     }
 
-    pub(crate) fn place() -> Place {
-        let is_exclusive = OWN.with(Cell::get);
-        Place { index: usize::from(!is_exclusive), is_exclusive }
+    pub(crate) struct Place {
+        is_exclusive: bool,
+    }
+
+    impl Place {
+        pub(crate) fn take() -> Self {
+            Self { is_exclusive: OWN.with(Cell::get) }
+        }
+
+        pub(crate) fn shared() -> Self {
+            Self { is_exclusive: false }
+        }
+
+        pub(crate) fn index(&self) -> usize {
+            usize::from(!self.is_exclusive)
+        }
+
+        pub(crate) fn is_exclusive(&self) -> bool {
+            self.is_exclusive
+        }
     }
 }
 
@@ -177,8 +192,8 @@ fn a_rejection_tells_of_the_trip_it_follows() {
     let tripping = thread::spawn(move || call.record(CallResult::Failure, tripped_at));
     if let Err(rejection) = other.admit(tripped_at) {
         assert_eq!(rejection.reason, TripReason::ConsecutiveFailures);
-        assert_eq!(rejection.since, tripped_at);
-        assert_eq!(rejection.retry_after, Duration::from_secs(1));
+        assert_eq!(rejection.since(), tripped_at);
+        assert_eq!(rejection.retry_after(), Duration::from_secs(1));
     }
     tripping.join().expect("no panic");
 }

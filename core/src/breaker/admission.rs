@@ -38,7 +38,8 @@ impl<B: Deref<Target = Breaker>> Admission<B> {
     }
 
     /// Reports how the call ended at `now`.
-    #[inline]
+    // Inlined always, so that the admission need not be written to memory only to be read there.
+    #[inline(always)]
     pub fn record(mut self, result: CallResult, now: Instant) {
         self.is_reported = true;
         self.breaker.record(self.word, self.lease, result, false, now);
@@ -63,18 +64,18 @@ impl<B: Deref<Target = Breaker>> Drop for Admission<B> {
     #[inline]
     fn drop(&mut self) {
         if !self.is_reported && (self.lease.is_some() || self.deadline.is_some()) {
-            self.dropped();
+            // Without a borrow of the admission, which would have to be in memory for it.
+            dropped(&self.breaker, self.word, self.lease, self.deadline);
         }
     }
 }
 
-impl<B: Deref<Target = Breaker>> Admission<B> {
-    /// The one place where time is read here: a drop has no argument.
-    #[cold]
-    fn dropped(&self) {
-        let now = Instant::now();
-        let is_late = self.deadline.is_some_and(|deadline| deadline.is_past(now));
-        let result = if is_late { CallResult::Failure } else { CallResult::Neutral };
-        self.breaker.record(self.word, self.lease, result, false, now);
-    }
+/// The one place where time is read here: a drop has no argument.
+#[cold]
+#[inline(never)]
+fn dropped(breaker: &Breaker, word: Word, lease: Option<u64>, deadline: Option<Deadline>) {
+    let now = Instant::now();
+    let is_late = deadline.is_some_and(|deadline| deadline.is_past(now));
+    let result = if is_late { CallResult::Failure } else { CallResult::Neutral };
+    breaker.record(word, lease, result, false, now);
 }

@@ -22,15 +22,17 @@ impl Breaker {
     ) {
         if !word.is_counting() || result == CallResult::Failure || is_slow {
             self.record_under_lock(word, lease, result, is_slow, now);
-        } else if result == CallResult::Success && self.word() == word {
+        } else if result == CallResult::Success {
             self.succeeded(word, now);
-        } // else neutral, or a late result, which speaks about a time that is over
+        } // else neutral
     }
 
+    /// A late success, which speaks about a time that is over, ends no failures in a row, and is counted for its own
+    /// generation, where nobody looks any more.
     #[inline(always)]
     fn succeeded(&self, word: Word, now: Instant) {
         // Looked at before it is written, because a line that nobody writes is in every processor's cache.
-        if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
+        if self.consecutive_failures.load(Ordering::Relaxed) != 0 && self.word() == word {
             self.consecutive_failures.store(0, Ordering::Relaxed);
         }
         self.successes.add(word.generation(), now);

@@ -284,7 +284,7 @@ proptest! {
                     match (admitted, expected) {
                         (Ok(admission), Some(call)) => held.push((admission, call)),
                         (Err(rejection), _) => {
-                            prop_assert!(rejection.retry_after > Duration::ZERO);
+                            prop_assert!(rejection.retry_after() > Duration::ZERO);
                             prop_assert_eq!(Some(rejection.reason), reference.reason);
                         }
                         _ => {}

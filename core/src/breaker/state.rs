@@ -6,6 +6,9 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
+use super::RETRY_AFTER_MIN;
+use crate::sliding::nanos_between;
+
 /// What the breaker does with the next call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
@@ -92,13 +95,31 @@ pub enum CallResult {
 }
 
 /// A call that was not let through, and when it is worth asking again. [`Breaker::explain`](super::Breaker::explain) says more.
+///
+/// It is made far more often than its times are asked for, so it only notes what they follow from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the breaker is open after {reason}")]
 pub struct BreakerOpen {
     /// Why it opened.
     pub reason: TripReason,
+    pub(super) asked_at: Instant,
+    /// Nanoseconds below count from here.
+    pub(super) epoch: Instant,
+    pub(super) since: u64,
+    pub(super) until: u64,
+}
+
+impl BreakerOpen {
     /// When it opened.
-    pub since: Instant,
-    /// Time to the next trial; never zero.
-    pub retry_after: Duration,
+    #[must_use]
+    pub fn since(&self) -> Instant {
+        self.epoch + Duration::from_nanos(self.since)
+    }
+
+    /// Time to the next trial from when the call was refused; never zero.
+    #[must_use]
+    pub fn retry_after(&self) -> Duration {
+        let left = self.until.saturating_sub(nanos_between(self.epoch, self.asked_at));
+        Duration::from_nanos(left).max(RETRY_AFTER_MIN)
+    }
 }

@@ -73,9 +73,9 @@ fn an_open_breaker_rejects_and_says_when_to_come_back() {
     let now = Instant::now();
     let breaker = tripped(now);
     let rejection = breaker.admit(now + SECOND / 4).unwrap_err();
-    assert_eq!(rejection.retry_after, SECOND * 3 / 4);
+    assert_eq!(rejection.retry_after(), SECOND * 3 / 4);
     assert_eq!(rejection.reason, TripReason::ConsecutiveFailures);
-    assert_eq!(rejection.since, now);
+    assert_eq!(rejection.since(), now);
 }
 
 #[test]

@@ -249,7 +249,7 @@ impl Db {
         let mut admission = match breaker.admit(now) {
             Ok(admission) => admission,
             Err(open) => {
-                let retry_after = self.retry_after_of(circuit, now).max(open.retry_after);
+                let retry_after = self.retry_after_of(circuit, now).max(open.retry_after());
                 let evidence = Some(evidence_of(breaker, open, now));
                 return Err(refused(RejectReason::BreakerOpen, retry_after, evidence));
             }
@@ -316,7 +316,7 @@ fn refused(reason: RejectReason, retry_after: Duration, evidence: Option<Evidenc
 
 fn evidence_of(breaker: &Breaker, open: BreakerOpen, now: Instant) -> Evidence {
     let state = breaker.state(now).as_str();
-    Evidence { state, since: Some(open.since), because: open.reason.as_str() }
+    Evidence { state, since: Some(open.since()), because: open.reason.as_str() }
 }
 
 /// What the end of a call with this error says about the server's load.
