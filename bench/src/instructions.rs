@@ -52,7 +52,11 @@ pub fn only(name: &str, calls: u64) -> bool {
         }),
         Some(2) => {
             breaker.probe_failed(now, now + Duration::from_secs(3_600));
-            repeat(calls, || drop(black_box(black_box(&breaker).admit(black_box(now)))));
+            repeat(calls, || {
+                if let Err(open) = black_box(&breaker).admit(black_box(now)) {
+                    black_box(&open);
+                }
+            });
         }
         Some(3) => {
             let budget = RetryBudget::new(RetryBudgetConfig::default(), now);
@@ -71,7 +75,9 @@ pub fn only(name: &str, calls: u64) -> bool {
             let path = Path::new();
             repeat(calls, || path.call());
         }
-        Some(7) => repeat(calls, || drop(black_box(Instant::now()))),
+        Some(7) => repeat(calls, || {
+            black_box(Instant::now());
+        }),
         Some(8) => {
             let recloser = Recloser::default();
             repeat(calls, || drop(black_box(recloser.call(peers::succeed))));
@@ -113,7 +119,8 @@ fn repeat(calls: u64, call: impl Fn()) {
 pub fn table() -> String {
     let mut text = "one call under valgrind: instructions, allocations\n".to_owned();
     for name in CALLS {
-        let instructions = per_call(name, &["--tool=callgrind", "--callgrind-out-file=/dev/null"], "Collected :");
+        let instructions =
+            per_call(name, &["--tool=callgrind", "--callgrind-out-file=/dev/null"], "Collected :");
         let allocations = per_call(name, &["--leak-check=no"], "total heap usage:");
         match (instructions, allocations) {
             (Some(instructions), Some(allocations)) => {

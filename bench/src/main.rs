@@ -25,7 +25,9 @@ fn main() {
         return;
     }
     let [guardian, parts @ ..] = arguments.as_slice() else {
-        eprintln!("usage: ridethrough-bench PATH-OF-RIDETHROUGH-CHAOS [breakers] [windows] [path] [instructions] [reads]");
+        eprintln!(
+            "usage: ridethrough-bench PATH-OF-RIDETHROUGH-CHAOS [breakers] [windows] [path] [instructions] [reads]"
+        );
         std::process::exit(1);
     };
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|given| given == part);

@@ -49,7 +49,7 @@ use self::{
     word::Word,
 };
 use crate::{
-    sliding::{Sliding, Ticks, nanos_between},
+    sliding::{Sliding, Ticks, epoch, nanos_between},
     sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering},
 };
 
@@ -82,7 +82,7 @@ const NO_LIMIT: u32 = u32::MAX;
 pub struct Breaker {
     circuit: Cow<'static, str>,
     config: BreakerConfig,
-    /// Nanoseconds in the fields below count from here.
+    /// Nanoseconds in the fields below count from here, the same instant for all breakers.
     epoch: Instant,
     ticks: Ticks,
     /// A [`Word`]. Written under the lock, after the fields it speaks about.
@@ -90,7 +90,7 @@ pub struct Breaker {
     /// While open: when the interval ends, and from when on a user's request may be the trial.
     until: AtomicU64,
     trial_from: AtomicU64,
-    /// The tick in which `trial_from` lies: in all before it there is no need to look closer.
+    /// The tick in which `trial_from` lies: in all before it there is no need to look closer. 0 where there always is.
     trial_tick: AtomicU64,
     since: AtomicU64,
     allowed: AtomicU32,
@@ -139,7 +139,7 @@ impl Breaker {
         let machine = Machine::new(is_proven, &config, random);
         let ticks = Ticks::new(config.window, now);
         let breaker = Self {
-            epoch: now,
+            epoch: epoch(now),
             ticks,
             word: AtomicU64::new(machine.word.bits()),
             until: AtomicU64::new(0),
@@ -164,8 +164,12 @@ impl Breaker {
     /// [`BreakerOpen`] where it may not; costs nothing and waits for nothing.
     #[inline]
     pub fn admit(&self, now: Instant) -> Result<Admission<&Self>, BreakerOpen> {
-        let (word, lease) = self.admitted(now)?;
-        Ok(Admission::new(self, word, lease))
+        let word = self.word();
+        if word.state() == BreakerState::Closed {
+            Ok(Admission::new(self, word, None))
+        } else {
+            not_closed(self, word, now)
+        }
     }
 
     /// As [`Breaker::admit`], for an admission that outlives this borrow, as in a spawned task.
@@ -174,53 +178,49 @@ impl Breaker {
     /// [`BreakerOpen`] where the call may not go on.
     #[inline]
     pub fn admit_owned(self: &Arc<Self>, now: Instant) -> Result<Admission<Arc<Self>>, BreakerOpen> {
-        let (word, lease) = self.admitted(now)?;
-        Ok(Admission::new(Arc::clone(self), word, lease))
-    }
-
-    #[inline(always)]
-    fn admitted(&self, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
         let word = self.word();
-        if word.state() == BreakerState::Closed { Ok((word, None)) } else { self.not_closed(word, now) }
-    }
-
-    #[inline(never)]
-    fn not_closed(&self, word: Word, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
-        if word.state() == BreakerState::Open
-            && (self.ticks.of(now) < self.trial_tick.load(Ordering::Relaxed)
-                || self.nanos(now) < self.trial_from.load(Ordering::Relaxed))
-        {
-            return Err(self.rejection(word, now));
+        if word.state() == BreakerState::Closed {
+            Ok(Admission::new(Arc::clone(self), word, None))
+        } else {
+            not_closed(self, word, now).map(|admission| admission.held_by(Arc::clone(self)))
         }
-        self.admitted_under_lock(now)
     }
 
     #[cold]
     #[inline(never)]
-    fn admitted_under_lock(&self, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
+    fn admitted_under_lock(&self, now: Instant) -> Result<Admission<&Self>, BreakerOpen> {
         let (word, admitted) = self.change(|machine| {
             let admitted = machine.admit(&self.config, now);
             (machine.word, admitted)
         });
         let rejected =
             |wait: Duration| BreakerOpen { until: self.nanos(later(now, wait)), ..self.rejection(word, now) };
-        admitted.map(|lease| (word, lease)).map_err(rejected)
+        admitted.map(|lease| Admission::new(self, word, lease)).map_err(rejected)
     }
 
-    #[inline]
+    #[inline(always)]
     fn rejection(&self, word: Word, now: Instant) -> BreakerOpen {
-        let mut until = self.until.load(Ordering::Relaxed);
-        if word.forced().is_some() {
-            // Nobody knows when a person will let go.
-            until = self.nanos(later(now, self.config.open_max));
-        }
         BreakerOpen {
             reason: word.reason(),
             asked_at: now,
-            epoch: self.epoch,
             since: self.since.load(Ordering::Relaxed),
-            until,
+            until: self.until.load(Ordering::Relaxed),
         }
+    }
+
+    /// As [`Breaker::rejection`], also where it is held open: nobody knows when a person will let go.
+    fn rejection_while_open(&self, word: Word, now: Instant) -> BreakerOpen {
+        let rejection = self.rejection(word, now);
+        match word.forced() {
+            Some(_) => BreakerOpen { until: self.nanos(later(now, self.config.open_max)), ..rejection },
+            None => rejection,
+        }
+    }
+
+    /// Whether no call is let through before the end of the open interval, which is not near. Looks at the tick alone.
+    #[inline(always)]
+    fn is_open_for_long(&self, word: Word, now: Instant) -> bool {
+        word.state() == BreakerState::Open && self.ticks.of(now) < self.trial_tick.load(Ordering::Relaxed)
     }
 
     /// The state at `now`. An open interval that is over reads as half-open.
@@ -247,7 +247,7 @@ impl Breaker {
     pub fn retry_after(&self, now: Instant) -> Duration {
         let word = self.word();
         match self.state(now) {
-            BreakerState::Open => self.rejection(word, now).retry_after(),
+            BreakerState::Open => self.rejection_while_open(word, now).retry_after(),
             BreakerState::Closed | BreakerState::HalfOpen => Duration::ZERO,
         }
     }
@@ -341,7 +341,7 @@ impl Breaker {
         let trial_from = times.map_or(0, |(_, from)| from.map_or(NEVER, |from| self.nanos(from)));
         self.until.store(until, Ordering::Relaxed);
         self.trial_from.store(trial_from, Ordering::Relaxed);
-        let trial_tick = times.map_or(0, |(_, from)| from.map_or(NEVER, |from| self.ticks.number_of(from)));
+        let trial_tick = times.and_then(|(_, from)| from).map_or(0, |from| self.ticks.number_of(from));
         self.trial_tick.store(trial_tick, Ordering::Relaxed);
         let since = machine.last_trip.map_or(0, |(_, since)| self.nanos(since));
         self.since.store(since, Ordering::Relaxed);
@@ -366,6 +366,24 @@ impl Breaker {
     fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Not a method, so that the answer is written where the caller wants it and is not copied there.
+#[inline(never)]
+fn not_closed(breaker: &Breaker, word: Word, now: Instant) -> Result<Admission<&Breaker>, BreakerOpen> {
+    if breaker.is_open_for_long(word, now) {
+        Err(breaker.rejection(word, now))
+    } else {
+        near_the_end(breaker, word, now)
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn near_the_end(breaker: &Breaker, word: Word, now: Instant) -> Result<Admission<&Breaker>, BreakerOpen> {
+    let is_open =
+        word.state() == BreakerState::Open && breaker.nanos(now) < breaker.trial_from.load(Ordering::Relaxed);
+    if is_open { Err(breaker.rejection_while_open(word, now)) } else { breaker.admitted_under_lock(now) }
 }
 
 #[cfg(test)]

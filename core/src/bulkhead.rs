@@ -340,10 +340,11 @@ impl Bulkhead {
 
     #[inline]
     fn is_too_late(&self, deadline: Deadline, now: Instant) -> bool {
-        let left = nanos(deadline.remaining(now));
         // Believed for seconds only: if all are refused nobody measures, and then somebody must be let in.
-        left == 0
-            || (left < self.service_time.load(Relaxed)
+        let median = self.service_time.load(Relaxed);
+        deadline.is_past(now)
+            || (median > 0
+                && nanos(deadline.remaining(now)) < median
                 && self.age(now) < self.service_time_until.load(Relaxed))
     }
 

@@ -23,22 +23,24 @@ pub(crate) struct Ticks {
     length_nanos: u64,
 }
 
-/// The tick that a thread has just looked at. Most calls fall into the same one as the call before, and two comparisons
-/// are far cheaper than the difference of two instants and a division.
-#[derive(Debug, Clone, Copy)]
-struct Latest {
-    begin: Instant,
-    end: Instant,
-    length_nanos: u64,
-    number: u64,
-    /// The bucket of the thread's place for this tick, the same in all counters.
-    slot: usize,
+/// What a thread remembers, together, so that it is found with one look: its place, and the tick it looked at last. Most
+/// calls fall into the same one as the call before, and two comparisons are far cheaper than the difference of two
+/// instants and a division.
+struct Here {
+    place: sync::Place,
+    length_nanos: Cell<u64>,
+    begin: Cell<Instant>,
+    end: Cell<Instant>,
+    number: Cell<u64>,
+    slot: Cell<usize>,
 }
 
-/// All that a thread needs to count, together, so that it is found with one look.
-struct Here {
-    latest: Cell<Latest>,
-    place: sync::Place,
+/// A tick, and the bucket of a place for it.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    number: u64,
+    /// The same in all counters.
+    slot: usize,
 }
 
 sync::thread_local! {
@@ -52,7 +54,7 @@ const HEAD_START: Duration = Duration::from_secs(86_400);
 impl Ticks {
     /// A window of `length` in [`BUCKETS`] ticks; none is shorter than a millisecond or longer than a day.
     pub(crate) fn new(length: Duration, now: Instant) -> Self {
-        EPOCH.get_or_init(|| now.checked_sub(HEAD_START).unwrap_or(now));
+        epoch(now);
         let tick = (length / BUCKETS as u32).clamp(Duration::from_millis(1), HEAD_START);
         Self { length_nanos: tick.as_nanos() as u64 }
     }
@@ -60,47 +62,70 @@ impl Ticks {
     /// The number of the tick that `now` lies in.
     #[inline]
     pub(crate) fn of(self, now: Instant) -> u64 {
-        let kept = HERE.try_with(|here| here.latest(self, now).number);
-        kept.unwrap_or_else(|_| self.number_of(now))
+        self.found(now).number
     }
 
-    /// The same without a look at what the thread remembers, and without a trace in it: for times yet to come.
+    /// The same without a trace in what the thread remembers: for times yet to come.
     pub(crate) fn number_of(self, now: Instant) -> u64 {
-        self.latest(now, 0).number
+        nanos_between(epoch(now), now) / self.length_nanos
     }
 
-    fn latest(self, now: Instant, place: usize) -> Latest {
-        let epoch = EPOCH.get().copied().unwrap_or(now);
-        let length_nanos = self.length_nanos;
-        let number = nanos_between(epoch, now) / length_nanos;
-        let begin = epoch + Duration::from_nanos(number * length_nanos);
-        let end = begin + Duration::from_nanos(length_nanos);
-        Latest { begin, end, length_nanos, number, slot: place * RING + number as usize % RING }
+    /// The tick, and the calling thread's bucket for it.
+    #[inline(always)]
+    fn found(self, now: Instant) -> Found {
+        HERE.try_with(move |here| here.found(self, now)).unwrap_or_else(move |_| self.found_late(now))
+    }
+
+    /// For a thread that is about to end and has no place any more.
+    #[cold]
+    fn found_late(self, now: Instant) -> Found {
+        let number = self.number_of(now);
+        Found { number, slot: slot(&sync::Place::shared(), number) }
     }
 }
 
 impl Here {
-    /// A thread that has looked at nothing yet: no tick is that short.
+    /// A thread that has looked at nothing yet: no tick has that length.
     fn new(place: sync::Place) -> Self {
         let now = Instant::now();
-        let latest = Latest { begin: now, end: now, length_nanos: 0, number: 0, slot: 0 };
-        Self { latest: Cell::new(latest), place }
+        Self {
+            place,
+            length_nanos: Cell::new(0),
+            begin: Cell::new(now),
+            end: Cell::new(now),
+            number: Cell::new(0),
+            slot: Cell::new(0),
+        }
     }
 
     #[inline(always)]
-    fn latest(&self, ticks: Ticks, now: Instant) -> Latest {
-        let latest = self.latest.get();
-        let is_right = latest.length_nanos == ticks.length_nanos && now < latest.end && now >= latest.begin;
-        if is_right { latest } else { self.looked_up(ticks, now) }
+    fn found(&self, ticks: Ticks, now: Instant) -> Found {
+        if self.length_nanos.get() != ticks.length_nanos || now >= self.end.get() || now < self.begin.get() {
+            self.look_up(ticks, now);
+        }
+        Found { number: self.number.get(), slot: self.slot.get() }
     }
 
     #[cold]
     #[inline(never)]
-    fn looked_up(&self, ticks: Ticks, now: Instant) -> Latest {
-        let latest = ticks.latest(now, self.place.index());
-        self.latest.set(latest);
-        latest
+    fn look_up(&self, ticks: Ticks, now: Instant) {
+        let number = ticks.number_of(now);
+        let begin = epoch(now) + Duration::from_nanos(number * ticks.length_nanos);
+        self.length_nanos.set(ticks.length_nanos);
+        self.begin.set(begin);
+        self.end.set(begin + Duration::from_nanos(ticks.length_nanos));
+        self.number.set(number);
+        self.slot.set(slot(&self.place, number));
     }
+}
+
+fn slot(place: &sync::Place, tick: u64) -> usize {
+    place.index() * RING + tick as usize % RING
+}
+
+/// From where ticks and the breaker's nanoseconds count, the same for the whole process; `now` is any time.
+pub(crate) fn epoch(now: Instant) -> Instant {
+    *EPOCH.get_or_init(|| now.checked_sub(HEAD_START).unwrap_or(now))
 }
 
 /// Nanoseconds from one instant to a later one; zero where it is not later. Enough for 584 years.
@@ -145,35 +170,18 @@ impl Sliding {
     // Inlined always, though it is long: a call would cost more than what it does.
     #[inline(always)]
     pub(crate) fn add(&self, generation: u64, now: Instant) {
-        let added = HERE.try_with(|here| {
-            let latest = here.latest(self.ticks, now);
-            self.add_to(latest, here.place.is_exclusive(), generation);
-        });
-        if added.is_err() {
-            self.add_late(generation, now);
-        }
-    }
-
-    #[inline(always)]
-    fn add_to(&self, latest: Latest, is_exclusive: bool, generation: u64) {
-        let Some(bucket) = self.buckets.0.get(latest.slot % SLOTS) else { return };
-        let tag = tag(generation, latest.number);
+        let Found { number, slot } = self.ticks.found(now);
+        let Some(bucket) = self.buckets.0.get(slot % SLOTS) else { return };
+        let tag = tag(generation, number);
         if bucket.tag.load(Ordering::Acquire) != tag && !self.rotated(bucket, tag) {
             return;
         }
-        if is_exclusive {
+        if sync::is_exclusive(slot / RING) {
             let count = bucket.count.load(Ordering::Relaxed);
             bucket.count.store(count + 1, Ordering::Relaxed);
         } else {
             bucket.count.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    /// Counts for a thread that is about to end and has no place any more.
-    #[cold]
-    fn add_late(&self, generation: u64, now: Instant) {
-        let latest = self.ticks.latest(now, sync::Place::shared().index());
-        self.add_to(latest, false, generation);
     }
 
     /// Begins a bucket anew; false where it belongs to a later time already.

@@ -46,22 +46,21 @@ impl Place {
         Self { index: register().take_shared() }
     }
 
-    #[inline]
     pub(crate) fn index(&self) -> usize {
         self.index
     }
+}
 
-    /// No other thread writes here while this place is held.
-    #[inline]
-    pub(crate) fn is_exclusive(&self) -> bool {
-        self.index < EXCLUSIVE
-    }
+/// Whether no other thread writes at that place while it is held.
+#[inline]
+pub(crate) fn is_exclusive(index: usize) -> bool {
+    index < EXCLUSIVE
 }
 
 /// The lock of the register orders the counts of one owner before those of the next.
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.is_exclusive() {
+        if is_exclusive(self.index) {
             register().left.push(self.index);
         }
     }
@@ -108,7 +107,7 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         let exclusive: Vec<usize> =
-            places.iter().filter(|place| place.is_exclusive()).map(Place::index).collect();
+            places.iter().map(Place::index).filter(|index| is_exclusive(*index)).collect();
         let distinct: HashSet<usize> = exclusive.iter().copied().collect();
         assert_eq!(distinct.len(), exclusive.len());
         assert!(places.iter().all(|place| place.index() < PLACES));
@@ -118,7 +117,7 @@ mod tests {
     #[test]
     fn places_of_threads_that_ended_are_used_again() {
         let exclusive = (0..EXCLUSIVE * 4)
-            .filter(|_| thread::spawn(|| Place::take().is_exclusive()).join().unwrap())
+            .filter(|_| thread::spawn(|| is_exclusive(Place::take().index())).join().unwrap())
             .count();
         assert!(exclusive > EXCLUSIVE, "only {exclusive} of {} had a place of their own", EXCLUSIVE * 4);
     }

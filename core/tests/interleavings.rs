@@ -69,10 +69,10 @@ mod sync {
         pub(crate) fn index(&self) -> usize {
             usize::from(!self.is_exclusive)
         }
+    }
 
-        pub(crate) fn is_exclusive(&self) -> bool {
-            self.is_exclusive
-        }
+    pub(crate) fn is_exclusive(index: usize) -> bool {
+        index == 0
     }
 }
 

@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 use tokio::time::Instant;
 
 use super::RETRY_AFTER_MIN;
-use crate::sliding::nanos_between;
+use crate::sliding::{epoch, nanos_between};
 
 /// What the breaker does with the next call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +103,7 @@ pub struct BreakerOpen {
     /// Why it opened.
     pub reason: TripReason,
     pub(super) asked_at: Instant,
-    /// Nanoseconds below count from here.
-    pub(super) epoch: Instant,
+    /// Nanoseconds since the epoch of the process' ticks.
     pub(super) since: u64,
     pub(super) until: u64,
 }
@@ -113,13 +112,13 @@ impl BreakerOpen {
     /// When it opened.
     #[must_use]
     pub fn since(&self) -> Instant {
-        self.epoch + Duration::from_nanos(self.since)
+        epoch(self.asked_at) + Duration::from_nanos(self.since)
     }
 
     /// Time to the next trial from when the call was refused; never zero.
     #[must_use]
     pub fn retry_after(&self) -> Duration {
-        let left = self.until.saturating_sub(nanos_between(self.epoch, self.asked_at));
+        let left = self.until.saturating_sub(nanos_between(epoch(self.asked_at), self.asked_at));
         Duration::from_nanos(left).max(RETRY_AFTER_MIN)
     }
 }
