@@ -164,12 +164,8 @@ impl Breaker {
     /// [`BreakerOpen`] where it may not; costs nothing and waits for nothing.
     #[inline]
     pub fn admit(&self, now: Instant) -> Result<Admission<&Self>, BreakerOpen> {
-        let word = self.word();
-        if word.state() == BreakerState::Closed {
-            Ok(Admission::new(self, word, None))
-        } else {
-            not_closed(self, word, now)
-        }
+        let (word, lease) = self.admitted(now)?;
+        Ok(Admission::new(self, word, lease))
     }
 
     /// As [`Breaker::admit`], for an admission that outlives this borrow, as in a spawned task.
@@ -178,24 +174,36 @@ impl Breaker {
     /// [`BreakerOpen`] where the call may not go on.
     #[inline]
     pub fn admit_owned(self: &Arc<Self>, now: Instant) -> Result<Admission<Arc<Self>>, BreakerOpen> {
+        let (word, lease) = self.admitted(now)?;
+        Ok(Admission::new(Arc::clone(self), word, lease))
+    }
+
+    #[inline(always)]
+    fn admitted(&self, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
         let word = self.word();
-        if word.state() == BreakerState::Closed {
-            Ok(Admission::new(Arc::clone(self), word, None))
-        } else {
-            not_closed(self, word, now).map(|admission| admission.held_by(Arc::clone(self)))
+        match word.state() {
+            BreakerState::Closed => Ok((word, None)),
+            // Most rejections come long before the end of the open interval, and the tick alone tells.
+            BreakerState::Open if self.ticks.of(now) < self.trial_tick.load(Ordering::Relaxed) => {
+                Err(self.rejection(word, now))
+            }
+            BreakerState::Open | BreakerState::HalfOpen => self.admitted_after_all(word, now),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn admitted_under_lock(&self, now: Instant) -> Result<Admission<&Self>, BreakerOpen> {
+    fn admitted_after_all(&self, word: Word, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
+        if word.state() == BreakerState::Open && self.nanos(now) < self.trial_from.load(Ordering::Relaxed) {
+            return Err(self.rejection_while_open(word, now));
+        }
         let (word, admitted) = self.change(|machine| {
             let admitted = machine.admit(&self.config, now);
             (machine.word, admitted)
         });
         let rejected =
             |wait: Duration| BreakerOpen { until: self.nanos(later(now, wait)), ..self.rejection(word, now) };
-        admitted.map(|lease| Admission::new(self, word, lease)).map_err(rejected)
+        admitted.map(|lease| (word, lease)).map_err(rejected)
     }
 
     #[inline(always)]
@@ -215,12 +223,6 @@ impl Breaker {
             Some(_) => BreakerOpen { until: self.nanos(later(now, self.config.open_max)), ..rejection },
             None => rejection,
         }
-    }
-
-    /// Whether no call is let through before the end of the open interval, which is not near. Looks at the tick alone.
-    #[inline(always)]
-    fn is_open_for_long(&self, word: Word, now: Instant) -> bool {
-        word.state() == BreakerState::Open && self.ticks.of(now) < self.trial_tick.load(Ordering::Relaxed)
     }
 
     /// The state at `now`. An open interval that is over reads as half-open.
@@ -366,24 +368,6 @@ impl Breaker {
     fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Not a method, so that the answer is written where the caller wants it and is not copied there.
-#[inline(never)]
-fn not_closed(breaker: &Breaker, word: Word, now: Instant) -> Result<Admission<&Breaker>, BreakerOpen> {
-    if breaker.is_open_for_long(word, now) {
-        Err(breaker.rejection(word, now))
-    } else {
-        near_the_end(breaker, word, now)
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn near_the_end(breaker: &Breaker, word: Word, now: Instant) -> Result<Admission<&Breaker>, BreakerOpen> {
-    let is_open =
-        word.state() == BreakerState::Open && breaker.nanos(now) < breaker.trial_from.load(Ordering::Relaxed);
-    if is_open { Err(breaker.rejection_while_open(word, now)) } else { breaker.admitted_under_lock(now) }
 }
 
 #[cfg(test)]

@@ -30,12 +30,6 @@ impl<B: Deref<Target = Breaker>> Admission<B> {
         Self { breaker, word, lease, deadline: None, is_reported: false }
     }
 
-    /// The same admission in other hands.
-    pub(super) fn held_by<C: Deref<Target = Breaker>>(mut self, breaker: C) -> Admission<C> {
-        self.is_reported = true;
-        Admission { breaker, word: self.word, lease: self.lease, deadline: self.deadline, is_reported: false }
-    }
-
     /// Marks until when the call is waited for: dropped after that, it counts as a failure.
     #[inline]
     pub fn until(mut self, deadline: Deadline) -> Self {
