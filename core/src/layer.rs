@@ -112,7 +112,7 @@ impl LayerError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Open(open) => Some(open.retry_after),
+            Self::Open(open) => Some(open.retry_after()),
             Self::Full(_) | Self::DeadlinePassed | Self::Timeout { .. } => None,
         }
     }

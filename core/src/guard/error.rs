@@ -55,7 +55,7 @@ impl<E> GuardError<E> {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Open(open) => Some(open.retry_after),
+            Self::Open(open) => Some(open.retry_after()),
             Self::Full(_) | Self::DeadlinePassed | Self::Timeout { .. } | Self::Failed { .. } => None,
         }
     }
