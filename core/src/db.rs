@@ -9,6 +9,7 @@
 //!
 //! The pages on it, with defaults, metrics and what not to do, are in `docs/patterns`.
 
+mod asked;
 mod begin;
 mod classify;
 mod command;
@@ -20,6 +21,7 @@ mod guards;
 mod hosts;
 mod judge;
 mod keys;
+mod lanes;
 mod outcome;
 mod pool;
 mod probe;
@@ -265,9 +267,8 @@ impl Db {
         if self.0.journal.find(key).is_some() {
             return Ok(Some(WriteStatus { state: WriteState::Pending, answer: None, reason: None }));
         }
-        let asked = self.asked(deadline, self.0.config.read.attempt, async |loan: &pool::Loan| {
-            keys::look_up(&Statements(loan), key).await
-        });
+        let look_up = keys::LookUp(key);
+        let asked = self.asked(&look_up, deadline, self.0.config.read.attempt);
         let known = asked.await.map_err(|failed| failed.error)?;
         Ok(known.map(|known| known.status))
     }

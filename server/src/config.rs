@@ -117,6 +117,8 @@ impl Config {
                     "lifetime": duration(database.pool.lifetime),
                     "idle": duration(database.pool.idle),
                     "check_after": duration(database.pool.check_after),
+                    "lanes": database.pool.lanes,
+                    "lane_depth": database.pool.lane_depth,
                     "pooler": database.pool.pooler,
                 },
                 "read": {

@@ -64,6 +64,13 @@ pub struct PoolConfig {
     /// A connection that nobody used for this long must answer before it is used again. Default 500 ms.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub check_after: Duration,
+    /// Lanes: connections to the primary that short reads share ([`Query::is_short`](super::Query::is_short)), several
+    /// questions at once on each; they come on top of the pool's, and are opened where such reads are asked. Default 2;
+    /// 0 switches them off, and so does a pooler.
+    pub lanes: usize,
+    /// Questions on one lane at a time; further ones take a connection of the pool. Default 32: one that turns out slow
+    /// keeps no more than these waiting, and them for some ten milliseconds.
+    pub lane_depth: usize,
     /// What stands between us and the server. Default none.
     pub pooler: Pooler,
     /// What makes the streams of bytes. Default the network.
@@ -97,6 +104,8 @@ impl Default for PoolConfig {
             lifetime: Duration::from_secs(30 * 60),
             idle: Duration::from_secs(10 * 60),
             check_after: Duration::from_millis(500),
+            lanes: 2,
+            lane_depth: 32,
             pooler: Pooler::None,
             connector: Connecting::default(),
             tls: Tls::default(),
@@ -262,6 +271,12 @@ impl DbConfig {
         if !(1..=1_000).contains(&self.pool.dials) {
             return invalid("pool.dials", "must be 1 to 1000");
         }
+        if self.pool.lanes > 100 {
+            return invalid("pool.lanes", "must be at most 100; 0 switches lanes off");
+        }
+        if !(1..=1_000).contains(&self.pool.lane_depth) {
+            return invalid("pool.lane_depth", "must be 1 to 1000");
+        }
         if !(0.0..=1.0).contains(&self.breaker.failure_ratio) {
             return invalid("breaker.failure_ratio", "must be between 0.0 and 1.0");
         }
@@ -352,6 +367,12 @@ mod tests {
         config.bulkhead.permits = 0;
         assert_eq!(config.validate().unwrap_err().field, "bulkhead.permits");
         config.bulkhead.permits = 1;
+        config.pool.lane_depth = 0;
+        assert_eq!(config.validate().unwrap_err().field, "pool.lane_depth");
+        config.pool.lane_depth = 1;
+        config.pool.lanes = usize::MAX;
+        assert_eq!(config.validate().unwrap_err().field, "pool.lanes");
+        config.pool.lanes = 0;
         config.write.attempt = Duration::ZERO;
         assert_eq!(config.validate().unwrap_err().field, "write.attempt");
         config.write.attempt = config.write.deadline;

@@ -6,20 +6,20 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::{Instrument as _, Span, field::Empty};
+use tracing::{Span, field::Empty};
 
 use super::{
     Db,
     classify::Circuit,
+    hosts::Host,
     pool::{Loan, NoConnection},
-    route::{Bound, Route, Tried},
     transaction::Failed,
 };
 use crate::{
     breaker::{Admission, Breaker, BreakerOpen, BreakerState, CallResult},
     bulkhead::{BulkheadFull, Ended, Permit, Priority},
     deadline::Deadline,
-    error::{Error, ErrorClass, Evidence, Phase, RejectReason, Stage},
+    error::{Error, ErrorClass, Evidence, RejectReason},
     metrics,
     retry::{WORTH_BEGINNING, paid_pause},
 };
@@ -93,62 +93,6 @@ pub(super) fn note_end(span: &Span, error: Option<&Error>) {
 }
 
 impl Db {
-    /// One autocommit question to a host that has the truth, through all guards.
-    pub(super) async fn asked<T>(
-        &self,
-        deadline: Deadline,
-        limit: Duration,
-        ask: impl AsyncFnOnce(&Loan) -> Result<T, tokio_postgres::Error>,
-    ) -> Result<T, Failed> {
-        let now = Instant::now();
-        let Some(route) = self.0.hosts.reader(Bound::PrimaryOnly, Tried::default(), now) else {
-            return Err(self.nowhere(Circuit::Reads, now));
-        };
-        let time = AttemptTime::at(now, deadline, limit);
-        self.asked_of(route, "look", &time, now, ask).await.map(|(answer, _)| answer)
-    }
-
-    /// One autocommit question to the host of `route`, as of `now`; answers also when the answer came.
-    pub(super) async fn asked_of<T>(
-        &self,
-        route: Route,
-        operation: &str,
-        time: &AttemptTime,
-        now: Instant,
-        ask: impl AsyncFnOnce(&Loan) -> Result<T, tokio_postgres::Error>,
-    ) -> Result<(T, Instant), Failed> {
-        let permit = self.permitted(time.deadline, Circuit::Reads, false, now).await?;
-        let Connected { admission, loan, .. } =
-            self.connected_to(route.host(), Circuit::Reads, permit, time, now).await?;
-        let span = attempt_span(operation, Circuit::Reads, route.host());
-        let answered = timeout_at(time.deadline.instant(), ask(&loan)).instrument(span.clone()).await;
-        let answered_at = Instant::now();
-        let failed = match answered {
-            Ok(Ok(answer)) => {
-                loan.report(Ended::Answered, answered_at);
-                loan.give_back();
-                admission.record(CallResult::Success, answered_at);
-                note_end(&span, None);
-                return Ok((answer, answered_at));
-            }
-            Ok(Err(source)) => {
-                let (error, verdict) = loan.judge(source, Stage::Query, Phase::Sent);
-                loan.report(ended(&error), answered_at);
-                loan.settle(verdict);
-                Failed { error, breaker: verdict.breaker_for(Circuit::Reads) }
-            }
-            Err(_) => {
-                // The loan goes to the reaper, with its permit.
-                loan.report(Ended::TimedOut, answered_at);
-                let error = Error::Timeout { stage: Stage::Query, phase: Phase::Sent, limit: time.limit };
-                Failed { error, breaker: time.on_expiry() }
-            }
-        };
-        admission.record(failed.breaker, answered_at);
-        note_end(&span, Some(&failed.error));
-        Err(failed)
-    }
-
     /// A connection to the primary, to write with, through all guards.
     pub(super) async fn connected(
         &self,
@@ -207,7 +151,7 @@ impl Db {
     }
 
     /// Deadline, schema, bulkhead.
-    async fn permitted(
+    pub(super) async fn permitted(
         &self,
         deadline: Deadline,
         circuit: Circuit,
@@ -235,6 +179,28 @@ impl Db {
         }
     }
 
+    /// Breaker.
+    pub(super) fn admitted(
+        &self,
+        index: usize,
+        circuit: Circuit,
+        time: &AttemptTime,
+        now: Instant,
+    ) -> Result<(&Host, Admission<&Breaker>), Failed> {
+        let Some(host) = self.0.hosts.at(index) else { return Err(self.nowhere(circuit, now)) };
+        let breaker = host.circuit(circuit);
+        match breaker.admit(now) {
+            // Who goes away after it has waited all of that time in vain.
+            Ok(admission) if time.is_whole => Ok((host, admission.until(time.deadline))),
+            Ok(admission) => Ok((host, admission)),
+            Err(open) => {
+                let retry_after = self.retry_after_of(circuit, now).max(open.retry_after());
+                let evidence = Some(evidence_of(breaker, open, now));
+                Err(refused(RejectReason::BreakerOpen, retry_after, evidence))
+            }
+        }
+    }
+
     /// Breaker, connection.
     async fn connected_to(
         &self,
@@ -244,20 +210,7 @@ impl Db {
         time: &AttemptTime,
         now: Instant,
     ) -> Result<Connected<'_>, Failed> {
-        let Some(host) = self.0.hosts.at(index) else { return Err(self.nowhere(circuit, now)) };
-        let breaker = host.circuit(circuit);
-        let mut admission = match breaker.admit(now) {
-            Ok(admission) => admission,
-            Err(open) => {
-                let retry_after = self.retry_after_of(circuit, now).max(open.retry_after());
-                let evidence = Some(evidence_of(breaker, open, now));
-                return Err(refused(RejectReason::BreakerOpen, retry_after, evidence));
-            }
-        };
-        if time.is_whole {
-            // Who goes away after it has waited all of that time in vain.
-            admission = admission.until(time.deadline);
-        }
+        let (host, admission) = self.admitted(index, circuit, time, now)?;
         match host.pool.checkout_with(time, permit).await {
             Ok(loan) => {
                 metrics::db_attempt();

@@ -27,6 +27,7 @@ use super::{
     classify::Circuit,
     config::DbConfig,
     dial::{self, HostTarget},
+    lanes::Lanes,
     pool::Pool,
     reaper::ReaperHandle,
     route::{self, Bound, Candidate, HOSTS_MAX, Route, Tried},
@@ -48,6 +49,7 @@ const WRITES: [&str; HOSTS_MAX] =
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) pool: Pool,
+    pub(super) lanes: Lanes,
     reads: Arc<Breaker>,
     writes: Arc<Breaker>,
     role: AtomicU8,
@@ -142,6 +144,7 @@ impl Hosts {
                         config.bulkhead.permits + 1,
                         reaper,
                     ),
+                    lanes: Lanes::new(&config.pool, now),
                     reads: circuit(&READS, "reads", index),
                     writes: circuit(&WRITES, "writes", index),
                     role: AtomicU8::new(Role::Unknown.to_u8()),

@@ -5,9 +5,11 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use deadpool_postgres::ClientWrapper;
 use tokio_postgres::{Error, Row};
 
 use super::{
+    asked::Question,
     command::{Applied, Command, Settled, WriteState, WriteStatus},
     query::Statements,
 };
@@ -100,6 +102,26 @@ pub(super) async fn look_up(statements: &Statements<'_>, key: &str) -> Result<Op
         .row("SELECT fingerprint, outcome, answer, reason FROM ridethrough_writes WHERE key = $1", &[&key])
         .await?;
     row.map(|row| known(&row)).transpose()
+}
+
+/// The same as a question.
+pub(super) struct LookUp<'k>(pub(super) &'k str);
+
+impl Question for LookUp<'_> {
+    type Answer = Option<Known>;
+
+    fn operation(&self) -> &'static str {
+        "look"
+    }
+
+    /// It is asked rarely, and right after trouble.
+    fn is_short(&self) -> bool {
+        false
+    }
+
+    async fn ask<'c>(&'c self, client: &'c ClientWrapper) -> Result<Self::Answer, Error> {
+        look_up(&Statements(client), self.0).await
+    }
 }
 
 fn known(row: &Row) -> Result<Known, Error> {

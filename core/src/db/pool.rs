@@ -24,6 +24,7 @@ use super::{
     dial::{DialError, Dialler, HostTarget},
     guards::AttemptTime,
     reaper::ReaperHandle,
+    session::Session,
 };
 use crate::{
     breaker::CallResult,
@@ -78,6 +79,27 @@ impl Pool {
     /// Makes connections that do not belong to the pool.
     pub(crate) fn dialler(&self) -> &Dialler {
         &self.shared.dialler
+    }
+
+    /// A session that the pool does not count, made within `limit`.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves no session behind.
+    pub(crate) async fn dial_apart(&self, limit: Duration) -> Result<Session, Error> {
+        // Read first: a loss that is confirmed while this dials is about this session too.
+        let (epoch, doubts) = self.shared.now();
+        let dialled = self.dialler().dial_known(limit).await?;
+        Ok(dialled.into_session(epoch, doubts, Instant::now(), self.shared.life()))
+    }
+
+    /// Whether a session of this pool, or one beside it, may be used at all: it lives, and its host was not lost since.
+    pub(crate) fn is_usable(&self, session: &Session) -> bool {
+        self.shared.is_usable(session)
+    }
+
+    /// A session ended by surprise: the others may have, too.
+    pub(crate) fn doubt(&self) {
+        self.shared.doubt();
     }
 
     /// Hands out a session within the time of the attempt.

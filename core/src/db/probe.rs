@@ -8,7 +8,7 @@ mod question;
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -53,7 +53,13 @@ impl Prober {
     pub async fn run(self, draining: Draining) {
         let watching = (0..self.db.0.hosts.count())
             .map(|host| HostProber::new(self.db.clone(), host).run(draining.clone()));
-        join_all(watching).await;
+        let tending = self.db.0.hosts.iter().enumerate().map(|(index, host)| {
+            host.lanes.tended(&host.pool, draining.clone(), {
+                let db = &self.db;
+                move |now| db.may_open_lanes(index, now)
+            })
+        });
+        join(join_all(watching), join_all(tending)).await;
     }
 }
 

@@ -76,6 +76,14 @@ pub trait Query: Send + Sync {
         statements: &'c Statements<'c>,
     ) -> impl Future<Output = Result<Option<Self::Answer>, Error>> + Send + 'c;
 
+    /// Whether [`fetch`](Self::fetch) asks one short statement, or a few, each of which stands for itself: in no
+    /// transaction, and relying on nothing that another one left on the connection. Such questions may share a connection
+    /// with others that are on their way, which raises throughput; an answer then waits for those before it. One that
+    /// turns out slow is asked on a connection of its own for a while. Default `false`.
+    fn is_short(&self) -> bool {
+        false
+    }
+
     /// How old an answer this read can do with, whoever gives it. `None`, the default, leaves it to the settings: a standby
     /// within [`ReadConfig::standby_staleness`](super::ReadConfig), and in an outage whatever is kept, labelled. A
     /// duration binds standbys and cache alike; zero accepts the primary's answer only. The bound is judged when the

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use deadpool_postgres::ClientWrapper;
 use tokio::time::Instant;
 
 use super::{
     Db, Query, Read, Source, Statements,
+    asked::Question,
     classify::Circuit,
     guards::AttemptTime,
-    pool::Loan,
     route::{Bound, Route, Tried},
     transaction::Failed,
 };
@@ -18,6 +19,25 @@ use crate::{
     error::{Error, ErrorClass, RejectReason, Stage},
     metrics,
 };
+
+/// A query as a question.
+struct Fetch<'q, Q>(&'q Q);
+
+impl<Q: Query> Question for Fetch<'_, Q> {
+    type Answer = Option<Q::Answer>;
+
+    fn operation(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn is_short(&self) -> bool {
+        self.0.is_short()
+    }
+
+    async fn ask<'c>(&'c self, client: &'c ClientWrapper) -> Result<Self::Answer, tokio_postgres::Error> {
+        self.0.fetch(&Statements(client)).await
+    }
+}
 
 impl Db {
     /// The primary's answer, or a standby's where that will do; and when it came.
@@ -76,11 +96,7 @@ impl Db {
         now: Instant,
     ) -> Result<(Read<Q::Answer>, Instant), Failed> {
         let time = AttemptTime::at(now, deadline, self.0.config.read.attempt);
-        let asked = self.asked_of(route, query.name(), &time, now, async |loan: &Loan| {
-            let statements = Statements(loan);
-            query.fetch(&statements).await
-        });
-        let (answer, at) = asked.await?;
+        let (answer, at) = self.asked_of(&Fetch(query), route, &time, now).await?;
         let (as_of, freshness, source) = match route {
             Route::Primary(_) => (Some(now), Freshness::Fresh, Source::Primary),
             Route::Standby { host, lag } => {

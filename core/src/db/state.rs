@@ -50,7 +50,7 @@ impl Db {
         }
     }
 
-    /// Connections of all pools: that exist, and those of them that are idle.
+    /// Connections of all pools: that exist, and those of them that are idle. Lanes are not among them.
     fn connections(&self) -> (usize, usize) {
         let sizes = self.0.hosts.iter().map(|host| host.pool.size());
         sizes.fold((0, 0), |(size, idle), (more, more_idle)| (size + more, idle + more_idle))
@@ -115,6 +115,7 @@ impl Db {
     fn host_state(&self, index: usize, host: &Host, now: Instant) -> serde_json::Value {
         let (sighting, lag) = self.0.hosts.last(index, now);
         let (size, idle) = host.pool.size();
+        let (lanes, questions) = host.lanes.size();
         let role = host.role();
         serde_json::json!({
             "host": index + 1,
@@ -126,6 +127,7 @@ impl Db {
             "timeline": sighting.and_then(|seen| seen.timeline),
             "lag_seconds": lag.map(|lag| lag.as_secs_f64()),
             "pool": { "connections": size, "idle": idle },
+            "lanes": { "connections": lanes, "in_use": questions },
             "reads": breaker_state(host.circuit(Circuit::Reads), now),
             "writes": breaker_state(host.circuit(Circuit::Writes), now),
         })

@@ -31,6 +31,10 @@ impl Query for TodoQuery {
         Todo::cache_key(self.id)
     }
 
+    fn is_short(&self) -> bool {
+        true
+    }
+
     async fn fetch<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Option<Bytes>, Error> {
         let sql = select("WHERE id = $1");
         let row = statements.row(&sql, &[&self.id]).await?;
@@ -146,6 +150,10 @@ impl Query for PageQuery {
         };
         let after = self.after.map(|after| after.to_string()).unwrap_or_default();
         format!("todos/{}/{after}/{:?}/{}/{}", self.limit, self.done, time(self.from), time(self.to))
+    }
+
+    fn is_short(&self) -> bool {
+        true
     }
 
     async fn fetch<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Option<PageAnswer>, Error> {

@@ -53,6 +53,16 @@ impl Shared {
         }
     }
 
+    /// Confirmed losses and doubts so far, for a session that is about to be made.
+    pub(super) fn now(&self) -> (u64, u64) {
+        (self.epoch.load(Ordering::Acquire), self.doubts.load(Ordering::Acquire))
+    }
+
+    /// How long a new session is to live.
+    pub(super) fn life(&self) -> Life {
+        Life::drawn(&self.config, self.dialler.random())
+    }
+
     /// Whether it may be used at all.
     pub(in crate::db) fn is_usable(&self, session: &Session) -> bool {
         !session.is_closed() && session.epoch >= self.epoch.load(Ordering::Acquire)
@@ -102,11 +112,9 @@ impl managed::Manager for Manager {
 
     async fn create(&self) -> Result<Session, DialError> {
         // Read first: a loss that is confirmed while this dials is about this session too.
-        let epoch = self.0.epoch.load(Ordering::Acquire);
-        let doubts = self.0.doubts.load(Ordering::Acquire);
+        let (epoch, doubts) = self.0.now();
         let dialled = self.0.dialler.dial_paced().await?;
-        let life = Life::drawn(&self.0.config, self.0.dialler.random());
-        Ok(dialled.into_session(epoch, doubts, Instant::now(), life))
+        Ok(dialled.into_session(epoch, doubts, Instant::now(), self.0.life()))
     }
 
     /// Costs no round trip: liveness comes from what calls report; a check at each checkout would cost a third of the
