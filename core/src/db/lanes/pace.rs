@@ -22,8 +22,12 @@ const SAMPLES_MIN: u32 = 4;
 /// An operation that typically takes longer does not share. Seen on a connection of its own, a time has the waiting for a
 /// busy processor in it.
 const SHORT: Duration = Duration::from_millis(10);
-/// One that kept those behind it waiting for longer than this has to leave.
+/// One that kept those behind it waiting for longer than this has to leave, unless that is rare: a machine that is short
+/// of processors makes a slow one now and then out of any statement.
 const SLOW: Duration = Duration::from_millis(20);
+/// So many quick ones make up for a slow one, and for so many slow ones in a row at the most.
+const QUICK_PER_SLOW: u32 = 500;
+const CREDIT_MAX: u32 = 8 * QUICK_PER_SLOW;
 /// How long it stays away, doubled each time up to `STRIKES_MAX` times; then it is looked at anew.
 const AWAY: Duration = Duration::from_secs(1);
 const STRIKES_MAX: u32 = 5;
@@ -46,6 +50,8 @@ struct Pace {
     typical_nanoseconds: AtomicU64,
     /// Since `started`; it does not share before.
     away_until_nanoseconds: AtomicU64,
+    /// Quick answers that were not yet set off against a slow one.
+    credit: AtomicU32,
     /// How often it had to leave lately.
     strikes: AtomicU32,
 }
@@ -69,16 +75,8 @@ impl Paces {
         let Some(pace) = self.find_or_add(operation) else { return };
         let (typical, sample) = (pace.typical_nanoseconds.load(Ordering::Relaxed), nanoseconds(busy));
         let samples = pace.samples.load(Ordering::Relaxed);
-        if samples >= SAMPLES_MIN && busy > SLOW {
-            let lately =
-                self.since_start(now).saturating_sub(pace.away_until_nanoseconds.load(Ordering::Relaxed))
-                    < nanoseconds(FORGIVEN);
-            let strikes = if lately { pace.strikes.load(Ordering::Relaxed) } else { 0 };
-            let away = AWAY * (1 << strikes.min(STRIKES_MAX));
-            pace.strikes.store(strikes.saturating_add(1), Ordering::Relaxed);
-            pace.away_until_nanoseconds.store(self.since_start(now + away), Ordering::Relaxed);
-            // Begin anew: one outlier of a minute would otherwise weigh on the typical time for long.
-            pace.samples.store(0, Ordering::Relaxed);
+        if samples >= SAMPLES_MIN && !pace.is_forgiven(busy) {
+            self.send_away(pace, now);
             return;
         }
         // Two at once may lose one of two samples, which does no harm to a typical time.
@@ -87,6 +85,18 @@ impl Paces {
         if samples < SAMPLES_MIN {
             pace.samples.store(samples + 1, Ordering::Relaxed);
         }
+    }
+
+    fn send_away(&self, pace: &Pace, now: Instant) {
+        let at = self.since_start(now);
+        let lately =
+            at.saturating_sub(pace.away_until_nanoseconds.load(Ordering::Relaxed)) < nanoseconds(FORGIVEN);
+        let strikes = if lately { pace.strikes.load(Ordering::Relaxed) } else { 0 };
+        let away = AWAY * (1 << strikes.min(STRIKES_MAX));
+        pace.strikes.store(strikes.saturating_add(1), Ordering::Relaxed);
+        pace.away_until_nanoseconds.store(at.saturating_add(nanoseconds(away)), Ordering::Relaxed);
+        // Begin anew: one outlier of a minute would otherwise weigh on the typical time for long.
+        pace.samples.store(0, Ordering::Relaxed);
     }
 
     fn find(&self, operation: &'static str) -> Option<&Pace> {
@@ -100,6 +110,7 @@ impl Paces {
                 samples: AtomicU32::new(0),
                 typical_nanoseconds: AtomicU64::new(0),
                 away_until_nanoseconds: AtomicU64::new(0),
+                credit: AtomicU32::new(0),
                 strikes: AtomicU32::new(0),
             });
             is_same(pace.operation, operation).then_some(pace)
@@ -108,6 +119,21 @@ impl Paces {
 
     fn since_start(&self, now: Instant) -> u64 {
         nanoseconds(now.saturating_duration_since(self.started))
+    }
+}
+
+impl Pace {
+    /// Whether the operation may stay after this time: it was not slow, or is so rarely.
+    fn is_forgiven(&self, busy: Duration) -> bool {
+        let credit = self.credit.load(Ordering::Relaxed);
+        if busy <= SLOW {
+            if credit < CREDIT_MAX {
+                self.credit.store(credit + 1, Ordering::Relaxed);
+            }
+            return true;
+        }
+        self.credit.store(credit.saturating_sub(QUICK_PER_SLOW), Ordering::Relaxed);
+        credit >= QUICK_PER_SLOW
     }
 }
 
@@ -156,6 +182,18 @@ mod tests {
             paces.saw("todo", QUICK, later);
         }
         assert!(paces.may_share("todo", later));
+    }
+
+    /// A busy machine held up one answer in some thousands, and the lanes were empty most of the time.
+    #[test]
+    fn one_slow_answer_among_very_many_is_forgiven() {
+        let now = Instant::now();
+        let paces = seen(SAMPLES_MIN + QUICK_PER_SLOW, QUICK, now);
+        paces.saw("todo", SLOW * 2, now);
+        (0..9).for_each(|_| paces.saw("todo", QUICK, now));
+        assert!(paces.may_share("todo", now));
+        paces.saw("todo", SLOW * 2, now);
+        assert!(!paces.may_share("todo", now), "the second one comes too soon");
     }
 
     #[test]
