@@ -11,7 +11,7 @@ use ridethrough::{
     Db, Deadline,
     bulkhead::BulkheadConfig,
     cache::CacheConfig,
-    db::{Applied, ApplyError, BoxFuture, Command, Commands, DbConfig, Query, Statements},
+    db::{Applied, ApplyError, BoxFuture, Command, Commands, DbConfig, PoolConfig, Query, Statements},
     drain::Drain,
     health::SchemaPart,
     journal::{Journal, JournalConfig},
@@ -30,7 +30,9 @@ const SQL: &str = "SELECT title FROM bench_todos WHERE id = $1";
 /// The database under both, and the way to it.
 pub struct Ground {
     runtime: Runtime,
-    db: Db,
+    /// Without lanes, and with them.
+    own: Db,
+    shared: Db,
     pool: Pool,
     _drain: Drain,
     _journal_folder: tempfile::TempDir,
@@ -53,8 +55,8 @@ impl Ground {
             .enable_all()
             .build()
             .expect("a runtime can be built");
-        let (drain, cluster, db, pool, folder) = runtime.block_on(set_up(guardian));
-        Self { runtime, db, pool, _drain: drain, _journal_folder: folder, _cluster: cluster }
+        let (drain, cluster, [own, shared], pool, folder) = runtime.block_on(set_up(guardian));
+        Self { runtime, own, shared, pool, _drain: drain, _journal_folder: folder, _cluster: cluster }
     }
 
     /// One table for each number of tasks.
@@ -63,36 +65,36 @@ impl Ground {
     }
 
     fn table(&self, tasks: usize, rounds: usize) -> String {
-        let (mut ours, mut theirs) = (Round::default(), Round::default());
+        let mut all = [Round::default(), Round::default(), Round::default()];
         for round in 0..=rounds {
-            let mut one = (Round::default(), Round::default());
-            if round % 2 == 0 {
-                self.ours(tasks, &mut one.0);
-                self.theirs(tasks, &mut one.1);
-            } else {
-                self.theirs(tasks, &mut one.1);
-                self.ours(tasks, &mut one.0);
-            }
-            if round > 0 {
-                ours.add(one.0);
-                theirs.add(one.1);
+            for turn in 0..all.len() {
+                let who = (turn + round) % all.len();
+                let mut one = Round::default();
+                match who {
+                    0 => self.ours(&self.own, tasks, &mut one),
+                    1 => self.ours(&self.shared, tasks, &mut one),
+                    _ => self.theirs(tasks, &mut one),
+                }
+                // The first round only warms up.
+                if round > 0 {
+                    all[who].add(one);
+                }
             }
         }
-        let ratios: Vec<f64> =
-            ours.per_second.iter().zip(&theirs.per_second).map(|(ours, theirs)| ours / theirs).collect();
-        let (least, most) = ratios.iter().fold((f64::MAX, f64::MIN), |(a, b), &x| (a.min(x), b.max(x)));
+        let [own, shared, theirs] = all;
         format!(
-            "reads of one row, {tasks} task{}, {CONNECTIONS} connections\n{}{}  ratio of throughput {:.2} ({least:.2} to {most:.2}), of p99 {:.2}\n",
+            "reads of one row, {tasks} task{}, {CONNECTIONS} connections\n{}{}{}{}{}",
             if tasks == 1 { "" } else { "s" },
-            ours.line("ridethrough Db::read"),
+            own.line("Db::read, own connection"),
+            shared.line("Db::read, shared"),
             theirs.line("deadpool-postgres, recycling fast"),
-            median(&ratios),
-            median(&ours.p99) / median(&theirs.p99),
+            own.ratio("own", &theirs),
+            shared.ratio("shared", &theirs),
         )
     }
 
-    fn ours(&self, tasks: usize, round: &mut Round) {
-        let db = self.db.clone();
+    fn ours(&self, db: &Db, tasks: usize, round: &mut Round) {
+        let db = db.clone();
         round.measure(&self.runtime, tasks, move |id| {
             let db = db.clone();
             async move {
@@ -160,6 +162,18 @@ impl Round {
         self.p99.extend(other.p99);
     }
 
+    fn ratio(&self, name: &str, theirs: &Self) -> String {
+        let rates = self.per_second.iter().zip(&theirs.per_second);
+        let ratios: Vec<f64> = rates.map(|(ours, theirs)| ours / theirs).collect();
+        let tails: Vec<f64> = self.p99.iter().zip(&theirs.p99).map(|(ours, theirs)| ours / theirs).collect();
+        let (least, most) = ratios.iter().fold((f64::MAX, f64::MIN), |(a, b), &x| (a.min(x), b.max(x)));
+        format!(
+            "  {name} to deadpool: throughput {:.3} ({least:.2} to {most:.2}), p99 {:.2}\n",
+            median(&ratios),
+            median(&tails),
+        )
+    }
+
     fn line(&self, name: &str) -> String {
         let (rate, p50, p99) = (median(&self.per_second), median(&self.p50), median(&self.p99));
         format!("  {name:<44} {rate:>10.0} /s   p50 {p50:>7.0} us   p99 {p99:>7.0} us\n")
@@ -178,6 +192,10 @@ impl Query for TitleQuery {
 
     fn cache_key(&self) -> String {
         format!("title:{}", self.0)
+    }
+
+    fn is_short(&self) -> bool {
+        true
     }
 
     async fn fetch<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Option<Bytes>, Error> {
@@ -202,9 +220,10 @@ impl Commands for NoCommands {
 
 async fn set_up(
     guardian: &std::path::Path,
-) -> (Drain, ridethrough_chaos::Cluster, Db, Pool, tempfile::TempDir) {
+) -> (Drain, ridethrough_chaos::Cluster, [Db; 2], Pool, tempfile::TempDir) {
     let options = ridethrough_chaos::cluster::Options {
         guardian: Some(guardian.to_owned()),
+        settings: vec![("max_connections".to_owned(), "150".to_owned())],
         ..ridethrough_chaos::cluster::Options::default()
     };
     let cluster = ridethrough_chaos::Cluster::start(&options).await.expect("PostgreSQL can be started");
@@ -223,23 +242,29 @@ async fn set_up(
     let (journal, writer, _) =
         Journal::open(JournalConfig::new(folder.path())).expect("a journal can be made");
     std::thread::spawn(move || writer.run());
-    let config = DbConfig {
-        url: cluster.url(),
-        bulkhead: BulkheadConfig { permits: CONNECTIONS, ..BulkheadConfig::default() },
-        ..DbConfig::default()
-    };
-    let (db, background) = Db::new(config, CacheConfig::default(), journal, Arc::new(NoCommands))
-        .expect("the configuration is right");
     let (drain, draining) = Drain::new();
-    tokio::spawn(background.prober.run(draining));
-    db.set_schema(SchemaPart::Ok);
+    let db = |lanes| {
+        let config = DbConfig {
+            url: cluster.url(),
+            bulkhead: BulkheadConfig { permits: CONNECTIONS, ..BulkheadConfig::default() },
+            pool: PoolConfig { lanes, ..PoolConfig::default() },
+            ..DbConfig::default()
+        };
+        let (db, background) = Db::new(config, CacheConfig::default(), journal.clone(), Arc::new(NoCommands))
+            .expect("the configuration is right");
+        tokio::spawn(background.reaper.run(draining.clone()));
+        tokio::spawn(background.prober.run(draining.clone()));
+        db.set_schema(SchemaPart::Ok);
+        db
+    };
+    let databases = [db(0), db(PoolConfig::default().lanes)];
     let manager = Manager::from_config(
         cluster.url().parse().expect("the URL is right"),
         NoTls,
         ManagerConfig { recycling_method: RecyclingMethod::Fast },
     );
     let pool = Pool::builder(manager).max_size(CONNECTIONS).build().expect("a pool can be built");
-    (drain, cluster, db, pool, folder)
+    (drain, cluster, databases, pool, folder)
 }
 
 /// Up to ten seconds, to three digits.
