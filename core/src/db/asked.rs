@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 use super::{
     Db,
     classify::Circuit,
-    guards::{AttemptTime, WORTH_BEGINNING, attempt_span, ended, note_end},
+    guards::{AttemptTime, attempt_span, ended, note_end},
     hosts::{Host, Role},
     lanes::{PATIENCE, Seat},
     pool::NoConnection,
@@ -24,6 +24,7 @@ use crate::{
     deadline::Deadline,
     error::{Error, Phase, Stage},
     metrics,
+    retry::WORTH_BEGINNING,
 };
 
 /// One autocommit question. It is asked again where it took too long on a lane.
