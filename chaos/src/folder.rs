@@ -71,6 +71,15 @@ impl RunFolder {
         &self.0.path
     }
 
+    /// Tells the guardian of a child that the caller started itself; its descendants are found by themselves. A child
+    /// that is gone already is nobody's business.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be noted.
+    pub fn guard_child(&self, pid: u32) -> Result<(), Error> {
+        process::handle(pid).map_or(Ok(()), |handle| self.guard(&handle))
+    }
+
     /// Makes a folder in it that only this user can enter.
     pub(crate) fn private(&self, name: &str) -> Result<PathBuf, Error> {
         let path = self.0.path.join(name);

@@ -130,6 +130,11 @@ impl Handle {
     }
 }
 
+/// Takes hold of a process by its pid alone; only for one that cannot have ended and been reaped.
+pub(crate) fn handle(pid: u32) -> Option<Handle> {
+    Handle::open(&table::read(pid)?)
+}
+
 fn raw(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }

@@ -33,6 +33,7 @@ mod resolve;
 mod route;
 mod session;
 mod state;
+mod statements;
 mod tls;
 mod transact;
 mod transaction;
@@ -64,9 +65,10 @@ pub use self::{
     keys::{SCHEMA_SQL, to_microseconds},
     outcome::{Outcome, Unresolved},
     probe::Prober,
-    query::{Query, Read, Source, Statements},
+    query::{Query, Read, Source},
     reaper::Reaper,
     replay::Replay,
+    statements::Statements,
     tls::Tls,
     transact::TransactionOptions,
 };

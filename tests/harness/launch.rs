@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::until;
+use crate::{daemon::Account, until};
 
 /// Folders above the test binary in which the programs may lie: `target/debug/deps/test` needs two.
 const LEVELS_UP: usize = 4;
@@ -94,10 +94,24 @@ impl Running {
         Self(spawn(blueprint, home))
     }
 
+    /// As [`Running::start`], as another account.
+    ///
+    /// # Panics
+    /// As [`Running::start`].
+    #[must_use = "the process is killed when this goes"]
+    pub fn start_as(blueprint: &Blueprint, home: &Path, account: Option<Account>) -> Self {
+        Self(spawn_as(blueprint, home, account))
+    }
+
     /// Its pid.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// How it ended, where it has.
+    pub fn exit(&mut self) -> Option<Exit> {
+        self.0.try_wait().ok().flatten().map(Exit::from)
     }
 }
 
@@ -129,6 +143,10 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 pub(crate) fn spawn(blueprint: &Blueprint, home: &Path) -> Child {
+    spawn_as(blueprint, home, None)
+}
+
+fn spawn_as(blueprint: &Blueprint, home: &Path, account: Option<Account>) -> Child {
     let mut command = Command::new(&blueprint.program);
     // Nothing of the caller's shell may decide a test.
     for (name, _) in std::env::vars_os() {
@@ -146,6 +164,9 @@ pub(crate) fn spawn(blueprint: &Blueprint, home: &Path) -> Child {
         .stdout(append(&home.join("out")))
         .stderr(append(&home.join("log")))
         .process_group(0);
+    if let Some(Account { uid, gid }) = account {
+        command.uid(uid).gid(gid);
+    }
     command.spawn().unwrap_or_else(|error| panic!("{}: {error}", blueprint.program.display()))
 }
 

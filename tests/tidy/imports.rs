@@ -56,8 +56,21 @@ const CHAOS_CLOSED: [(&str, &[&str]); 2] = [("history", &[]), ("checker", &["his
 const CHAOS_PARTS: [&str; 3] = ["cluster", "workload", "nemesis"];
 const CHAOS_CONDUCTOR: &str = "run";
 
+/// Tests that judge from outside, and what they share: they must not call the library.
+const BLACK_BOX: [&str; 2] = ["tests/e2e/", "tests/harness/"];
+const LIBRARY_NAME: &str = "ridethrough::";
+
 /// What is wrong with the imports of this file.
 pub(crate) fn check(file: &SourceFile) -> Vec<String> {
+    if BLACK_BOX.iter().any(|folder| file.path.starts_with(folder)) {
+        let code = file.code();
+        let calls = code.iter().filter(|(_, line)| line.contains(LIBRARY_NAME));
+        return calls
+            .map(|(number, _)| {
+                format!("{}:{number}: tests from outside must not call the library", file.path)
+            })
+            .collect();
+    }
     if let Some(inner) = file.path.strip_prefix(LIBRARY) {
         check_package(file, inner, library_forbids)
     } else if let Some(inner) = file.path.strip_prefix(CHAOS) {
@@ -246,6 +259,16 @@ mod tests {
             complaint("core/src/extra.rs", "use crate::error::Error;")
                 .contains("no place in the import table")
         );
+    }
+
+    #[test]
+    fn tests_from_outside_do_not_call_the_library() {
+        let text = "use ridethrough::Db;\nuse ridethrough_tests::stack::Lab;\n";
+        assert!(
+            complaint("tests/e2e/outage.rs", text).starts_with("tests/e2e/outage.rs:1: tests from outside")
+        );
+        assert!(complaint("tests/harness/link.rs", text).contains("must not call"));
+        assert_eq!(complaint("tests/library/boundaries.rs", text), "");
     }
 
     #[test]

@@ -4,7 +4,6 @@
 
 use std::{future::Future, pin::pin, time::Duration};
 
-use deadpool_postgres::ClientWrapper;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
@@ -16,6 +15,7 @@ use super::{
     lanes::{PATIENCE, Seat},
     pool::NoConnection,
     route::{Bound, Route, Tried},
+    statements::Statements,
     transaction::Failed,
 };
 use crate::{
@@ -38,7 +38,7 @@ pub(super) trait Question: Sync {
 
     fn ask<'c>(
         &'c self,
-        client: &'c ClientWrapper,
+        statements: &'c Statements<'c>,
     ) -> impl Future<Output = Result<Self::Answer, tokio_postgres::Error>> + Send + 'c;
 }
 
@@ -113,7 +113,8 @@ impl Db {
         now: Instant,
     ) -> Result<Answered<T::Answer>, Option<Permit>> {
         metrics::db_attempt();
-        let end = self.wait_on_lane(time, now, question.ask(seat.client())).await;
+        let statements = host.pool.statements(seat.client());
+        let end = self.wait_on_lane(time, now, question.ask(&statements)).await;
         let at = Instant::now();
         match end {
             OnLane::Ended(Ok(answer)) => {
@@ -173,7 +174,8 @@ async fn on_loan<T: Question>(
     };
     metrics::db_attempt();
     let began = question.is_short().then(Instant::now);
-    let answered = timeout_at(time.deadline.instant(), question.ask(&loan)).await;
+    let statements = loan.statements();
+    let answered = timeout_at(time.deadline.instant(), question.ask(&statements)).await;
     let at = Instant::now();
     if let Some(began) = began {
         host.lanes.saw(question.operation(), at.saturating_duration_since(began), at);

@@ -68,6 +68,9 @@ pub(super) struct Limits {
 
 /// The server gives up a statement this long before its caller does, so that the answer still arrives.
 const MARGIN_MAX: Duration = Duration::from_millis(50);
+/// Said to the transaction where it cannot be said to the session: the answer to COMMIT must mean that it is on disk.
+const DURABLE: &str = "; SELECT set_config('synchronous_commit', 'on', true) \
+     WHERE current_setting('synchronous_commit') = 'off'";
 /// And ends an abandoned session this long after.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -102,7 +105,9 @@ pub(super) async fn begin(
     marking: &Marking,
 ) -> Result<Option<Mark>, DriverError> {
     let hidden = marking.origin_hidden.load(Ordering::Relaxed);
-    let error = match loan.simple_query(&message(kind, limits, !hidden)).await {
+    let tail = if loan.statements().is_pooled() && !kind.read_only { DURABLE } else { "" };
+    let text = |with_origin| format!("{}{tail}", message(kind, limits, with_origin));
+    let error = match loan.simple_query(&text(!hidden)).await {
         Ok(answer) => return Ok(mark(&answer).filter(|_| !kind.read_only)),
         Err(error) => error,
     };
@@ -115,7 +120,7 @@ pub(super) async fn begin(
     marking.origin_hidden.store(true, Ordering::Relaxed);
     tracing::info!("this database does not tell its origin; lost commits are looked for by key only");
     loan.batch_execute("ROLLBACK").await?;
-    Ok(mark(&loan.simple_query(&message(kind, limits, false)).await?))
+    Ok(mark(&loan.simple_query(&text(false)).await?))
 }
 
 fn message(kind: Kind, limits: Limits, with_origin: bool) -> String {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::query::Statements;
+use super::statements::Statements;
 use crate::{cache::CacheFill, error::Error};
 
 /// One write, complete enough to be applied later by another process.

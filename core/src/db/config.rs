@@ -71,7 +71,9 @@ pub struct PoolConfig {
     /// Questions on one lane at a time; further ones take a connection of the pool. Default 32: one that turns out slow
     /// keeps no more than these waiting, and them for some ten milliseconds.
     pub lane_depth: usize,
-    /// What stands between us and the server. Default none.
+    /// What stands between us and the server. Default none. Behind a pooler nothing is asked of the session: its limits
+    /// go with each transaction, statements have no name, and a call that is given up is not cancelled at the server:
+    /// its connection is closed instead. `LISTEN` would be lost and is not used.
     pub pooler: Pooler,
     /// What makes the streams of bytes. Default the network.
     #[cfg_attr(feature = "serde", serde(skip))]

@@ -5,13 +5,12 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use deadpool_postgres::ClientWrapper;
 use tokio_postgres::{Error, Row};
 
 use super::{
     asked::Question,
     command::{Applied, Command, Settled, WriteState, WriteStatus},
-    query::Statements,
+    statements::Statements,
 };
 use crate::sabotage::{self, Bug};
 
@@ -119,8 +118,8 @@ impl Question for LookUp<'_> {
         false
     }
 
-    async fn ask<'c>(&'c self, client: &'c ClientWrapper) -> Result<Self::Answer, Error> {
-        look_up(&Statements(client), self.0).await
+    async fn ask<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Self::Answer, Error> {
+        look_up(statements, self.0).await
     }
 }
 

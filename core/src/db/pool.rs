@@ -12,6 +12,7 @@ use deadpool::{
     Runtime,
     managed::{self, PoolError, QueueMode, TimeoutType, Timeouts},
 };
+use deadpool_postgres::ClientWrapper;
 use tokio::time::{Duration, Instant, timeout};
 
 pub(crate) use self::loan::Loan;
@@ -25,6 +26,7 @@ use super::{
     guards::AttemptTime,
     reaper::ReaperHandle,
     session::Session,
+    statements::Statements,
 };
 use crate::{
     breaker::CallResult,
@@ -74,6 +76,11 @@ impl Pool {
             .expect("a pool with a runtime can always be built");
         reaper.watch(&sessions);
         Self { sessions, shared }
+    }
+
+    /// A session to this host outside of the pool, as queries use it.
+    pub(crate) fn statements<'c>(&'c self, client: &'c ClientWrapper) -> Statements<'c> {
+        Statements::new(client, &self.shared.preparing)
     }
 
     /// Makes connections that do not belong to the pool.

@@ -1,63 +1,11 @@
 //! What a read is: a question with a cache key, and an answer that says how fresh it is.
 
-use std::{future::Future, ops::Deref, time::Duration};
+use std::{future::Future, time::Duration};
 
-use deadpool_postgres::ClientWrapper;
-use tokio_postgres::{Client, Error, Row, types::ToSql};
+use tokio_postgres::Error;
 
+use super::statements::Statements;
 use crate::cache::{CacheFill, Cacheable, Freshness};
-
-/// A connection to ask with. Statements are prepared once for each connection and then reused.
-///
-/// It dereferences to the driver's client for everything else; transactions are not the caller's to begin or end.
-#[derive(Debug, Clone, Copy)]
-pub struct Statements<'c>(pub(super) &'c ClientWrapper);
-
-impl Statements<'_> {
-    /// All rows.
-    ///
-    /// # Errors
-    /// Those of the driver.
-    ///
-    /// # Cancel safety
-    /// The library destroys the connection of a dropped call.
-    pub async fn rows(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
-        let statement = self.0.prepare_cached(sql).await?;
-        self.0.query(&statement, values).await
-    }
-
-    /// The one row, or none.
-    ///
-    /// # Errors
-    /// Those of the driver; also where there is more than one row.
-    ///
-    /// # Cancel safety
-    /// The library destroys the connection of a dropped call.
-    pub async fn row(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, Error> {
-        let statement = self.0.prepare_cached(sql).await?;
-        self.0.query_opt(&statement, values).await
-    }
-
-    /// Runs it and answers the number of rows it touched.
-    ///
-    /// # Errors
-    /// Those of the driver.
-    ///
-    /// # Cancel safety
-    /// The library destroys the connection of a dropped call.
-    pub async fn run(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
-        let statement = self.0.prepare_cached(sql).await?;
-        self.0.execute(&statement, values).await
-    }
-}
-
-impl Deref for Statements<'_> {
-    type Target = Client;
-
-    fn deref(&self) -> &Client {
-        self.0
-    }
-}
 
 /// One question to the database whose last answer is worth keeping.
 pub trait Query: Send + Sync {

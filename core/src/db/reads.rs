@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::ClientWrapper;
 use tokio::time::Instant;
 
 use super::{
@@ -34,8 +33,11 @@ impl<Q: Query> Question for Fetch<'_, Q> {
         self.0.is_short()
     }
 
-    async fn ask<'c>(&'c self, client: &'c ClientWrapper) -> Result<Self::Answer, tokio_postgres::Error> {
-        self.0.fetch(&Statements(client)).await
+    async fn ask<'c>(
+        &'c self,
+        statements: &'c Statements<'c>,
+    ) -> Result<Self::Answer, tokio_postgres::Error> {
+        self.0.fetch(statements).await
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Command, Db, Refusal, Settled, Statements,
+    Command, Db, Refusal, Settled,
     classify::{self, Connection, Verdict},
     guards::{AttemptTime, Connected},
     keys,
@@ -227,7 +227,7 @@ impl Replay {
         let time = AttemptTime::new(Deadline::after(sent_at, ATTEMPT_LIMIT), ATTEMPT_LIMIT);
         let loan = self.db.connected_to_primary(&time).await.map_err(|none| NotYet { error: none.error })?;
         let recorded = {
-            let statements = Statements(&loan);
+            let statements = loan.statements();
             let record = keys::record_rejected(&statements, key, command, &refusal.code);
             tokio::time::timeout_at(time.deadline.instant(), record).await
         };

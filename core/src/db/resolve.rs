@@ -117,7 +117,7 @@ async fn look_with(
     command: Option<&Command>,
     fence: bool,
 ) -> Result<(Fate, Option<Known>), DriverError> {
-    let statements = Statements(loan);
+    let statements = loan.statements();
     let mut fate = Fate::Unknowable;
     if let Some(Mark { xid, origin: Some(origin), .. }) = mark {
         fate = status(&statements, *xid, origin).await?;

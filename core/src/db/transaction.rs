@@ -15,8 +15,8 @@ use super::{
     guards::{self, AttemptTime},
     keys::{self, Known},
     pool::Loan,
-    query::Statements,
     resolve,
+    statements::Statements,
 };
 use crate::{
     breaker::CallResult,
@@ -136,7 +136,7 @@ async fn run(
     ground: Ground<'_>,
     progress: &mut Progress,
 ) -> Result<Attempted, Stopped> {
-    let statements = Statements(loan);
+    let statements = loan.statements();
     if let Some(ghost) = progress.ghost.take() {
         resolve::end(&statements, &ghost).await?;
     }
@@ -194,7 +194,7 @@ where
     W: AsyncFn(&Statements<'_>) -> Result<T, ApplyError>,
 {
     let steps = async {
-        let statements = Statements(&loan);
+        let statements = loan.statements();
         progress.mark = ground.begin(&loan, kind).await?;
         match work(&statements).await {
             Ok(answer) => *value = Some(answer),
@@ -249,7 +249,7 @@ pub(super) async fn attempt_together(
     ground: Ground<'_>,
 ) -> (Together, CallResult) {
     let steps = async {
-        let statements = Statements(&loan);
+        let statements = loan.statements();
         ground.begin(&loan, Kind::default()).await?;
         let mut ended = Vec::with_capacity(together.len());
         for command in together {

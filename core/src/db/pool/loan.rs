@@ -16,6 +16,7 @@ use crate::{
     db::{
         classify::{self, Connection, Hearing, Verdict},
         session::{Identity, Mark, Session},
+        statements::Statements,
     },
     error::{Error, ErrorClass, LastWords, Phase, Stage},
 };
@@ -48,6 +49,11 @@ impl Loan {
         Self { object: Some(object), shared, permit, commit: OnceLock::new(), began }
     }
 
+    /// The session as queries and commands use it.
+    pub(crate) fn statements(&self) -> Statements<'_> {
+        Statements::new(self, &self.shared.preparing)
+    }
+
     /// Gives the session back for the next user. Only for a session that is idle and in no transaction.
     pub(crate) fn give_back(mut self) {
         if let Some(object) = self.object.take() {
@@ -59,6 +65,7 @@ impl Loan {
     pub(crate) fn settle(mut self, verdict: Verdict) {
         if verdict.class == ErrorClass::Heal {
             self.session().forget_statements();
+            self.shared.preparing.forget();
         }
         if verdict.connection == Connection::Keep {
             return self.give_back();

@@ -16,6 +16,7 @@ use crate::db::{
     dial::{DialError, Dialler},
     reaper::ReaperHandle,
     session::{Life, Session},
+    statements::Preparing,
 };
 
 /// Old sessions of a pool are closed no faster than one in this time: each is a dial later.
@@ -26,6 +27,7 @@ const CLOSE_EVERY: Duration = Duration::from_millis(500);
 pub(in crate::db) struct Shared {
     pub(in crate::db) dialler: Dialler,
     pub(in crate::db) reaper: ReaperHandle,
+    pub(super) preparing: Preparing,
     config: PoolConfig,
     /// Confirmed losses of the host. Sessions of an older epoch are not used again.
     pub(super) epoch: AtomicU64,
@@ -45,6 +47,7 @@ impl Shared {
         Self {
             dialler,
             reaper,
+            preparing: Preparing::new(&config),
             config,
             epoch: AtomicU64::new(0),
             doubts: AtomicU64::new(0),

@@ -1,0 +1,26 @@
+//! The library on a real PostgreSQL, without the server around it: what a caller is told as a type must be what the
+//! database holds, whatever happens on the way. What a service answers over HTTP is in the end-to-end tests.
+
+#[cfg(test)]
+mod service;
+
+#[cfg(test)]
+mod boundaries;
+#[cfg(test)]
+mod experiments;
+#[cfg(test)]
+mod failover;
+#[cfg(test)]
+mod outages;
+#[cfg(test)]
+mod pooled;
+#[cfg(test)]
+mod sqlstates;
+
+/// Figures for whoever reads the log of a run.
+#[cfg(test)]
+fn say(line: &str) {
+    use std::io::Write as _;
+
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
