@@ -16,6 +16,10 @@ mod outages;
 mod pooled;
 #[cfg(test)]
 mod sqlstates;
+#[cfg(test)]
+mod tls;
+#[cfg(test)]
+mod two_hosts;
 
 /// Figures for whoever reads the log of a run.
 #[cfg(test)]

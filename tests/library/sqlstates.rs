@@ -6,14 +6,14 @@ use std::{sync::Arc, time::Duration};
 use ridethrough::{
     DbConfig, Error,
     db::{Applied, ApplyError, BoxFuture, Command, Commands, Statements, WriteError},
-    error::{ErrorClass, Phase},
+    error::{ErrorClass, Phase, Severity},
     health::DatabasePart,
 };
 use ridethrough_chaos::Cluster;
 use ridethrough_tests::{standby::Standby, until};
 use tokio::time::{Instant, sleep};
 
-use crate::service::{Ask, Put, Service, database};
+use crate::service::{Ask, Put, Service, as_service, database};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -303,4 +303,41 @@ async fn a_transaction_idle_for_too_long_is_rolled_back_and_known_to_be() {
     let failed = service.put("dawdling", LIMIT).await;
     let Err(WriteError::Rejected(error)) = failed else { panic!("{failed:?}") };
     assert_eq!((error.class(), error.phase()), (ErrorClass::Transient, Phase::InTransaction), "{error}");
+    // The driver knows only that the connection ended; what the server said before that is kept.
+    let cause = error.cause().map(|cause| (cause.code.as_str(), cause.severity));
+    assert_eq!(cause, Some(("25P03", Severity::Fatal)), "{error}");
+}
+
+/// Ends its own session from outside while it is idle in the transaction, then goes on.
+struct Ended(String);
+
+impl Commands for Ended {
+    fn apply<'c>(
+        &'c self,
+        statements: &'c Statements<'c>,
+        _command: &'c Command,
+        _replayed: bool,
+    ) -> BoxFuture<'c, Result<Applied, ApplyError>> {
+        Box::pin(async move {
+            let row = statements.row("SELECT pg_backend_pid()", &[]).await?;
+            let pid: i32 = row.expect("a server has a pid").get(0);
+            let other = as_service(&self.0).await;
+            other.query("SELECT pg_terminate_backend($1, 5000)", &[&pid]).await?;
+            sleep(Duration::from_millis(100)).await;
+            statements.row("SELECT 'too late'", &[]).await?;
+            unreachable!("the session was ended")
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ended_while_idle_tells_who_ended_it() {
+    let (_folder, cluster) = database(&[]).await;
+    let service = Service::start_with(config(&cluster.url()), Arc::new(Ended(cluster.url()))).await;
+    service.journal.close();
+    let failed = service.put("ended", LIMIT).await;
+    let Err(WriteError::Rejected(error)) = failed else { panic!("{failed:?}") };
+    assert_eq!((error.class(), error.phase()), (ErrorClass::Transient, Phase::InTransaction), "{error}");
+    let cause = error.cause().map(|cause| (cause.code.as_str(), cause.severity));
+    assert_eq!(cause, Some(("57P01", Severity::Fatal)), "{error}");
 }
