@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use ridethrough::{
     Deadline,
-    db::{ApplyError, Outcome, Statements, TransactionOptions, WriteError, Written},
+    db::{ApplyError, Outcome, Pooler, Statements, TransactionOptions, WriteError, Written},
 };
 use ridethrough_tests::{
+    pooler::PgBouncer,
     until,
     wire::{Cut, Edge, Ending, Sender, Wire},
 };
@@ -66,6 +67,7 @@ struct Round {
     attempts: u32,
     /// The connection has prepared its statements before.
     warm: bool,
+    pooler: Pooler,
     endings: &'static [Ending],
 }
 
@@ -81,6 +83,7 @@ impl Bench {
         let wire = Wire::to(port).await;
         let mut config = never_opens(wire.through(url));
         config.write.attempts = round.attempts;
+        config.pool.pooler = round.pooler;
         config.write.attempt = ATTEMPT;
         config.pool.lock = ATTEMPT / 2;
         config.pool.idle_in_transaction = GHOST;
@@ -216,7 +219,8 @@ async fn judge(service: &Service, url: &str, door: Door, cases: &[Case]) {
 }
 
 const BOTH: &[Ending] = &[Ending::Close, Ending::Reset];
-const WRITE: Round = Round { journal: false, door: Door::Write, attempts: 1, warm: true, endings: BOTH };
+const WRITE: Round =
+    Round { journal: false, door: Door::Write, attempts: 1, warm: true, pooler: Pooler::None, endings: BOTH };
 const TRANSACTION: Round = Round { door: Door::Transaction { replayable: false }, ..WRITE };
 
 const ROUNDS: [(&str, Round); 8] = [
@@ -235,28 +239,49 @@ async fn a_transaction_cut_at_any_message_leaves_what_its_caller_was_told() {
     let (_folder, cluster) = database(&[]).await;
     let mut cuts = 0;
     for (name, round) in ROUNDS {
-        let began = Instant::now();
-        let mut bench = Bench::new(cluster.port(), &cluster.url(), round).await;
-        let here = every_boundary(&mut bench, name, round).await;
-        bench.service.sees_database(LIMIT).await;
-        judge(&bench.service, &cluster.url(), round.door, &bench.told).await;
-        let count = |told| bench.told.iter().filter(|case| case.told == told).count();
-        let unknown = count(Told::Unknown);
-        crate::say(&format!(
-            "{name}: {here} cuts, committed {}, accepted {}, nothing {}, unknown {unknown}, {:?}",
-            count(Told::Committed),
-            count(Told::Accepted),
-            count(Told::Nothing),
-            began.elapsed()
-        ));
-        cuts += here;
-        let is_cut_off = round.endings == [Ending::Partition];
-        assert!(
-            !is_cut_off || unknown > 0,
-            "{name}: no cut left an outcome unknown, so nothing was shown of those"
-        );
+        cuts += all_of(name, round, &cluster.url(), &cluster.url()).await;
     }
     assert!(cuts >= CUTS_MIN, "only {cuts} cuts");
+}
+
+/// The pooler ends its own connection to the server when a client goes away in a transaction, and serves the next client
+/// on another: process and number of a transaction must be the server's for its end to be found out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_cut_before_its_pooler_leaves_what_its_caller_was_told() {
+    const SERVER_CONNECTIONS: usize = 3;
+    const CUTS_EACH_MIN: usize = 60;
+    let (folder, cluster) = database(&[]).await;
+    let Some(pooler) = PgBouncer::before(&cluster.url(), &folder, SERVER_CONNECTIONS).await else {
+        return crate::say("skipped: pgbouncer is not installed");
+    };
+    let pooled = |round| Round { pooler: Pooler::PgBouncer, ..round };
+    for (name, round) in [("pooled", pooled(WRITE)), ("pooled-transaction", pooled(TRANSACTION))] {
+        let cuts = all_of(name, round, pooler.url(), &cluster.url()).await;
+        assert!(cuts >= CUTS_EACH_MIN, "{name}: only {cuts} cuts");
+    }
+}
+
+/// One round through `url`, judged at `truth`; answers how many cuts there were.
+async fn all_of(name: &str, round: Round, url: &str, truth: &str) -> usize {
+    let began = Instant::now();
+    let target: tokio_postgres::Config = url.parse().expect("a URL of PostgreSQL");
+    let port = target.get_ports().first().copied().expect("the URL names a port");
+    let mut bench = Bench::new(port, url, round).await;
+    let cuts = every_boundary(&mut bench, name, round).await;
+    bench.service.sees_database(LIMIT).await;
+    judge(&bench.service, truth, round.door, &bench.told).await;
+    let count = |told| bench.told.iter().filter(|case| case.told == told).count();
+    let unknown = count(Told::Unknown);
+    crate::say(&format!(
+        "{name}: {cuts} cuts, committed {}, accepted {}, nothing {}, unknown {unknown}, {:?}",
+        count(Told::Committed),
+        count(Told::Accepted),
+        count(Told::Nothing),
+        began.elapsed()
+    ));
+    let is_cut_off = round.endings == [Ending::Partition];
+    assert!(!is_cut_off || unknown > 0, "{name}: no outcome was left unknown, so nothing was shown of those");
+    cuts
 }
 
 /// Several writers at once, with cuts drawn from a seed: here it is chance which of them a cut hits, and in what state

@@ -4,11 +4,17 @@
 use std::{sync::Arc, time::Duration};
 
 use ridethrough::{
-    DbConfig,
-    db::{Applied, ApplyError, BoxFuture, Command, Commands, Pooler, Statements, Written},
+    DbConfig, Deadline,
+    db::{
+        Applied, ApplyError, BoxFuture, Command, Commands, Outcome, Pooler, Statements, TransactionOptions,
+        Written,
+    },
+    error::{ErrorClass, Phase},
 };
 use ridethrough_chaos::{Cluster, RunFolder};
 use ridethrough_tests::{pooler::PgBouncer, until};
+
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::service::{Ask, Service, as_service, database, effects_of};
 
@@ -158,6 +164,77 @@ async fn a_database_that_dies_behind_its_pooler_is_ridden_through() {
     cluster.start_again().await.expect("it starts again");
     service.has_settled().await;
     ridden_through(&service, &cluster).await;
+}
+
+/// A transaction of the caller's own that waits in its middle until `go`, and says when it is there.
+async fn in_the_middle(
+    service: &Service,
+    key: &str,
+    there: oneshot::Sender<()>,
+    go: oneshot::Receiver<()>,
+) -> Outcome<()> {
+    let (there, go) = (std::sync::Mutex::new(Some(there)), tokio::sync::Mutex::new(Some(go)));
+    let work = async |statements: &Statements<'_>| {
+        statements.run("INSERT INTO effects (key) VALUES ($1)", &[&key]).await?;
+        let there = there.lock().expect("no panic").take();
+        there.expect("it runs once").send(()).expect("somebody waits");
+        let go = go.lock().await.take();
+        go.expect("it runs once").await.expect("somebody tells");
+        statements.run("INSERT INTO effects (key) VALUES ($1)", &[&key]).await?;
+        Ok::<_, ApplyError>(())
+    };
+    let mut options = TransactionOptions::new("effect");
+    options.attempt = Some(LIMIT);
+    service.db.transaction(options, Deadline::after(Instant::now(), LIMIT), work).await
+}
+
+/// Whatever is lost, pooler or server, in the middle of a transaction: it is rolled back, and known to be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_loses_its_pooler_or_its_server_and_is_known_to_be_rolled_back() {
+    let Some((_folder, cluster, mut pooler)) = behind_pgbouncer().await else { return };
+    let mut config = config(pooler.url());
+    config.pool.idle_in_transaction = LIMIT;
+    let service = Service::start(config).await;
+    let admin = cluster.connect(LIMIT).await.expect("the database answers");
+    for lost in ["nothing", "session", "pooler", "server"] {
+        service.sees_database(LIMIT).await;
+        let ((there, is_there), (go, may_go)) = (oneshot::channel(), oneshot::channel());
+        let breaking = async {
+            is_there.await.expect("it comes to its middle");
+            match lost {
+                "session" => {
+                    let sql = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
+                               WHERE usename = 'app' AND state = 'idle in transaction'";
+                    admin.query(sql, &[]).await.map(|_| ()).expect("it can be ended");
+                }
+                "pooler" => pooler.kill().await,
+                "server" => drop(cluster.kill().await.expect("a running database can be killed")),
+                _ => {}
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            go.send(()).expect("it waits");
+        };
+        let (outcome, ()) = tokio::join!(in_the_middle(&service, lost, there, may_go), breaking);
+        match lost {
+            "pooler" => pooler.start_again().await,
+            "server" => drop(cluster.start_again().await.expect("it starts again")),
+            _ => {}
+        }
+        let found = effects_of(&as_service(&cluster.url()).await, lost).await;
+        if lost == "nothing" {
+            assert!(matches!(outcome, Outcome::Committed(())), "{outcome:?}");
+            assert_eq!(found, 2);
+            continue;
+        }
+        let Outcome::RolledBack(error) = &outcome else { panic!("{lost}: {outcome:?}") };
+        crate::say(&format!("{lost} lost behind or with the pooler: {error}"));
+        assert_eq!(
+            (error.phase(), error.class()),
+            (Phase::InTransaction, ErrorClass::Transient),
+            "{lost}: {error}"
+        );
+        assert_eq!(found, 0, "{lost}");
+    }
 }
 
 async fn ridden_through(service: &Service, cluster: &Cluster) {

@@ -243,7 +243,7 @@ async fn a_demoted_primary_says_25006_and_writes_go_where_the_promotion_was() {
     let mut config = pair.config();
     config.write.attempts = 1;
     // So that a write finds out, and not the prober.
-    config.probe.every = Duration::from_secs(10);
+    config.probe.every = Duration::from_secs(2);
     let service = Service::start(config).await;
     assert!(matches!(service.put("before", DEADLINE).await, Ok(Written::Committed { .. })));
     let admin = pair.primary.connect(LIMIT).await.expect("the primary answers");
