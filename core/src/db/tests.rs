@@ -233,14 +233,19 @@ async fn nothing_is_sent_to_several_hosts_before_their_roles_are_known() {
 #[tokio::test(start_paused = true)]
 async fn the_breaker_opens_and_then_calls_are_refused_at_once_with_a_time_to_come_back() {
     let outage = Outage::begin();
-    for _ in 0..5 {
-        let _ = outage.db.read(&Answer, soon()).await;
-        // Nobody dials between two steps of the pool's backoff, and a call that did not dial says nothing.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut refused = None;
+    for _ in 0..50 {
+        match outage.db.read(&Answer, soon()).await {
+            Err(Error::Rejected { reason, retry_after, .. }) => {
+                refused = Some((reason, retry_after));
+                break;
+            }
+            // Nobody dials between two steps of the pool's backoff, and a call that did not dial says nothing. Longer
+            // pauses than this could outlast the open interval, which is drawn at random.
+            _ => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
     }
-    let Err(Error::Rejected { reason, retry_after, .. }) = outage.db.read(&Answer, soon()).await else {
-        panic!("the breaker should be open")
-    };
+    let (reason, retry_after) = refused.expect("the breaker should be open");
     assert_eq!(reason, RejectReason::BreakerOpen);
     assert!(!retry_after.is_zero());
     assert_eq!(outage.db.parts(Instant::now()).2, JournalPart::Ok);
