@@ -211,10 +211,6 @@ impl Facts<'_> {
             "pg_stat_get_bgwriter_stat_reset_time" => {
                 datum(&(SystemTime::UNIX_EPOCH + Duration::from_secs(self.statistics_since)))
             }
-            "greatest" => {
-                let values: Option<Vec<Datum>> = arguments.iter().map(|words| self.value(words)).collect();
-                values?.into_iter().max_by_key(|value| number(value.clone()))?
-            }
             "substr" | "substring" | "left" => {
                 let whole = self.argument(arguments)?;
                 let whole = text_of(&whole);
@@ -236,14 +232,19 @@ impl Facts<'_> {
             }
             "version" => datum(&format!("PostgreSQL {} (fake)", self.setting("server_version"))),
             "current_database" => datum(&self.setting("database")),
-            "coalesce" => {
-                let values: Option<Vec<Datum>> = arguments.iter().map(|words| self.value(words)).collect();
-                let values = values?;
-                let first = values.iter().find(|value| value.bytes.is_some());
-                first.or(values.first())?.clone()
-            }
+            "coalesce" | "greatest" => self.picked(name, arguments)?,
             _ => return None,
         })
+    }
+
+    /// One of several values: the first that is not NULL, or the greatest number.
+    fn picked(&self, name: &str, arguments: &[&[String]]) -> Option<Datum> {
+        let values: Option<Vec<Datum>> = arguments.iter().map(|words| self.value(words)).collect();
+        let values = values?;
+        if name == "greatest" {
+            return values.into_iter().max_by_key(|value| number(value.clone()));
+        }
+        values.iter().find(|value| value.bytes.is_some()).or(values.first()).cloned()
     }
 
     /// `epoch FROM` a time, or the difference of two, which is a number of microseconds here.

@@ -115,3 +115,19 @@ async fn a_ghost_can_be_found_and_fenced() {
     assert_eq!(claim(&other, "k").await.unwrap(), 1);
     assert!(ghost.batch_execute("COMMIT").await.is_err());
 }
+
+/// A process may have gone on to another transaction: only the one that was meant is ended.
+#[tokio::test(start_paused = true)]
+async fn only_the_session_that_fits_is_ended() {
+    let server = todos();
+    let (ghost, other) = (server.client().await.unwrap(), server.client().await.unwrap());
+    let row = ghost.query_one("SELECT pg_backend_pid()", &[]).await.unwrap();
+    let pid: i32 = row.get(0);
+    let id = one(&ghost, "BEGIN; SELECT txid_current()").await.unwrap();
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE pid = $1 AND backend_xid = $2::text::xid AND wait_event IS DISTINCT FROM 'SyncRep'";
+    assert!(other.query(end, &[&pid, &"7"]).await.unwrap().is_empty());
+    assert!(ghost.batch_execute("SELECT 1").await.is_ok());
+    assert_eq!(other.query(end, &[&pid, &id.as_str()]).await.unwrap().len(), 1);
+    assert!(ghost.batch_execute("COMMIT").await.is_err());
+}
