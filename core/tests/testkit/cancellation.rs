@@ -163,7 +163,8 @@ situations! {
 /// Several calls at once, each dropped somewhere, with faults in between: whatever the order, nothing leaks.
 #[tokio::test(start_paused = true)]
 async fn many_calls_dropped_anywhere_leave_nothing_behind() {
-    let seed = fastrand::u64(..);
+    let seed =
+        std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     for round in 0..20 {
@@ -188,7 +189,10 @@ async fn many_calls_dropped_anywhere_leave_nothing_behind() {
         path.server.recover();
         path.at_rest(&story).await;
         path.replayed(&story).await;
-        assert!(path.read().await.is_ok(), "{story}");
+        // After a failed dial nobody dials before the next step of the pool's backoff.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let read = path.read().await;
+        assert!(read.is_ok(), "{story}: {read:?} {}", path.state());
         assert_eq!(path.server.applied("order.place"), path.server.committed_keys().len(), "{story}");
         path.at_rest(&story).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
