@@ -9,7 +9,10 @@
 mod freshness;
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -113,8 +116,10 @@ pub struct Cached {
 pub struct ReadCache {
     config: CacheConfig,
     entries: Cache<String, Entry, ByBytes>,
-    /// When the newest entry was true: older than `stale_max`, and everything is expired.
-    newest: Mutex<Option<Instant>>,
+    /// When the newest entry was true, to a tenth of a second: older than `stale_max`, and everything is expired. Milliseconds since
+    /// the first entry, and one more; 0 for none. Read before it is written, because every answer passes here.
+    newest: AtomicU64,
+    first: OnceLock<Instant>,
 }
 
 impl ReadCache {
@@ -125,7 +130,7 @@ impl ReadCache {
         const TYPICAL_BYTES: u64 = 512;
         let estimate = usize::try_from(config.bytes_max / TYPICAL_BYTES).unwrap_or(usize::MAX);
         let entries = Cache::with_weighter(estimate.clamp(16, 1 << 20), config.bytes_max, ByBytes);
-        Self { config, entries, newest: Mutex::new(None) }
+        Self { config, entries, newest: AtomicU64::new(0), first: OnceLock::new() }
     }
 
     /// The last known answer for `key` at `now`, unless it is expired.
@@ -160,10 +165,21 @@ impl ReadCache {
     /// Whether anything at all could be served at `now`.
     #[must_use]
     pub fn is_warm(&self, now: Instant) -> bool {
-        let newest = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = self.newest.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis);
+        let newest = newest.and_then(|after| self.first.get()?.checked_add(after));
         let usable =
             newest.is_some_and(|as_of| now.saturating_duration_since(as_of) <= self.config.stale_max);
         usable && !self.entries.is_empty()
+    }
+
+    fn note_newest(&self, as_of: Instant) {
+        /// Noted this exactly, so that the answers of a busy moment do not all write to one place.
+        const STEP: u64 = 100;
+        let first = *self.first.get_or_init(|| as_of);
+        let after = u64::try_from(as_of.saturating_duration_since(first).as_millis()).unwrap_or(u64::MAX - 1);
+        if self.newest.load(Ordering::Relaxed) <= after.saturating_sub(STEP) {
+            self.newest.fetch_max(after + 1, Ordering::Relaxed);
+        }
     }
 
     /// Entries and their weight in bytes.
@@ -196,8 +212,7 @@ impl CacheFill<'_> {
         let stored = value.is_some();
         self.insert(key, value);
         if stored {
-            let mut newest = self.cache.newest.lock().unwrap_or_else(PoisonError::into_inner);
-            *newest = (*newest).max(Some(self.as_of));
+            self.cache.note_newest(self.as_of);
         }
     }
 
