@@ -8,6 +8,7 @@ mod files;
 mod imports;
 mod links;
 mod manifests;
+mod metrics;
 mod promises;
 mod source;
 
@@ -49,6 +50,11 @@ fn modules_import_only_what_lies_before_them() {
 #[test]
 fn public_async_functions_say_what_a_drop_leaves_behind() {
     assert_clean(&tree().iter().flat_map(promises::check).collect::<Vec<_>>());
+}
+
+#[test]
+fn metrics_and_their_catalogue_agree() {
+    assert_clean(&metrics::check(&tree()));
 }
 
 #[test]
