@@ -2,9 +2,18 @@
 //!
 //! It speaks no protocol: TLS and PostgreSQL's own words come on top of it.
 
-use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
-use futures_util::future::BoxFuture;
+use futures_util::{
+    future::BoxFuture,
+    stream::{FuturesUnordered, StreamExt as _},
+};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -19,8 +28,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A name with several addresses: each gets a share of the time, but none less than this.
-const ADDRESS_SHARE_MIN: Duration = Duration::from_millis(250);
+/// A name with several addresses: the next is tried beside one that did not answer for this long (RFC 8305, section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+/// More addresses of one name are not tried in one dial.
+const ADDRESSES_MAX: usize = 8;
 const DEFAULT_PORT: u16 = 5432;
 
 /// Opens streams of bytes to database hosts. The default goes over the network; a test can answer from memory.
@@ -65,9 +76,7 @@ pub struct Connecting(Option<Arc<dyn Connector>>);
 
 /// DNS and TCP, or a Unix socket.
 #[derive(Debug)]
-pub(super) struct Network {
-    limit: Duration,
-}
+pub(super) struct Network;
 
 impl HostAddress {
     /// The first host of `config`; `None` where it names none.
@@ -93,9 +102,9 @@ impl Connecting {
         Self(Some(connector))
     }
 
-    /// The connector, or else the network with `limit` for each stream.
-    pub(super) fn connector(&self, limit: Duration) -> Arc<dyn Connector> {
-        self.0.clone().unwrap_or_else(|| Arc::new(Network { limit }))
+    /// The connector, or else the network.
+    pub(super) fn connector(&self) -> Arc<dyn Connector> {
+        self.0.clone().unwrap_or_else(|| Arc::new(Network))
     }
 }
 
@@ -117,11 +126,11 @@ impl Connector for Network {
         Box::pin(async move {
             match host {
                 HostAddress::Tcp { address: Some(address), port, .. } => {
-                    tcp(&[(*address, *port).into()], self.limit).await
+                    tcp(&[(*address, *port).into()]).await
                 }
                 HostAddress::Tcp { name, port, .. } => {
                     let found: Vec<_> = lookup_host((name.as_str(), *port)).await?.collect();
-                    tcp(&found, self.limit).await
+                    tcp(&found).await
                 }
                 #[cfg(unix)]
                 HostAddress::Unix { folder, port } => {
@@ -135,22 +144,29 @@ impl Connector for Network {
     }
 }
 
-/// The first address that accepts; a silent one does not use up the time of the others.
-async fn tcp(addresses: &[std::net::SocketAddr], limit: Duration) -> io::Result<BoxStream> {
-    let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-    let share = (limit / count).max(ADDRESS_SHARE_MIN);
+/// The first address that accepts. Each next one is tried when the one before was refused or did not answer for a moment,
+/// and those go on meanwhile: a silent address must not use up the time of the others, whatever time the caller gives.
+async fn tcp(addresses: &[SocketAddr]) -> io::Result<BoxStream> {
+    let mut waiting = addresses.iter().take(ADDRESSES_MAX);
+    let mut dialling = FuturesUnordered::new();
     let mut refused = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-    for address in addresses {
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
+    loop {
+        let next = waiting.next();
+        if let Some(address) = next {
+            dialling.push(TcpStream::connect(*address));
+        } else if dialling.is_empty() {
+            return Err(refused);
+        }
+        let head_start = if waiting.len() == 0 { Duration::MAX } else { HEAD_START };
+        match timeout(head_start, dialling.next()).await {
+            Ok(Some(Ok(stream))) => {
                 tuned(&stream)?;
                 return Ok(Box::new(stream));
             }
-            Ok(Err(error)) => refused = error,
-            Err(_) => refused = io::ErrorKind::TimedOut.into(),
+            Ok(Some(Err(error))) => refused = error,
+            Ok(None) | Err(_) => {}
         }
     }
-    Err(refused)
 }
 
 fn tuned(stream: &TcpStream) -> io::Result<()> {
@@ -203,7 +219,27 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let open = listener.local_addr().unwrap();
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        assert!(tcp(&[closed, open], Duration::from_secs(5)).await.is_ok());
-        assert!(tcp(&[], Duration::from_secs(5)).await.is_err());
+        assert!(tcp(&[closed, open]).await.is_ok());
+        assert!(tcp(&[closed]).await.is_err());
+        assert!(tcp(&[]).await.is_err());
+    }
+
+    /// A name with two addresses, of which the first swallows packets: it was given half of the three seconds of
+    /// `pool.connect`. A probe ends after one second and an attempt to read after 750 ms, so neither ever came to the
+    /// second address, and a database that was well counted as away.
+    #[tokio::test]
+    async fn a_silent_first_address_leaves_time_for_the_second_within_one_attempt() {
+        // A full queue of connections: the kernel lets further ones wait.
+        let full = tokio::net::TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(1).unwrap();
+        let silent = full.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(Ok(stream)) = timeout(Duration::from_millis(100), TcpStream::connect(silent)).await {
+            queued.push(stream);
+        }
+        let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let reached = timeout(Duration::from_millis(750), tcp(&[silent, open.local_addr().unwrap()])).await;
+        assert!(reached.is_ok_and(|stream| stream.is_ok()), "the second address was not reached");
     }
 }

@@ -9,7 +9,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_postgres::{
     Client, Config,
-    config::{SslMode, SslNegotiation, TargetSessionAttrs},
+    config::{SslMode, SslNegotiation},
 };
 
 use self::pace::{DialEnd, Pacer, Turn};
@@ -67,10 +67,7 @@ pub(crate) struct Dialler(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// One for each host of the target.
-    hosts: Vec<Endpoint>,
-    /// The host that answered last; asked first.
-    preferred: AtomicUsize,
+    host: Endpoint,
     limit: Duration,
     setup: Setup,
     connector: Arc<dyn Connector>,
@@ -95,7 +92,6 @@ struct Endpoint {
     config: Config,
     address: Option<HostAddress>,
     index: usize,
-    must_write: bool,
     /// TLS from the first byte on, without asking for it first.
     is_direct: bool,
 }
@@ -112,9 +108,6 @@ pub(super) enum DialError {
     /// No answer within this time.
     #[error("the host did not answer")]
     Silent(Duration),
-    /// It takes no writes, and the URL asks for a host that does.
-    #[error("the host takes no writes")]
-    ReadOnly,
     /// Dialling fails, and it is not yet time for another dial.
     #[error("the host did not answer lately; the next dial is due in {} ms", .0.as_millis())]
     NotYet(Duration),
@@ -142,7 +135,6 @@ impl DialError {
             }
             // Nobody was asked.
             Self::NotYet(_) => is(ErrorClass::Transient, CallResult::Neutral, self),
-            Self::ReadOnly => is(ErrorClass::Failover, CallResult::Neutral, self),
             Self::Stream(_) => is(ErrorClass::Transient, CallResult::Failure, self),
         }
     }
@@ -155,22 +147,17 @@ impl DialError {
 impl Dialler {
     /// Dials nothing yet. `pool` is the size of the pool whose dials are paced.
     pub(super) fn new(target: &HostTarget, config: &PoolConfig, pool: usize) -> Self {
-        let hosts: Vec<Config> = single_hosts(&target.config);
-        let must_write =
-            hosts.len() > 1 && target.config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite;
-        let endpoint = |(offset, host): (usize, Config)| Endpoint {
-            address: HostAddress::of(&host),
-            is_direct: host.get_ssl_negotiation() == SslNegotiation::Direct,
-            config: prepared(host),
-            index: target.index + offset,
-            must_write,
+        let host = Endpoint {
+            address: HostAddress::of(&target.config),
+            is_direct: target.config.get_ssl_negotiation() == SslNegotiation::Direct,
+            config: prepared(target.config.clone()),
+            index: target.index,
         };
         Self(Arc::new(Shared {
-            hosts: hosts.into_iter().enumerate().map(endpoint).collect(),
-            preferred: AtomicUsize::new(0),
+            host,
             limit: config.connect,
             setup: Setup::new(config),
-            connector: config.connector.connector(config.connect),
+            connector: config.connector.connector(),
             // Nobody who asked for TLS is served without it because somebody forgot to pass it on.
             tls: match target.config.get_ssl_mode() {
                 SslMode::Require => config.tls.demanded(),
@@ -203,8 +190,9 @@ impl Dialler {
     /// As [`dial`](Self::dial), with what the host said of itself and the ear on the connection.
     pub(super) async fn dial_known(&self, limit: Duration) -> Result<Dialled, Error> {
         let limit = limit.min(self.0.limit);
-        let dialled = timeout(limit, self.any_host(limit)).await;
+        let dialled = timeout(limit, self.connected()).await;
         let dialled = dialled.unwrap_or(Err(DialError::Silent(limit)));
+        count(&dialled);
         if dialled.is_ok() {
             self.paced().pacer.host_is_well();
             self.0.freed.notify_waiters();
@@ -215,7 +203,9 @@ impl Dialler {
     /// A connection for the pool, when it is its turn.
     pub(super) async fn dial_paced(&self) -> Result<Dialled, DialError> {
         let dialling = self.turn().await?;
-        let dialled = self.any_host(self.0.limit).await;
+        let limit = self.0.limit;
+        let dialled = timeout(limit, self.connected()).await.unwrap_or(Err(DialError::Silent(limit)));
+        count(&dialled);
         dialling.ended(match &dialled {
             Ok(_) => DialEnd::Made,
             Err(error) if error.is_full() => DialEnd::Full,
@@ -244,10 +234,9 @@ impl Dialler {
     /// `false` where that is not known.
     pub(super) async fn cancel(&self, ear: &Ear) -> bool {
         let Some(key) = ear.cancel_key().filter(|_| self.0.can_cancel) else { return false };
-        let Some(host) = self.0.hosts.iter().find(|host| host.index == ear.host()) else { return false };
         let asked = async {
             let _place = self.0.cancels.acquire().await;
-            let (mut stream, _) = self.stream(host).await?;
+            let (mut stream, _) = self.stream().await?;
             // Length, the number that stands for "cancel", process and secret.
             stream.write_all(&[0, 0, 0, 16, 4, 210, 22, 46]).await?;
             stream.write_all(&key).await?;
@@ -259,42 +248,17 @@ impl Dialler {
         matches!(timeout(CANCEL_LIMIT, asked).await, Ok(Ok(true)))
     }
 
-    /// Tries the hosts, the preferred one first, each for its share of `limit`.
-    async fn any_host(&self, limit: Duration) -> Result<Dialled, DialError> {
-        let hosts = self.0.hosts.len().max(1);
-        let share = limit / u32::try_from(hosts).unwrap_or(u32::MAX);
-        let first = self.0.preferred.load(Ordering::Relaxed);
-        let mut refused = DialError::Silent(limit);
-        for index in (0..hosts).map(|offset| (first + offset) % hosts) {
-            let Some(host) = self.0.hosts.get(index) else { continue };
-            match timeout(share, self.one_host(host)).await {
-                Ok(Ok(dialled)) => {
-                    self.0.preferred.store(index, Ordering::Relaxed);
-                    self.0.made.fetch_add(1, Ordering::Relaxed);
-                    metrics::connect_attempt("ok");
-                    return Ok(dialled);
-                }
-                Ok(Err(error)) => {
-                    metrics::connect_attempt("failed");
-                    refused = error;
-                }
-                Err(_) => metrics::connect_attempt("timeout"),
-            }
-        }
-        Err(refused)
-    }
-
-    async fn one_host(&self, host: &Endpoint) -> Result<Dialled, DialError> {
-        let (stream, binding) = self.stream(host).await?;
+    async fn connected(&self) -> Result<Dialled, DialError> {
+        let host = &self.0.host;
+        let (stream, binding) = self.stream().await?;
         let dialled = Dialled::greet(stream, binding, host.index, &host.config, &self.0.setup).await?;
-        if host.must_write && dialled.identity.read_only {
-            return Err(DialError::ReadOnly);
-        }
+        self.0.made.fetch_add(1, Ordering::Relaxed);
         Ok(dialled)
     }
 
     /// A stream to the host, inside TLS where it should be, with the digest of the certificate.
-    async fn stream(&self, host: &Endpoint) -> io::Result<(BoxStream, Option<Vec<u8>>)> {
+    async fn stream(&self) -> io::Result<(BoxStream, Option<Vec<u8>>)> {
+        let host = &self.0.host;
         let address = host.address.as_ref();
         let address = address.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no host is named"))?;
         let stream = self.0.connector.connect(address).await?;
@@ -326,6 +290,14 @@ impl Dialler {
     fn paced(&self) -> std::sync::MutexGuard<'_, Paced> {
         self.0.pacer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn count(dialled: &Result<Dialled, DialError>) {
+    metrics::connect_attempt(match dialled {
+        Ok(_) => "ok",
+        Err(DialError::Silent(_)) => "timeout",
+        Err(_) => "failed",
+    });
 }
 
 /// A dial of the pool in progress; one that is dropped half-way is reported too.
@@ -437,22 +409,5 @@ mod tests {
             assert_eq!(host.get_target_session_attrs(), target.get_target_session_attrs());
             assert_eq!(host.get_password(), target.get_password());
         }
-    }
-
-    /// The driver tries hosts in order on every connect: with a first host that accepts and then says nothing, every
-    /// connect ended there, and the second one, which was well, was never asked.
-    #[tokio::test]
-    async fn a_silent_first_host_does_not_hide_the_second() {
-        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let asked = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let ports = [&silent, &asked].map(|listener| listener.local_addr().unwrap().port());
-        let url = format!("postgres://app@127.0.0.1:{},127.0.0.1:{}/todos", ports[0], ports[1]);
-        let dialler =
-            Dialler::new(&HostTarget::from(url.parse::<Config>().unwrap()), &PoolConfig::default(), 4);
-        let dialling =
-            tokio::spawn(async move { dialler.dial(Duration::from_millis(300)).await.map(|_| ()) });
-        let reached = timeout(Duration::from_secs(5), asked.accept()).await;
-        assert!(reached.is_ok(), "the second host was never asked");
-        assert!(dialling.await.unwrap().is_err());
     }
 }

@@ -103,11 +103,6 @@ impl Ear {
         self.words.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Which host it listens to.
-    pub(crate) fn host(&self) -> usize {
-        self.host
-    }
-
     /// The process that serves this session, and the secret that lets cancel it.
     pub(crate) fn cancel_key(&self) -> Option<[u8; 8]> {
         self.key.get().copied()
