@@ -169,7 +169,16 @@ impl Db {
         let span = attempt_span(options.name, Circuit::Writes, host);
         let attempt =
             transaction::work_attempt(loan, options.kind(), self.ground(time), (progress, value), work);
-        let worked = attempt.instrument(span.clone()).await;
+        let mut worked = attempt.instrument(span.clone()).await;
+        if let Err(failed) = &mut worked
+            && options.read_only
+            && let Error::Database { class, .. } = &mut failed.error
+            && *class == ErrorClass::Failover
+        {
+            // It was told not to write and wrote: the host did what it was asked, and says nothing about itself.
+            *class = ErrorClass::Permanent;
+            failed.breaker = CallResult::Success;
+        }
         self.note_attempt(host, &span, worked.as_ref().err());
         let result = worked.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success);
         admission.record(result, Instant::now());
