@@ -300,7 +300,7 @@ impl Db {
     }
 
     /// A connection outside of pool, bulkhead and breaker, for migrations: to the primary, or while there is none to a host
-    /// that answers. It closes when the client is dropped.
+    /// that answers, never to a fenced one. It closes when the client is dropped.
     ///
     /// # Errors
     /// Where none can be made within `limit`.
@@ -308,8 +308,11 @@ impl Db {
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
     pub async fn connect(&self, limit: Duration) -> Result<tokio_postgres::Client, Error> {
-        let host = self.0.hosts.primary().or_else(|| self.0.hosts.answering()).unwrap_or(0);
-        let host = self.0.hosts.at(host).expect("a database has at least one host");
+        let hosts = &self.0.hosts;
+        let chosen = hosts.primary().or_else(|| hosts.answering()).or_else(|| hosts.not_fenced());
+        let Some(host) = chosen.and_then(|host| hosts.at(host)) else {
+            return Err(self.nowhere(Circuit::Writes, Instant::now()).error);
+        };
         let (client, _driver) = host.pool.dialler().dial(limit).await?;
         Ok(client)
     }

@@ -19,7 +19,6 @@ pub(crate) struct Verdict {
     /// What the circuit of reads counts instead, where the error says different things about reads and writes.
     pub(crate) reads: Option<CallResult>,
     pub(crate) connection: Connection,
-    pub(crate) hint: TripHint,
 }
 
 /// The circuit that is told of a result: reads and writes fail apart.
@@ -46,9 +45,10 @@ pub(crate) enum Connection {
     Destroy,
 }
 
-/// What an error says beyond "failed": how long it will last, and who has to act.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a SQLSTATE says beyond "failed": how long it will last, and who has to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum TripHint {
+    #[default]
     Nothing,
     /// It is starting up or shutting down: probe faster.
     Starting,
@@ -56,10 +56,21 @@ pub(crate) enum TripHint {
     Authentication,
     /// No such database: waiting does not help, a person does.
     Configuration,
-    /// The disk is full: no writes, and a person must look.
+    /// The disk is full: a person must look.
     DiskFull,
-    /// The data are damaged: no writes, and a person must look.
+    /// The data are damaged: a person must look.
     Damaged,
+}
+
+impl TripHint {
+    pub(crate) fn of(error: &Error) -> Self {
+        error.code().map_or(Self::Nothing, hint)
+    }
+
+    /// It answers that it will not have us.
+    pub(crate) fn is_refusal(self) -> bool {
+        matches!(self, Self::Authentication | Self::Configuration)
+    }
 }
 
 /// What is known about an error beyond the error itself.
@@ -155,7 +166,7 @@ fn ended_silently(phase: Phase, hearing: Hearing<'_>) -> Verdict {
 }
 
 fn is(class: ErrorClass, breaker: CallResult, connection: Connection) -> Verdict {
-    Verdict { class, breaker, reads: None, connection, hint: TripHint::Nothing }
+    Verdict { class, breaker, reads: None, connection }
 }
 
 /// A connection that broke, or never came to be.
@@ -172,7 +183,7 @@ fn lost(phase: Phase) -> ErrorClass {
 }
 
 pub(super) fn by_code(code: &str, fatal: bool, phase: Phase, behind_pooler: bool) -> Verdict {
-    let verdict = Verdict { hint: hint(code), ..by_table(code, phase, behind_pooler) };
+    let verdict = by_table(code, phase, behind_pooler);
     if fatal { ended(code, verdict, phase) } else { verdict }
 }
 

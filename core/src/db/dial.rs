@@ -108,6 +108,9 @@ pub(super) enum DialError {
     /// No answer within this time.
     #[error("the host did not answer")]
     Silent(Duration),
+    /// The server behind the host's name is not the one that the prober knows there.
+    #[error("the connection led to another server than the host's")]
+    Elsewhere,
     /// Dialling fails, and it is not yet time for another dial.
     #[error("the host did not answer lately; the next dial is due in {} ms", .0.as_millis())]
     NotYet(Duration),
@@ -135,6 +138,7 @@ impl DialError {
             }
             // Nobody was asked.
             Self::NotYet(_) => is(ErrorClass::Transient, CallResult::Neutral, self),
+            Self::Elsewhere => is(ErrorClass::Failover, CallResult::Neutral, self),
             Self::Stream(_) => is(ErrorClass::Transient, CallResult::Failure, self),
         }
     }

@@ -10,7 +10,7 @@ use tracing::{Span, field::Empty};
 
 use super::{
     Db,
-    classify::Circuit,
+    classify::{Circuit, TripHint},
     hosts::Host,
     pool::{Loan, NoConnection},
     transaction::Failed,
@@ -128,8 +128,17 @@ impl Db {
     pub(super) fn note_attempt(&self, host: usize, span: &Span, failed: Option<&Failed>) {
         let error = failed.map(|failed| &failed.error);
         note_end(span, error);
-        if error.is_some_and(|error| error.class() == ErrorClass::Failover) {
+        let Some(error) = error else { return };
+        if error.class() == ErrorClass::Failover {
             self.0.hosts.refused_write(host, Instant::now());
+        }
+        let what = match TripHint::of(error) {
+            TripHint::DiskFull => "the disk of the database is full; a person must look",
+            TripHint::Damaged => "the data of the database are damaged; a person must look",
+            _ => return,
+        };
+        if self.0.hosts.is_time_for_alarm(Instant::now()) {
+            tracing::error!(host = host + 1, code = error.code().unwrap_or_default(), "{what}");
         }
     }
 
@@ -217,7 +226,11 @@ impl Db {
                 Ok(Connected { admission, loan, host: index })
             }
             Err(NoConnection { error, breaker }) => {
-                admission.record(breaker, Instant::now());
+                let now = Instant::now();
+                admission.record(breaker, now);
+                if error.class() == ErrorClass::Failover {
+                    self.0.hosts.doubt(index, now);
+                }
                 Err(Failed { error, breaker })
             }
         }

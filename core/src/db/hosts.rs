@@ -7,6 +7,7 @@
 //! A host that is away is not asked again until the prober, on a connection of its own, has seen it: its open circuits
 //! are the memory of that.
 
+mod board;
 mod lag;
 mod roles;
 
@@ -21,8 +22,9 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tokio_postgres::{Config, config::TargetSessionAttrs};
 
+pub(super) use self::board::ALARM_REPEAT;
+use self::board::{Board, Standing};
 pub(super) use self::roles::{Fence, Role, Sighting};
-use self::{lag::Progress, roles::Roles};
 use super::{
     classify::Circuit,
     config::DbConfig,
@@ -65,6 +67,8 @@ pub(super) struct Hosts {
     all: Vec<Host>,
     /// Standbys may be read from at all.
     standbys_serve: bool,
+    /// And are, where a read says nothing itself.
+    standbys_serve_all: bool,
     started: Instant,
     primary: AtomicUsize,
     board: Mutex<Board>,
@@ -73,28 +77,6 @@ pub(super) struct Hosts {
     /// Counts the wishes that the prober look now.
     nudges: watch::Sender<u64>,
     database: watch::Sender<DatabasePart>,
-}
-
-#[derive(Debug)]
-struct Board {
-    roles: Roles,
-    progress: Progress,
-    asked_at: Vec<Option<Instant>>,
-    standing: Vec<Standing>,
-    /// When a write was refused that made the host doubted.
-    doubted_at: Vec<Option<Instant>>,
-    /// When there was a primary last.
-    primary_until: Option<Instant>,
-}
-
-/// Whether a host answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    NotAsked,
-    Answers,
-    Away,
-    /// It answers that it will not have us.
-    Refuses,
 }
 
 impl Host {
@@ -109,16 +91,13 @@ impl Host {
         Role::from_u8(self.role.load(Ordering::Acquire))
     }
 
+    /// It refused a write, or led elsewhere, and was not looked at since.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
+    }
+
     fn is(&self, circuit: Circuit, state: BreakerState, now: Instant) -> bool {
         self.circuit(circuit).state(now) == state
-    }
-}
-
-impl Board {
-    fn stands(&mut self, host: usize, standing: Standing) {
-        if let Some(stands) = self.standing.get_mut(host) {
-            *stands = standing;
-        }
     }
 }
 
@@ -126,6 +105,7 @@ impl Hosts {
     /// One pool and two closed circuits for each host of `target`.
     pub(super) fn new(target: &Config, config: &DbConfig, reaper: &ReaperHandle, now: Instant) -> Self {
         let targets = dial::single_hosts(target);
+        let standbys_serve = target.get_target_session_attrs() != TargetSessionAttrs::ReadWrite;
         let count = targets.len();
         let circuit = |labels: &[&'static str], single: &'static str, index: usize| {
             let label = if count == 1 { Some(&single) } else { labels.get(index) };
@@ -153,20 +133,13 @@ impl Hosts {
                 }
             })
             .collect();
-        let board = Board {
-            roles: Roles::new(count),
-            progress: Progress::default(),
-            asked_at: vec![None; count],
-            standing: vec![Standing::NotAsked; count],
-            doubted_at: vec![None; count],
-            primary_until: None,
-        };
         Self {
             all,
-            standbys_serve: target.get_target_session_attrs() != TargetSessionAttrs::ReadWrite,
+            standbys_serve,
+            standbys_serve_all: standbys_serve && !config.read.standby_staleness.is_zero(),
             started: now,
             primary: AtomicUsize::new(NONE),
-            board: Mutex::new(board),
+            board: Mutex::new(Board::new(count)),
             news: watch::Sender::new(0),
             nudges: watch::Sender::new(0),
             database: watch::Sender::new(DatabasePart::Unknown),
@@ -199,7 +172,7 @@ impl Hosts {
 
     /// The primary, unless it just refused a write and was not looked at since.
     pub(super) fn trusted_primary(&self) -> Option<usize> {
-        let is_trusted = |host: &Host| !host.doubted.load(Ordering::Acquire);
+        let is_trusted = |host: &Host| !host.is_doubted();
         self.primary().filter(|host| self.at(*host).is_some_and(is_trusted))
     }
 
@@ -291,18 +264,32 @@ impl Hosts {
     /// The host refused a write (25006) that it should have taken: its connections are led to another place than we
     /// believe, and the prober is to find out at once where the primary is.
     pub(super) fn refused_write(&self, index: usize, now: Instant) {
-        let Some(host) = self.at(index) else { return };
+        if self.doubt(index, now)
+            && let Some(host) = self.at(index)
+        {
+            host.pool.invalidate();
+        }
+    }
+
+    /// A new connection led to another server than the prober's: it is to look again. Answers whether that is news.
+    pub(super) fn doubt(&self, index: usize, now: Instant) -> bool {
+        let Some(host) = self.at(index) else { return false };
         {
             let mut board = self.board();
             if host.doubted.swap(true, Ordering::AcqRel) {
-                return;
+                return false;
             }
             if let Some(at) = board.doubted_at.get_mut(index) {
                 *at = Some(now);
             }
         }
-        host.pool.invalidate();
         self.nudge();
+        true
+    }
+
+    /// What a person must look at is said once in [`ALARM_REPEAT`], however many calls find it.
+    pub(super) fn is_time_for_alarm(&self, now: Instant) -> bool {
+        self.board().is_time_for_alarm(now)
     }
 
     /// Wishes that the prober look at all hosts now.
@@ -328,10 +315,16 @@ impl Hosts {
         self.board().roles.answers(host)
     }
 
-    /// The first host that answered its last probe.
+    /// The first host that answered its last probe and is not fenced.
     pub(super) fn answering(&self) -> Option<usize> {
         let board = self.board();
-        (0..self.count()).find(|host| board.roles.answers(*host))
+        let is_fenced = |host: usize| matches!(board.roles.role(host), Role::Fenced(_));
+        (0..self.count()).find(|host| board.roles.answers(*host) && !is_fenced(*host))
+    }
+
+    /// The first host that is not known to be one to keep away from.
+    pub(super) fn not_fenced(&self) -> Option<usize> {
+        self.all.iter().position(|host| !matches!(host.role(), Role::Fenced(_)))
     }
 
     /// What the host said last, and how far it is behind at `now`.
@@ -362,6 +355,7 @@ impl Hosts {
             };
             host.as_of.store(as_of.map_or(UNKNOWN, |as_of| self.micros(as_of)), Ordering::Release);
             host.role.store(role.to_u8(), Ordering::Release);
+            host.pool.expect(role, board.roles.last(index));
         }
         let primary = board.roles.primary();
         if primary.is_some_and(|host| board.roles.answers(host)) {
@@ -398,7 +392,13 @@ impl Hosts {
         if roles.clone().any(|role| role == Role::Primary) {
             return DatabasePart::Up;
         }
-        if roles.clone().any(|role| matches!(role, Role::ReadOnly | Role::Standby)) {
+        let serves_reads = |role| match role {
+            Role::ReadOnly => true,
+            // Who must not be read from is no answer to reads, and a replica that has nothing else is not ready.
+            Role::Standby => self.standbys_serve_all,
+            Role::Unknown | Role::Primary | Role::Fenced(_) => false,
+        };
+        if roles.clone().any(serves_reads) {
             return DatabasePart::ReadOnly;
         }
         // A host that was not asked yet may be the primary.

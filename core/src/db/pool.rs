@@ -3,6 +3,7 @@
 //!
 //! It retries nothing and knows no breaker.
 
+mod expected;
 mod loan;
 mod manager;
 
@@ -24,6 +25,7 @@ use super::{
     config::PoolConfig,
     dial::{DialError, Dialler, HostTarget},
     guards::AttemptTime,
+    hosts::{Role, Sighting},
     reaper::ReaperHandle,
     session::Session,
     statements::Statements,
@@ -96,7 +98,7 @@ impl Pool {
         // Read first: a loss that is confirmed while this dials is about this session too.
         let (epoch, doubts) = self.shared.now();
         let dialled = self.dialler().dial_known(limit).await?;
-        Ok(dialled.into_session(epoch, doubts, Instant::now(), self.shared.life()))
+        self.shared.made(dialled, epoch, doubts).map_err(|error| error.into_error().0)
     }
 
     /// Whether a session of this pool, or one beside it, may be used at all: it lives, and its host was not lost since.
@@ -146,6 +148,11 @@ impl Pool {
         self.shared.epoch.fetch_add(1, Ordering::AcqRel);
         self.shared.lost.notify_waiters();
         let _ = self.sessions.retain(|_, _| false);
+    }
+
+    /// From now on only sessions are used whose server was then what the prober says the host is.
+    pub(crate) fn expect(&self, role: Role, sighting: Option<Sighting>) {
+        self.shared.expected.set(role, sighting);
     }
 
     /// Sessions that exist, and those of them that are idle.

@@ -19,8 +19,8 @@ use tokio_postgres::Client;
 use self::question::Tongue;
 use super::{
     Db,
-    classify::Circuit,
-    hosts::{Fence, Host, Role, Sighting},
+    classify::{Circuit, TripHint},
+    hosts::{ALARM_REPEAT, Fence, Host, Role, Sighting},
 };
 use crate::{
     breaker::BreakerState,
@@ -31,8 +31,14 @@ use crate::{
 /// Ends the open interval quickly once the database answered: the second look that confirms it. Also the least time
 /// between two looks, however many calls wish for one.
 const CONFIRM_AFTER: Duration = Duration::from_millis(50);
-/// The alarm about refused credentials or a fenced host is repeated this often, not on every probe.
-const ALARM_REPEAT: Duration = Duration::from_secs(300);
+/// Who is refused asks again after this at first, and after the longest pause at last: nothing changes before a person acts,
+/// and each attempt is one more line in the server's log, one more step towards a lock-out, and one more derivation of a
+/// key.
+const REFUSED_FIRST: Duration = Duration::from_secs(1);
+const REFUSED_MAX: Duration = Duration::from_secs(30);
+/// A session on which a host is looked at that refused a write is no older than this: an older one may lead to where the
+/// host's name or address led before.
+const DOUBTED_AGE_MAX: Duration = Duration::from_millis(500);
 
 /// Watches the hosts of one database until the drain. Made by [`Db::new`](super::Db::new).
 #[derive(Debug)]
@@ -75,6 +81,10 @@ struct HostProber {
     misses: u32,
     /// The last pause while away, from which the next one is drawn.
     paused: Duration,
+    /// Why it is away.
+    trouble: TripHint,
+    /// The pause after the last renewal of the session that was refused.
+    renewal_paused: Duration,
     alarmed: Option<Instant>,
 }
 
@@ -83,6 +93,8 @@ struct Session {
     client: Client,
     driver: JoinHandle<()>,
     since: Instant,
+    /// When it is old enough to be replaced.
+    renew_at: Instant,
 }
 
 impl Drop for Session {
@@ -101,16 +113,33 @@ struct Found {
 impl HostProber {
     fn new(db: Db, host: usize) -> Self {
         let (nudges, paused) = (db.0.hosts.nudges(), db.0.config.probe.away_first);
-        let (session, tongue, alarmed) = (None, Tongue::default(), None);
-        Self { db, host, nudges, session, tongue, answers: false, misses: 0, paused, alarmed }
+        Self {
+            db,
+            host,
+            nudges,
+            session: None,
+            tongue: Tongue::default(),
+            answers: false,
+            misses: 0,
+            paused,
+            trouble: TripHint::Nothing,
+            renewal_paused: REFUSED_FIRST,
+            alarmed: None,
+        }
     }
 
     async fn run(mut self, mut draining: Draining) {
         loop {
-            let pause = self.step().await;
+            let pause = tokio::select! {
+                pause = self.step() => pause,
+                // A host that says nothing does not hold up the end.
+                () = draining.requested() => return,
+            };
+            // Wishes are about who the primary is, and who refuses us is none for us.
+            let is_deaf = self.trouble.is_refusal();
             let wished = async {
                 sleep(CONFIRM_AFTER).await;
-                if self.nudges.changed().await.is_err() {
+                if is_deaf || self.nudges.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
             };
@@ -134,12 +163,24 @@ impl HostProber {
         self.pace(now);
         let probe = &self.db.0.config.probe;
         if !self.answers {
-            let (first, longest) = (probe.away_first, probe.away_max);
-            self.paused = self.db.random(|random| decorrelated(first, longest, self.paused, random));
             return self.paused;
         }
-        self.paused = probe.away_first;
+        (self.paused, self.trouble) = (probe.away_first, TripHint::Nothing);
         if self.misses > 0 || !self.is_settled(now) { CONFIRM_AFTER } else { probe.every }
+    }
+
+    /// Draws the pause until the next look at a host that is away for this reason.
+    fn drawn_pause(&self, trouble: TripHint) -> Duration {
+        let (first, longest) = (self.db.0.config.probe.away_first, self.db.0.config.probe.away_max);
+        let (first, longest) = match trouble {
+            trouble if trouble.is_refusal() => (REFUSED_FIRST, REFUSED_MAX),
+            // A matter of moments.
+            TripHint::Starting => (first, longest.min(first * 2)),
+            _ => (first, longest),
+        };
+        // Another reason begins anew.
+        let last = if trouble == self.trouble { self.paused } else { first };
+        self.db.random(|random| decorrelated(first, longest, last, random))
     }
 
     /// The pool comes back as gently as the calls do, and while nobody can be asked no retries are saved up.
@@ -173,6 +214,7 @@ impl HostProber {
     }
 
     fn found(&mut self, found: &Found, asked_at: Instant, now: Instant) {
+        let before = self.db.0.hosts.last(self.host, now).0;
         let (was, role) = self.db.0.hosts.saw(self.host, found.sighting, asked_at, now);
         let host = self.host();
         let reads = host.circuit(Circuit::Reads);
@@ -202,6 +244,11 @@ impl HostProber {
                 host.pool.invalidate();
             }
         }
+        // The name or the address leads to another server than before, which has the same role.
+        if was == role && before.is_some_and(|before| found.sighting.is_of_another_server(&before)) {
+            tracing::info!(host = self.host + 1, "another server answers for this host");
+            host.pool.invalidate();
+        }
         if let Role::Fenced(fence) = role {
             self.fenced(fence, role, now);
         }
@@ -212,9 +259,11 @@ impl HostProber {
     fn missed(&mut self, error: &Error, now: Instant) {
         let hosts = &self.db.0.hosts;
         // A living server that has no room for one more session says nothing against those that exist.
+        let trouble = TripHint::of(error);
         if error.class() == ErrorClass::Overload {
             if !self.answers {
                 hosts.lost(self.host, false, now);
+                (self.paused, self.trouble) = (self.drawn_pause(trouble), trouble);
             }
             return;
         }
@@ -228,11 +277,13 @@ impl HostProber {
         if silent && self.misses < 2 && self.answers && !is_tripped {
             return;
         }
-        let refuses = is_refusal(error);
+        let refuses = trouble.is_refusal();
         hosts.lost(self.host, refuses, now);
         // Who comes back may be another server, which answers more or less than this one.
         self.tongue = Tongue::default();
-        let next = now + self.db.0.config.probe.away_max;
+        (self.paused, self.trouble) = (self.drawn_pause(trouble), trouble);
+        let probe = &self.db.0.config.probe;
+        let next = now + self.paused.max(probe.away_max);
         for circuit in [Circuit::Reads, Circuit::Writes] {
             self.host().circuit(circuit).probe_failed(now, next);
         }
@@ -243,7 +294,13 @@ impl HostProber {
             self.host().pool.invalidate();
         }
         self.answers = false;
-        if refuses && self.is_time_for_alarm(now) {
+        if refuses {
+            self.refused(error, now);
+        }
+    }
+
+    fn refused(&mut self, error: &Error, now: Instant) {
+        if self.is_time_for_alarm(now) {
             let (host, code) = (self.host + 1, error.code().unwrap_or_default());
             tracing::error!(
                 host,
@@ -276,14 +333,9 @@ impl HostProber {
     async fn look(&mut self) -> Result<Found, Error> {
         let limit = self.db.0.config.probe.timeout;
         let session = match self.session.take() {
-            Some(session) if session.since.elapsed() < self.db.0.config.probe.reconnect => session,
+            Some(session) if !self.is_due(&session, Instant::now()) => session,
             // Old sessions can go on working on a server that takes no new ones.
-            Some(old) => match self.dial(limit).await {
-                Ok(session) => session,
-                // Full is not away: the old one may tell how it is.
-                Err(error) if error.class() == ErrorClass::Overload => old,
-                Err(error) => return Err(error),
-            },
+            Some(old) => self.renewed(old, limit).await?,
             None => self.dial(limit).await?,
         };
         let (session, sighting) = match question::ask(&session.client, &mut self.tongue, limit).await {
@@ -306,7 +358,43 @@ impl HostProber {
 
     async fn dial(&self, limit: Duration) -> Result<Session, Error> {
         let (client, driver) = self.host().pool.dialler().dial(limit).await?;
-        Ok(Session { client, driver, since: Instant::now() })
+        let since = Instant::now();
+        Ok(Session { client, driver, since, renew_at: since + self.db.0.config.probe.reconnect })
+    }
+
+    fn is_due(&self, session: &Session, now: Instant) -> bool {
+        let is_doubted = self.host().is_doubted();
+        now >= session.renew_at
+            || (is_doubted && now.saturating_duration_since(session.since) >= DOUBTED_AGE_MAX)
+    }
+
+    /// A new session in place of `old`, or `old` itself where the server is there and takes no new ones.
+    async fn renewed(&mut self, mut old: Session, limit: Duration) -> Result<Session, Error> {
+        let error = match self.dial(limit).await {
+            Ok(session) => {
+                self.renewal_paused = REFUSED_FIRST;
+                return Ok(session);
+            }
+            Err(error) => error,
+        };
+        let now = Instant::now();
+        if error.class() == ErrorClass::Overload {
+            // Full is not away: the old one may tell how it is.
+            old.renew_at = now + self.db.0.config.probe.reconnect;
+        } else if TripHint::of(&error).is_refusal() {
+            // A password that was changed on one side only ends no session that exists: calls go on being answered on
+            // those, if nobody here throws them away.
+            let last = self.renewal_paused;
+            let pause = self.db.random(|random| decorrelated(REFUSED_FIRST, REFUSED_MAX, last, random));
+            self.renewal_paused = pause;
+            old.renew_at = now + pause;
+            self.refused(&error, now);
+        } else {
+            return Err(error);
+        }
+        // Not at once again for a doubt either.
+        old.since = now;
+        Ok(old)
     }
 }
 
@@ -316,11 +404,6 @@ fn decorrelated(first: Duration, longest: Duration, last: Duration, random: &mut
     let upper = last.saturating_mul(3).max(first).min(longest.max(first));
     let drawn = first + upper.saturating_sub(first).mul_f64(random.f64());
     drawn.min(longest)
-}
-
-/// Invalid authorization, or no such database: waiting does not help.
-fn is_refusal(error: &Error) -> bool {
-    error.code().is_some_and(|code| code.starts_with("28") || code == "3D000")
 }
 
 #[cfg(test)]

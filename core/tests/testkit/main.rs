@@ -21,6 +21,8 @@ mod deadlines;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod hosts;
+#[cfg(test)]
 mod lanes;
 #[cfg(test)]
 mod outages;

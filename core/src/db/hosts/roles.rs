@@ -22,6 +22,17 @@ pub(crate) struct Sighting {
     pub(crate) replayed_ago_ms: Option<u64>,
 }
 
+impl Sighting {
+    /// Another database system, or the same after a promotion. Where one of the two is not known: no.
+    pub(crate) fn is_of_another_server(&self, before: &Self) -> bool {
+        let differs =
+            |is: Option<u64>, was: Option<u64>| matches!((is, was), (Some(is), Some(was)) if is != was);
+        let timelines = !self.in_recovery && !before.in_recovery;
+        differs(self.system, before.system)
+            || (timelines && differs(self.timeline.map(u64::from), before.timeline.map(u64::from)))
+    }
+}
+
 /// What a host is to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Role {
@@ -160,12 +171,13 @@ impl Roles {
             Role::Standby
         } else if self.is_outdated(&sighting) {
             Role::Fenced(Fence::OldTimeline)
+        } else if self.primary.is_some_and(|primary| primary != host) {
+            // Also where it is read-only: only one of them has the truth.
+            Role::Fenced(Fence::SecondPrimary)
         } else if sighting.read_only {
             Role::ReadOnly
-        } else if self.primary.is_none_or(|primary| primary == host) {
-            Role::Primary
         } else {
-            Role::Fenced(Fence::SecondPrimary)
+            Role::Primary
         }
     }
 
@@ -196,8 +208,13 @@ impl Roles {
         if stays.is_some_and(|host| self.answers(host)) {
             return;
         }
-        let follows = (0..self.seen.len()).find(|host| self.answers(*host) && is_candidate(*host));
-        self.primary = follows.or(stays);
+        // A promotion raises the timeline. Who claims to be the primary on that of the lost one was not promoted but copied,
+        // or is the lost one under another name; and what it wrote, the lost one will not have when it is back.
+        let timeline_of = |host: usize| self.last(host).and_then(|sighting| sighting.timeline);
+        let lost = stays.and_then(timeline_of);
+        let is_copy = |host: usize| stays != Some(host) && lost.is_some() && timeline_of(host) == lost;
+        let mut candidates = (0..self.seen.len()).filter(|host| self.answers(*host) && is_candidate(*host));
+        self.primary = candidates.find(|host| !is_copy(*host)).or(stays);
     }
 }
 
@@ -289,6 +306,27 @@ mod tests {
         assert_eq!((roles.role(0), roles.role(1)), (Role::Primary, Role::Fenced(Fence::SecondPrimary)));
         roles.saw(1, primary(1));
         assert_eq!(roles.primary(), Some(0), "it stays");
+    }
+
+    /// The primary missed two probes, and writes went to the other one, which was a copy that had never been promoted: two
+    /// servers with writes that the other does not have.
+    #[test]
+    fn a_second_primary_of_the_same_timeline_does_not_follow_a_lost_one() {
+        let mut roles = roles(&[primary(1), primary(1)]);
+        roles.lost(0);
+        roles.saw(1, primary(1));
+        assert_eq!((roles.primary(), roles.role(1)), (Some(0), Role::Fenced(Fence::SecondPrimary)));
+        roles.saw(1, primary(2));
+        assert_eq!((roles.primary(), roles.role(1)), (Some(1), Role::Primary), "promoted, it does");
+    }
+
+    /// Reads from it were labelled as the truth while the primary was away.
+    #[test]
+    fn a_second_primary_that_takes_no_writes_is_fenced_too() {
+        let mut roles = roles(&[primary(1), Sighting { read_only: true, ..primary(1) }]);
+        assert_eq!(roles.role(1), Role::Fenced(Fence::SecondPrimary));
+        roles.lost(0);
+        assert_eq!(roles.role(1), Role::Fenced(Fence::SecondPrimary));
     }
 
     #[test]

@@ -138,6 +138,36 @@ fn a_url_that_asks_for_read_write_reads_from_no_standby() {
     assert_eq!(route(&hosts, now), None);
 }
 
+/// Readiness said that reads are answered, and every read was refused: the only host that was there was one that must
+/// not be read from.
+#[test]
+fn a_standby_that_must_not_be_read_from_is_no_database_for_readers() {
+    let (hosts, now) = of("postgres://app@h:1,h:2/todos?target_session_attrs=read-write");
+    hosts.saw(0, primary(1, 1), now, now);
+    hosts.saw(1, standby(1, 1), now, now);
+    lose(&hosts, 0, now);
+    assert_eq!(part(&hosts), DatabasePart::Away);
+
+    let mut config = DbConfig { url: "postgres://app@h:1,h:2/todos".to_owned(), ..DbConfig::default() };
+    config.read.standby_staleness = Duration::ZERO;
+    let hosts = Hosts::new(&config.validate().unwrap(), &config, &Reaper::new().0, now);
+    hosts.saw(1, standby(1, 1), now, now);
+    hosts.lost(0, false, now);
+    assert_eq!(part(&hosts), DatabasePart::Away);
+}
+
+/// A migration went to an old primary, because that was the only host that answered.
+#[test]
+fn a_fenced_host_is_not_one_to_ask_where_there_is_no_primary() {
+    let (hosts, now) = hosts(2);
+    hosts.saw(1, standby(2, 1), now, now);
+    hosts.saw(0, primary(1, 1), now, now);
+    hosts.lost(1, false, now);
+    assert_eq!((hosts.primary(), hosts.answering()), (None, None));
+    hosts.saw(1, standby(2, 1), now, now);
+    assert_eq!(hosts.answering(), Some(1));
+}
+
 #[test]
 fn refused_credentials_are_told_apart_from_silence() {
     let (hosts, now) = hosts(2);

@@ -11,11 +11,12 @@ use std::{
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use tokio::{sync::Notify, time::Instant};
 
+use super::expected::Expected;
 use crate::db::{
     config::PoolConfig,
     dial::{DialError, Dialler},
     reaper::ReaperHandle,
-    session::{Life, Session},
+    session::{Dialled, Life, Session},
     statements::Preparing,
 };
 
@@ -36,6 +37,8 @@ pub(in crate::db) struct Shared {
     /// The host was lost: nothing more is expected of its sessions.
     pub(in crate::db) lost: Notify,
     closed_at: Mutex<Option<Instant>>,
+    /// What the server behind each session must be.
+    pub(super) expected: Expected,
 }
 
 /// Makes and judges sessions on behalf of the pool.
@@ -53,6 +56,7 @@ impl Shared {
             doubts: AtomicU64::new(0),
             lost: Notify::new(),
             closed_at: Mutex::new(None),
+            expected: Expected::default(),
         }
     }
 
@@ -62,13 +66,24 @@ impl Shared {
     }
 
     /// How long a new session is to live.
-    pub(super) fn life(&self) -> Life {
+    fn life(&self) -> Life {
         Life::drawn(&self.config, self.dialler.random())
+    }
+
+    /// A session, unless it leads elsewhere: the host's name may stand for several servers, or for another one than a moment
+    /// ago.
+    pub(super) fn made(&self, dialled: Dialled, epoch: u64, doubts: u64) -> Result<Session, DialError> {
+        if !self.expected.fits(&dialled.identity) {
+            return Err(DialError::Elsewhere);
+        }
+        Ok(dialled.into_session(epoch, doubts, Instant::now(), self.life()))
     }
 
     /// Whether it may be used at all.
     pub(in crate::db) fn is_usable(&self, session: &Session) -> bool {
-        !session.is_closed() && session.epoch >= self.epoch.load(Ordering::Acquire)
+        !session.is_closed()
+            && session.epoch >= self.epoch.load(Ordering::Acquire)
+            && self.expected.fits(session.identity())
     }
 
     /// Whether it must answer before it is used: it lay idle for long, or another one ended by surprise since.
@@ -117,7 +132,7 @@ impl managed::Manager for Manager {
         // Read first: a loss that is confirmed while this dials is about this session too.
         let (epoch, doubts) = self.0.now();
         let dialled = self.0.dialler.dial_paced().await?;
-        Ok(dialled.into_session(epoch, doubts, Instant::now(), self.0.life()))
+        self.0.made(dialled, epoch, doubts)
     }
 
     /// Costs no round trip: liveness comes from what calls report; a check at each checkout would cost a third of the

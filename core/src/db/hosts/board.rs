@@ -1,0 +1,64 @@
+//! What is known of all hosts together, under one lock. It decides nothing.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{lag::Progress, roles::Roles};
+
+/// An alarm is repeated this often, not with every call or probe.
+pub(in crate::db) const ALARM_REPEAT: Duration = Duration::from_secs(300);
+
+/// The newest of each host.
+#[derive(Debug)]
+pub(super) struct Board {
+    pub(super) roles: Roles,
+    pub(super) progress: Progress,
+    pub(super) asked_at: Vec<Option<Instant>>,
+    pub(super) standing: Vec<Standing>,
+    /// When a write was refused that made the host doubted.
+    pub(super) doubted_at: Vec<Option<Instant>>,
+    /// When there was a primary last.
+    pub(super) primary_until: Option<Instant>,
+    /// When a write last found the disk full or the data damaged, and that was said.
+    alarmed: Option<Instant>,
+}
+
+/// Whether a host answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    NotAsked,
+    Answers,
+    Away,
+    /// It answers that it will not have us.
+    Refuses,
+}
+
+impl Board {
+    pub(super) fn new(count: usize) -> Self {
+        Self {
+            roles: Roles::new(count),
+            progress: Progress::default(),
+            asked_at: vec![None; count],
+            standing: vec![Standing::NotAsked; count],
+            doubted_at: vec![None; count],
+            primary_until: None,
+            alarmed: None,
+        }
+    }
+
+    /// Whether something that a person must look at is to be said now.
+    pub(super) fn is_time_for_alarm(&mut self, now: Instant) -> bool {
+        let due = self.alarmed.is_none_or(|at| now.saturating_duration_since(at) >= ALARM_REPEAT);
+        if due {
+            self.alarmed = Some(now);
+        }
+        due
+    }
+
+    pub(super) fn stands(&mut self, host: usize, standing: Standing) {
+        if let Some(stands) = self.standing.get_mut(host) {
+            *stands = standing;
+        }
+    }
+}
