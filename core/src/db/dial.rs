@@ -246,8 +246,12 @@ impl Dialler {
             stream.write_all(&key).await?;
             stream.flush().await?;
             // The server closes once the signal was sent. Without waiting for that, it could hit the next statement.
-            let ended = stream.read(&mut [0]).await?;
-            io::Result::Ok(ended == 0)
+            match stream.read(&mut [0]).await {
+                Ok(ended) => Ok(ended == 0),
+                // It closed without a goodbye of TLS.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
+                Err(error) => Err(error),
+            }
         };
         matches!(timeout(CANCEL_LIMIT, asked).await, Ok(Ok(true)))
     }

@@ -155,7 +155,8 @@ async fn settle(abandoned: Abandoned) {
 async fn prove_idle(abandoned: &Abandoned) -> bool {
     let session = abandoned.session();
     for _ in 0..QUESTIONS_MAX {
-        match answered(abandoned, pin!(ask(session))).await {
+        let Some(answer) = answered(abandoned, pin!(ask(session))).await else { return false };
+        match answer {
             Ok(()) if session.ear().is_idle() => return true,
             Ok(()) => {}
             // The cancel request came late and met the question instead.
@@ -167,16 +168,17 @@ async fn prove_idle(abandoned: &Abandoned) -> bool {
 }
 
 /// Waits for the answer to the question, and cancels what stands before it. What is over by itself in a moment is not
-/// worth a cancel request; what was still on its way to the server when its user left is met by the next one.
-async fn answered<T>(abandoned: &Abandoned, mut asking: Pin<&mut impl Future<Output = T>>) -> T {
+/// worth a cancel request; what was still on its way to the server when its user left is met by the next one. `None` where
+/// a cancel request may still be under way: it could meet the statement of the next user.
+async fn answered<T>(abandoned: &Abandoned, mut asking: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     let mut patience = PATIENCE;
     loop {
         if let Ok(answer) = timeout(patience, asking.as_mut()).await {
-            return answer;
+            return Some(answer);
         }
         // COMMIT is never cancelled: interrupted while it waits for a standby, it has happened all the same.
-        if !abandoned.is_committing {
-            abandoned.shared().dialler.cancel(abandoned.session().ear()).await;
+        if !abandoned.is_committing && !abandoned.shared().dialler.cancel(abandoned.session().ear()).await {
+            return None;
         }
         patience = CANCEL_AGAIN;
     }

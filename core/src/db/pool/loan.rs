@@ -33,10 +33,11 @@ pub(crate) struct Loan {
     began: Mark,
 }
 
-/// A session whose user went away, on its way to the reaper.
+/// A session whose user went away, on its way to the reaper. Unless it is given back it is destroyed, also where the
+/// reaper itself is dropped: nobody has looked at what its user left behind.
 #[derive(Debug)]
 pub(in crate::db) struct Abandoned {
-    object: Object,
+    object: Option<Object>,
     shared: Arc<Shared>,
     /// Free again when this is dropped.
     _permit: Option<Permit>,
@@ -175,7 +176,7 @@ impl Drop for Loan {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
         let abandoned = Abandoned {
-            object,
+            object: Some(object),
             shared: Arc::clone(&self.shared),
             _permit: mem::take(&mut self.permit),
             is_committing: self.commit.get().is_some(),
@@ -191,7 +192,7 @@ impl Drop for Loan {
 
 impl Abandoned {
     pub(in crate::db) fn session(&self) -> &Session {
-        &self.object
+        self.object.as_ref().expect("an abandoned session is held until it is given back")
     }
 
     pub(in crate::db) fn shared(&self) -> &Arc<Shared> {
@@ -199,19 +200,29 @@ impl Abandoned {
     }
 
     /// It was proven idle: back to the pool, and the permit is free.
-    pub(in crate::db) fn give_back(self) {
-        returned(self.object, &self.shared);
+    pub(in crate::db) fn give_back(mut self) {
+        if let Some(object) = self.object.take() {
+            returned(object, &self.shared);
+        }
     }
 
     /// Ends the session; then the permit is free.
-    pub(in crate::db) fn destroy(self) {
-        destroy(self.object);
+    pub(in crate::db) fn destroy(self) {}
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            destroy(object);
+        }
     }
 }
 
 fn returned(mut object: Object, shared: &Shared) {
     let now = Instant::now();
-    if !shared.is_usable(&object) || shared.should_close(&object, now) {
+    // Whatever its user thought: the server's own word says that the next one would be inside of a transaction.
+    let is_open = object.ear().is_in_transaction();
+    if is_open || !shared.is_usable(&object) || shared.should_close(&object, now) {
         return destroy(object);
     }
     shared.vouch(&mut object, now);

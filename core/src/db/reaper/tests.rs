@@ -203,3 +203,39 @@ async fn old_sessions_are_replaced_one_after_the_other() {
     sleep(Duration::from_secs(13)).await;
     assert_eq!(scene.pool.size().0, 0);
 }
+
+/// When the drain began, the sessions that the reaper was busy with went back to the pool as they were. A request that was
+/// still being served got one in the middle of an abandoned transaction, and its COMMIT would have committed that too.
+#[tokio::test(start_paused = true)]
+async fn a_drain_destroys_what_the_reaper_is_busy_with() {
+    let scene = Scene::new(PoolConfig::default());
+    scene.fake.is_deaf.store(true, SeqCst);
+    scene.abandoned(&["BEGIN", "hang"], false).await;
+    sleep(50 * MS).await;
+    assert_eq!((scene.pool.size(), scene.bulkhead.in_use()), ((1, 0), 1));
+    scene.drain.begin();
+    sleep(MS).await;
+    assert_eq!((scene.pool.size(), scene.bulkhead.in_use()), ((0, 0), 0));
+}
+
+/// A cancel request was sent and its end not seen in time; meanwhile the statement ended by itself and the session was
+/// lent again. Then the request took effect, on the statement of the next user.
+#[tokio::test(start_paused = true)]
+async fn a_session_is_not_lent_again_while_a_cancel_request_may_be_under_way() {
+    let scene = Scene::new(PoolConfig::default());
+    scene.fake.is_slow_to_cancel.store(true, SeqCst);
+    scene.abandoned(&["slow COMMIT"], false).await;
+    sleep(1_400 * MS).await;
+    assert_eq!((scene.pool.size(), scene.bulkhead.in_use()), ((0, 0), 0));
+}
+
+/// A read that failed inside of a transaction (25P02) gave its session back as it was, and so did one that had begun a
+/// transaction and forgotten it: whoever came next was inside of it.
+#[tokio::test(start_paused = true)]
+async fn a_session_given_back_inside_of_a_transaction_is_not_lent_again() {
+    let scene = Scene::new(PoolConfig::default());
+    let loan = scene.lent().await;
+    loan.simple_query("BEGIN").await.unwrap();
+    loan.give_back();
+    assert_eq!((scene.pool.size(), scene.bulkhead.in_use()), ((0, 0), 0));
+}

@@ -28,6 +28,8 @@ pub(in crate::db) struct Fake {
     pub(in crate::db) is_away: AtomicBool,
     /// Cancel requests are taken and not acted on.
     pub(in crate::db) is_deaf: AtomicBool,
+    /// Cancel requests are acted on two seconds late.
+    pub(in crate::db) is_slow_to_cancel: AtomicBool,
     /// Says 53300 to everyone.
     pub(in crate::db) is_full: AtomicBool,
     /// Every session ends now.
@@ -68,6 +70,9 @@ impl Fake {
         let number = |at: usize| u32::from_be_bytes(start[at..at + 4].try_into().unwrap());
         if number(0) == CANCEL {
             self.cancels.fetch_add(1, SeqCst);
+            if self.is_slow_to_cancel.load(SeqCst) {
+                tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            }
             if !self.is_deaf.load(SeqCst) {
                 self.interrupts.lock().unwrap()[&number(4).cast_signed()].notify_one();
             }
