@@ -114,7 +114,14 @@ pub(crate) fn judge(error: &tokio_postgres::Error, phase: Phase, hearing: Hearin
 
 fn is_broken(error: &tokio_postgres::Error) -> bool {
     use std::error::Error as _;
-    error.is_closed() || error.source().is_some_and(|source| source.is::<std::io::Error>())
+    error.is_closed()
+        || error.source().is_some_and(|source| source.is::<std::io::Error>()) && !is_unspeakable(error)
+}
+
+/// The driver could not put the request into bytes: a zero in the text, more values than the protocol counts. It wraps
+/// that as it wraps a broken socket, and tells its kinds of errors apart by their text alone.
+fn is_unspeakable(error: &tokio_postgres::Error) -> bool {
+    error.to_string().starts_with("error encoding message to server")
 }
 
 /// The error for the caller.

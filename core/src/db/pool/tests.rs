@@ -177,3 +177,26 @@ async fn a_dropped_checkout_leaves_nothing_behind() {
         lent(&pool).await.give_back();
     }
 }
+
+/// What the driver cannot put into bytes (a zero in the text, 70 000 values) was judged as a broken connection: three
+/// such requests in a row opened the breaker for everybody, and a write with one was tried again.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_cannot_be_said_is_no_fault_of_the_server() {
+    let fake = Arc::new(Fake::default());
+    let pool = pool(&fake, 4);
+    for phase in [Phase::Sent, Phase::InTransaction] {
+        let loan = lent(&pool).await;
+        let source = loan.simple_query("SELECT '\0'").await.unwrap_err();
+        let (error, verdict) = loan.judge(source, Stage::Query, phase);
+        assert_eq!(
+            (error.class(), verdict.breaker),
+            (ErrorClass::Permanent, CallResult::Success),
+            "{phase:?}"
+        );
+        loan.settle(verdict);
+    }
+    let loan = lent(&pool).await;
+    let source = loan.simple_query("die").await.unwrap_err();
+    let (_, verdict) = loan.judge(source, Stage::Query, Phase::Sent);
+    assert_eq!(verdict.breaker, CallResult::Failure);
+}
