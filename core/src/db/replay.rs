@@ -260,9 +260,32 @@ fn command(entry: &Entry) -> Command {
 
 /// The database understood the command and will refuse it every time, or the program cannot read its answer.
 fn is_hopeless(error: &Error) -> bool {
-    // Missing tables or rights are an operator's to mend, and then the command applies.
-    const MENDABLE: [&str; 4] = ["42", "XX", "28", "3D"];
+    // Missing tables, schemas or rights are an operator's to mend, and then the command applies. What is wrong with the
+    // connection (08P01: also a pooler's word for its own troubles) says nothing about the command.
+    const MENDABLE: [&str; 6] = ["42", "XX", "28", "3D", "3F", "08"];
     error.class() == ErrorClass::Permanent
         && error.stage() != Stage::Connect
         && !error.code().is_some_and(|code| MENDABLE.iter().any(|class| code.starts_with(class)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pooler that nobody told us of says ERROR 08P01 when its server crashes: an accepted write was recorded as rejected
+    /// for good, though the server had never seen it.
+    #[test]
+    fn only_what_is_wrong_with_the_command_itself_is_hopeless() {
+        let failed = |code: &str| {
+            let (stage, phase, class) = (Stage::Query, Phase::InTransaction, ErrorClass::Permanent);
+            let (code, source) = (Some(code.to_owned()), "planned".into());
+            Error::Database { stage, phase, class, code, cause: None, source }
+        };
+        for code in ["08P01", "42P01", "42501", "3F000", "28P01", "XX001"] {
+            assert!(!is_hopeless(&failed(code)), "{code}");
+        }
+        for code in ["22003", "23505", "P0001"] {
+            assert!(is_hopeless(&failed(code)), "{code}");
+        }
+    }
 }
