@@ -23,11 +23,14 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
+/// The clock ends somewhere; nobody waits for longer than this.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 impl Deadline {
-    /// The deadline `limit` after `now`.
+    /// The deadline `limit` after `now`; more than a year counts as a year.
     #[must_use]
     pub fn after(now: Instant, limit: Duration) -> Self {
-        Self(now + limit)
+        Self(now + limit.min(LONGEST))
     }
 
     /// The instant itself, for timers.
@@ -64,7 +67,7 @@ impl Deadline {
     /// This deadline, or `limit` after `now` where that comes first: the limit of one stage.
     #[must_use]
     pub fn capped(self, now: Instant, limit: Duration) -> Self {
-        Self(self.0.min(now + limit))
+        Self(self.0.min(now + limit.min(LONGEST)))
     }
 }
 
@@ -88,6 +91,15 @@ mod tests {
             deadline.keeping(now, Duration::from_millis(250)).remaining(now).as_millis()
         };
         assert_eq!((left(2_000), left(400), left(0)), (1_750, 300, 0));
+    }
+
+    /// "No limit", written as the longest duration there is, was a panic.
+    #[test]
+    fn the_longest_duration_is_a_deadline_too() {
+        let now = Instant::now();
+        let deadline = Deadline::after(now, Duration::MAX);
+        assert_eq!(deadline.remaining(now), LONGEST);
+        assert_eq!(deadline.capped(now, Duration::MAX), deadline);
     }
 
     #[test]

@@ -71,13 +71,16 @@ const MARGIN_MAX: Duration = Duration::from_millis(50);
 /// Said to the transaction where it cannot be said to the session: the answer to COMMIT must mean that it is on disk.
 const DURABLE: &str = "; SELECT set_config('synchronous_commit', 'on', true) \
      WHERE current_setting('synchronous_commit') = 'off'";
+/// Longer than any limit that the configuration takes.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// And ends an abandoned session this long after.
 const GRACE: Duration = Duration::from_millis(250);
 
 impl Limits {
     pub(super) fn within(remaining: Duration, config: &PoolConfig) -> Self {
-        // PostgreSQL takes zero for "no limit".
+        // PostgreSQL takes zero for "no limit", and refuses what is more than an int of milliseconds.
         let least = Duration::from_millis(1);
+        let remaining = remaining.min(LONGEST);
         let margin = (remaining / 10).min(MARGIN_MAX);
         Self {
             statement: config.statement.min(remaining.saturating_sub(margin)).max(least),
@@ -187,6 +190,13 @@ mod tests {
         let limits = LIMITS(0);
         assert_eq!((limits.statement.as_millis(), limits.lock.as_millis()), (1, 1));
         assert!(!limits.idle.is_zero() && !limits.transaction.is_zero());
+    }
+
+    /// An attempt of a month made every BEGIN fail on version 17, which got more than the int that it takes.
+    #[test]
+    fn the_longest_deadline_is_one_that_the_server_takes() {
+        let limits = Limits::within(Duration::MAX, &PoolConfig::default());
+        assert!(limits.transaction.as_millis() <= i32::MAX as u128, "{limits:?}");
     }
 
     #[test]
