@@ -126,6 +126,10 @@ impl Db {
             let worked = self.worked(&options, &time, (&mut progress, &mut value), work).await;
             let mut failed = match worked {
                 Ok(Worked::Committed) => return committed(value),
+                Ok(Worked::EndedByItself) => {
+                    let fate = self.resolve(progress.mark.as_ref(), None, deadline).await;
+                    return ended_by_itself(&fate, value, progress.mark);
+                }
                 Ok(Worked::GivenUp(refusal)) => {
                     return Outcome::RolledBack(Error::GivenUp { source: Box::new(refusal) });
                 }
@@ -135,10 +139,11 @@ impl Db {
             if is_lost_commit(&failed.error) {
                 // A read that came to its end has its answer, whatever became of its COMMIT.
                 if options.read_only {
-                    return committed(value);
+                    return value.map_or(Outcome::RolledBack(failed.error), Outcome::Committed);
                 }
                 match self.resolve(progress.mark.as_ref(), None, deadline).await {
-                    Resolution::Committed => return committed(value),
+                    // Without a value the work never came to its end, and must have committed by itself.
+                    Resolution::Committed if value.is_some() => return committed(value),
                     Resolution::RolledBack => {
                         failed.error = found_rolled_back(failed.error);
                         may_retry = options.replayable;
@@ -210,6 +215,16 @@ fn found_rolled_back(error: Error) -> Error {
             Error::Database { stage, phase, class, code, cause, source }
         }
         other => other,
+    }
+}
+
+/// What is told of work that ended its transaction itself.
+fn ended_by_itself<T>(fate: &Resolution, value: Option<T>, mark: Option<Mark>) -> Outcome<T> {
+    let error = Error::GivenUp { source: "the work ended its transaction itself".into() };
+    match (fate, value) {
+        (Resolution::Committed, Some(value)) => Outcome::Committed(value),
+        (Resolution::RolledBack, _) => Outcome::RolledBack(error),
+        _ => unknown(error, mark),
     }
 }
 

@@ -174,6 +174,8 @@ async fn commit(loan: &Loan) -> Result<(), Stopped> {
 #[derive(Debug)]
 pub(super) enum Worked {
     Committed,
+    /// The work ended the transaction itself, against its promise; which way, the server knows.
+    EndedByItself,
     /// The service said no; rolled back.
     GivenUp(Refusal),
 }
@@ -203,6 +205,10 @@ where
                 return Ok(Worked::GivenUp(refusal));
             }
             Err(ApplyError::Database(error)) => return Err(error.into()),
+        }
+        // COMMIT would be answered with success, whatever the work did.
+        if loan.is_outside_of_transaction() {
+            return Ok(Worked::EndedByItself);
         }
         progress.phase = Phase::CommitSent;
         commit(&loan).await?;

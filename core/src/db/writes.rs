@@ -256,9 +256,10 @@ fn entry(command: &Command) -> NewEntry {
     }
 }
 
-/// COMMIT was sent, and nobody knows whether it happened.
+/// Nobody knows whether it committed: the answer to COMMIT was lost, or the server says earlier that it does not know
+/// (08007, 40003).
 pub(super) fn is_lost_commit(error: &Error) -> bool {
-    error.class() == ErrorClass::Unknown && error.phase() == Phase::CommitSent
+    error.class() == ErrorClass::Unknown && matches!(error.phase(), Phase::CommitSent | Phase::InTransaction)
 }
 
 pub(super) fn is_contention(error: &Error) -> bool {

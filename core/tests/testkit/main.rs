@@ -27,6 +27,8 @@ mod lanes;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
+mod outcomes;
+#[cfg(test)]
 mod sockets;
 #[cfg(test)]
 mod sqlstates;

@@ -117,6 +117,11 @@ impl Loan {
         self.session().ear().has_rolled_back()
     }
 
+    /// Whether the server says that no transaction is open: the work that was to run inside of one has ended it.
+    pub(crate) fn is_outside_of_transaction(&self) -> bool {
+        self.session().ear().is_idle()
+    }
+
     pub(super) fn session(&self) -> &Session {
         self.object.as_ref().expect("a loan holds its session until it is given back")
     }
