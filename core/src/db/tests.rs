@@ -94,12 +94,23 @@ impl Outage {
     }
 
     fn of_url(url: &str) -> Self {
-        let url = url.to_owned();
+        Self::with(DbConfig { url: url.to_owned(), ..DbConfig::default() })
+    }
+
+    /// The same as [`begin`](Self::begin) without sockets, for a paused clock: it does not wait for the kernel.
+    fn in_memory() -> Self {
+        let fake = session::fake::Fake::default();
+        fake.is_away.store(true, Ordering::SeqCst);
+        let mut config = DbConfig { url: "postgres://app@memory/todos".to_owned(), ..DbConfig::default() };
+        config.pool.connector = Connecting::through(Arc::new(session::fake::ToFake(Arc::new(fake))));
+        Self::with(config)
+    }
+
+    fn with(config: DbConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (journal, writer, _) = Journal::open(JournalConfig::new(folder.path())).unwrap();
         let writer = std::thread::spawn(move || writer.run());
         let told = Arc::new(Told::default());
-        let config = DbConfig { url, ..DbConfig::default() };
         let commands: Arc<dyn Commands> = told.clone();
         let (db, _background) = Db::new(config, CacheConfig::default(), journal, commands).unwrap();
         db.set_schema(SchemaPart::Ok);
@@ -230,9 +241,11 @@ async fn nothing_is_sent_to_several_hosts_before_their_roles_are_known() {
     assert!(listening.accept().is_err(), "nobody dialled");
 }
 
+/// Over sockets the paused clock ran ahead of the kernel's refusals, and after a fixed number of calls the breaker could be
+/// half-open again: this failed more often than not.
 #[tokio::test(start_paused = true)]
 async fn the_breaker_opens_and_then_calls_are_refused_at_once_with_a_time_to_come_back() {
-    let outage = Outage::begin();
+    let outage = Outage::in_memory();
     let mut refused = None;
     for _ in 0..50 {
         match outage.db.read(&Answer, soon()).await {
