@@ -312,6 +312,10 @@ impl DbConfig {
         if !matches!(parsed.get_ports().len(), 0 | 1) && parsed.get_ports().len() != hosts {
             return Err(invalid("must have one port for all hosts, or one for each"));
         }
+        // It was taken out; where the driver still found one, the two read the URL differently, and the wish would be lost.
+        if parsed.get_ssl_mode() != SslMode::Prefer {
+            return Err(invalid("has an sslmode where it cannot be read"));
+        }
         parsed.ssl_mode(match wanted.mode {
             TlsMode::Disable => SslMode::Disable,
             TlsMode::Prefer => SslMode::Prefer,

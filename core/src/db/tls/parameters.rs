@@ -68,16 +68,20 @@ impl Wanted {
 }
 
 fn of_url(url: &str, wanted: &mut Wanted) -> Result<String, String> {
-    let Some((place, query)) = url.split_once('?') else { return Ok(url.to_owned()) };
+    // A password may hold a question mark: as for the driver, it ends with the first `@`.
+    let (user, host) = url.split_at(url.find('@').unwrap_or_default());
+    let Some((host, query)) = host.split_once('?') else { return Ok(url.to_owned()) };
+    let place = format!("{user}{host}");
     let mut others = Vec::new();
     for pair in query.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = decoded(value).ok_or("has a parameter that is not percent-encoded UTF-8")?;
-        if !wanted.take(key, &value)? {
+        let both = decoded(key).zip(decoded(value));
+        let (key, value) = both.ok_or("has a parameter that is not percent-encoded UTF-8")?;
+        if !wanted.take(&key, &value)? {
             others.push(pair);
         }
     }
-    if others.is_empty() { Ok(place.to_owned()) } else { Ok(format!("{place}?{}", others.join("&"))) }
+    if others.is_empty() { Ok(place) } else { Ok(format!("{place}?{}", others.join("&"))) }
 }
 
 fn decoded(value: &str) -> Option<String> {
@@ -166,6 +170,20 @@ mod tests {
             ("postgres://a/b".to_owned(), TlsMode::Require, None)
         );
         assert_eq!(split("postgres://a/b"), ("postgres://a/b".to_owned(), TlsMode::Prefer, None));
+    }
+
+    /// With a question mark in the password, or a key in code, `sslmode=require` went to the driver unseen, and the connection
+    /// was made as with `prefer`: in the clear, where somebody in between said that there is no TLS.
+    #[test]
+    fn nothing_hides_what_is_asked_for() {
+        for (url, rest) in [
+            ("postgres://app:p?w@a/b?sslmode=require", "postgres://app:p?w@a/b"),
+            ("postgres://app:p?w@a/b", "postgres://app:p?w@a/b"),
+            ("postgres://a/b?ssl%6dode=require", "postgres://a/b"),
+        ] {
+            let mode = if url == rest { TlsMode::Prefer } else { TlsMode::Require };
+            assert_eq!(split(url), (rest.to_owned(), mode, None), "{url}");
+        }
     }
 
     #[test]
