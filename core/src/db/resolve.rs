@@ -140,15 +140,11 @@ async fn status(statements: &Statements<'_>, xid: i64, origin: &str) -> Result<F
 }
 
 /// Ends the session that runs this very transaction. Not one that waits for a standby: it has committed already, and
-/// ending it would give up the wait that the operator asked for. And none of another life of the server: after a failover
-/// both numbers can belong to somebody else there.
+/// ending it would give up the wait that the operator asked for.
 pub(super) async fn end(statements: &Statements<'_>, mark: &Mark) -> Result<(), DriverError> {
-    let sql = format!(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-         WHERE pid = $1 AND backend_xid = $2::text::xid AND wait_event IS DISTINCT FROM 'SyncRep' \
-         AND CASE WHEN $3::text IS NULL THEN true WHEN pg_is_in_recovery() THEN false ELSE {ORIGIN} = $3 END"
-    );
-    let ended = statements.rows(&sql, &[&mark.process, &short(mark.xid), &mark.origin]).await?;
+    const SQL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+        WHERE pid = $1 AND backend_xid = $2::text::xid AND wait_event IS DISTINCT FROM 'SyncRep'";
+    let ended = statements.rows(SQL, &[&mark.process, &short(mark.xid)]).await?;
     if !ended.is_empty() {
         tracing::debug!("ended a session that still ran an abandoned transaction");
     }
