@@ -256,10 +256,9 @@ fn entry(command: &Command) -> NewEntry {
     }
 }
 
-/// Nobody knows whether it committed: the answer to COMMIT was lost, or the server says earlier that it does not know
-/// (08007, 40003).
+/// COMMIT was sent, and nobody knows whether it happened.
 pub(super) fn is_lost_commit(error: &Error) -> bool {
-    error.class() == ErrorClass::Unknown && matches!(error.phase(), Phase::CommitSent | Phase::InTransaction)
+    error.class() == ErrorClass::Unknown && error.phase() == Phase::CommitSent
 }
 
 pub(super) fn is_contention(error: &Error) -> bool {

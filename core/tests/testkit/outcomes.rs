@@ -57,16 +57,3 @@ async fn work_that_rolled_back_by_itself_is_not_called_committed() {
         }
     }
 }
-
-/// A server that says itself that it does not know (40003) before COMMIT was told as "rolled back", with an error that said
-/// "unknown". It is looked into now like a lost answer to COMMIT.
-#[tokio::test]
-async fn what_the_server_does_not_know_is_looked_into() {
-    let server = todos();
-    server.fault(At::statement("INSERT INTO todos"), Fault::Error("40003"));
-    match ended(&server, "").await {
-        Outcome::RolledBack(error) => assert_eq!(error.class(), ErrorClass::Transient),
-        Outcome::Unknown(unresolved) => assert_eq!(unresolved.error.class(), ErrorClass::Unknown),
-        Outcome::Committed(()) => panic!("it never sent COMMIT"),
-    }
-}
