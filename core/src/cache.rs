@@ -91,6 +91,19 @@ struct Entry {
     barrier: Instant,
 }
 
+/// An answer that says again what was known this much earlier is not stored: a busy key would be written anew all the
+/// time, to say that its answer is a moment younger.
+const AGAIN: Duration = Duration::from_millis(500);
+
+impl Entry {
+    /// Whether it has this answer already, known at about the same time.
+    fn says_the_same(&self, value: Option<&Bytes>, as_of: Instant) -> bool {
+        value.is_some()
+            && self.value.as_ref() == value
+            && as_of.checked_duration_since(self.as_of).is_some_and(|later| later < AGAIN)
+    }
+}
+
 #[derive(Debug, Clone)]
 struct ByBytes;
 
@@ -225,6 +238,9 @@ impl CacheFill<'_> {
         let own_write = self.source != Source::Answer;
         // Between this look and the insert another answer may slip in; it is about as new, and labelled with its own age.
         let known = self.cache.entries.peek(key);
+        if !own_write && known.as_ref().is_some_and(|known| known.says_the_same(value.as_ref(), self.as_of)) {
+            return;
+        }
         if own_write || known.is_none_or(|known| self.as_of >= known.barrier) {
             let barrier = if own_write { self.now } else { self.as_of };
             self.cache.entries.insert(key.to_owned(), Entry { value, as_of: self.as_of, barrier });
@@ -292,6 +308,19 @@ mod tests {
         assert!(cache.peek("a", now + SECOND * 3).is_none());
         cache.fill(now + SECOND * 3, now + SECOND * 3).put("a", value("anew"));
         assert!(cache.peek("a", now + SECOND * 3).is_some());
+    }
+
+    /// A busy key was written anew with every answer, which was most of what a read cost.
+    #[test]
+    fn the_same_answer_a_moment_later_changes_nothing_but_a_later_one_makes_it_younger() {
+        let (cache, now) = (cache(), Instant::now());
+        cache.fill(now, now).put("a", value("1"));
+        cache.fill(now + AGAIN / 2, now + AGAIN).put("a", value("1"));
+        assert_eq!(cache.peek("a", now + SECOND).unwrap().age, SECOND);
+        cache.fill(now + AGAIN, now + AGAIN).put("a", value("1"));
+        assert_eq!(cache.peek("a", now + SECOND).unwrap().age, SECOND - AGAIN);
+        cache.fill(now + AGAIN + AGAIN / 2, now + SECOND).put("a", value("2"));
+        assert_eq!(cache.peek("a", now + SECOND).unwrap().value, "2");
     }
 
     /// Replay found that a write had been applied long ago and put its document into the cache as if it were true now.
