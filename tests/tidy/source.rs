@@ -88,8 +88,12 @@ pub(crate) fn read_tree(root: &Path) -> Vec<SourceFile> {
         for entry in fs::read_dir(&folder).expect("a folder of the repository can be listed") {
             let path = entry.expect("a folder of the repository can be listed").path();
             let relative = path.strip_prefix(root).expect("the walk stays below the root").to_string_lossy();
+            // In a linked worktree it is a file that names a folder of the machine.
+            if relative == ".git" {
+                continue;
+            }
             if path.is_dir() {
-                if relative != ".git" && relative != "target" && !path.join("CACHEDIR.TAG").exists() {
+                if relative != "target" && !path.join("CACHEDIR.TAG").exists() {
                     folders.push(path);
                 }
             } else if let Ok(text) = fs::read_to_string(&path) {
