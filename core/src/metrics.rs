@@ -34,7 +34,11 @@ pub const CATALOGUE: &[(&str, Kind, &str)] = &[
     ("ridethrough_bulkhead_in_use", Kind::Gauge, "Database permits in use."),
     ("ridethrough_bulkhead_limit", Kind::Gauge, "Database permits that there may be now."),
     ("ridethrough_bulkhead_queue", Kind::Gauge, "Calls waiting for a database permit."),
-    ("ridethrough_pool_connections", Kind::Gauge, "Connections of the pool by state."),
+    (
+        "ridethrough_pool_connections",
+        Kind::Gauge,
+        "Connections of the pools of all hosts by state; lanes are not among them.",
+    ),
     ("ridethrough_connect_attempts_total", Kind::Counter, "Connection attempts by outcome."),
     (
         "ridethrough_cache_requests_total",
@@ -47,7 +51,7 @@ pub const CATALOGUE: &[(&str, Kind, &str)] = &[
     ("ridethrough_journal_oldest_seconds", Kind::Gauge, "Age of the oldest accepted write not applied yet."),
     ("ridethrough_journal_append_seconds", Kind::Histogram, "Time from append to durable."),
     ("ridethrough_journal_replayed_total", Kind::Counter, "Journal entries replayed by outcome."),
-    ("ridethrough_journal_rejected", Kind::Counter, "Appends refused by reason."),
+    ("ridethrough_journal_rejected", Kind::Counter, "Appends to the journal that were refused, by reason."),
     ("ridethrough_ready", Kind::Gauge, "1 where the readiness probe answers 200."),
 ];
 
