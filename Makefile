@@ -56,3 +56,5 @@ doc: ## build the documentation; a broken link is an error
 
 deny: ## licences, sources, duplicates and advisories of the dependencies (needs cargo-deny)
 	@$(CARGO) deny check
+	@$(CARGO) deny --manifest-path examples/sqlx/Cargo.toml --config deny.toml check licenses sources
+	@$(CARGO) deny --manifest-path bench/Cargo.toml --config deny.toml check licenses sources
