@@ -140,11 +140,19 @@ async fn status(statements: &Statements<'_>, xid: i64, origin: &str) -> Result<F
 }
 
 /// Ends the session that runs this very transaction. Not one that waits for a standby: it has committed already, and
-/// ending it would give up the wait that the operator asked for.
+/// ending it would give up the wait that the operator asked for. And none of another life of the server, where that is
+/// known: after a failover both numbers can belong to somebody else there.
 pub(super) async fn end(statements: &Statements<'_>, mark: &Mark) -> Result<(), DriverError> {
     const SQL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
         WHERE pid = $1 AND backend_xid = $2::text::xid AND wait_event IS DISTINCT FROM 'SyncRep'";
-    let ended = statements.rows(SQL, &[&mark.process, &short(mark.xid)]).await?;
+    let short = short(mark.xid);
+    let ended = match &mark.origin {
+        None => statements.rows(SQL, &[&mark.process, &short]).await?,
+        Some(origin) => {
+            let sql = format!("{SQL} AND CASE WHEN pg_is_in_recovery() THEN false ELSE {ORIGIN} = $3 END");
+            statements.rows(&sql, &[&mark.process, &short, origin]).await?
+        }
+    };
     if !ended.is_empty() {
         tracing::debug!("ended a session that still ran an abandoned transaction");
     }
