@@ -56,6 +56,8 @@ pub(crate) enum TripHint {
     Authentication,
     /// No such database: waiting does not help, a person does.
     Configuration,
+    /// Its certificate is not trusted: waiting does not help, a person does.
+    Distrust,
     /// The disk is full: a person must look.
     DiskFull,
     /// The data are damaged: a person must look.
@@ -64,12 +66,17 @@ pub(crate) enum TripHint {
 
 impl TripHint {
     pub(crate) fn of(error: &Error) -> Self {
-        error.code().map_or(Self::Nothing, hint)
+        let is_distrust = || error.stage() == Stage::Connect && error.class() == ErrorClass::Permanent;
+        match error.code() {
+            Some(code) => hint(code),
+            None if is_distrust() => Self::Distrust,
+            None => Self::Nothing,
+        }
     }
 
-    /// It answers that it will not have us.
+    /// It answers that it will not have us, or we will not have it.
     pub(crate) fn is_refusal(self) -> bool {
-        matches!(self, Self::Authentication | Self::Configuration)
+        matches!(self, Self::Authentication | Self::Configuration | Self::Distrust)
     }
 }
 

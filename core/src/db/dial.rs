@@ -31,11 +31,11 @@ use super::{
     config::{PoolConfig, Pooler},
     connector::{BoxStream, Connector, HostAddress},
     session::{Dialled, Ear, Setup},
-    tls::Tls,
+    tls::{self, Tls},
 };
 use crate::{
     breaker::CallResult,
-    error::{Error, ErrorClass, Phase, Stage},
+    error::{Error, ErrorClass, Evidence, Phase, RejectReason, Stage},
     metrics,
 };
 
@@ -136,8 +136,16 @@ impl DialError {
                 let error = Error::Timeout { stage: Stage::Connect, phase: Phase::NotSent, limit };
                 (error, CallResult::Failure)
             }
-            // Nobody was asked.
-            Self::NotYet(_) => is(ErrorClass::Transient, CallResult::Neutral, self),
+            // Nobody was asked, so it is no attempt: it costs no retry, and says nothing about the host.
+            Self::NotYet(retry_after) => {
+                let because = "dials to the host failed";
+                let evidence = Some(Evidence { state: "waiting", since: None, because });
+                let reason = RejectReason::BreakerOpen;
+                (Error::Rejected { reason, retry_after, evidence }, CallResult::Neutral)
+            }
+            Self::Stream(ref refused) if tls::is_distrust(refused) => {
+                is(ErrorClass::Permanent, CallResult::Failure, self)
+            }
             Self::Elsewhere => is(ErrorClass::Failover, CallResult::Neutral, self),
             Self::Stream(_) => is(ErrorClass::Transient, CallResult::Failure, self),
         }
@@ -417,5 +425,15 @@ mod tests {
             assert_eq!(host.get_target_session_attrs(), target.get_target_session_attrs());
             assert_eq!(host.get_password(), target.get_password());
         }
+    }
+
+    /// A dial that was not made looked like a failed attempt, and each took a retry out of the budget.
+    #[test]
+    fn a_dial_that_is_not_due_is_a_rejection() {
+        let wait = Duration::from_millis(70);
+        let (error, breaker) = DialError::NotYet(wait).into_error();
+        assert!(error.is_rejection());
+        assert_eq!((error.retry_after(), breaker), (Some(wait), CallResult::Neutral));
+        assert!(error.explain().unwrap().to_string().contains("dials to the host failed"));
     }
 }

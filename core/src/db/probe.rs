@@ -302,11 +302,11 @@ impl HostProber {
     fn refused(&mut self, error: &Error, now: Instant) {
         if self.is_time_for_alarm(now) {
             let (host, code) = (self.host + 1, error.code().unwrap_or_default());
-            tracing::error!(
-                host,
-                code,
-                "the database refuses our credentials or database name; a person must look"
-            );
+            let what = match TripHint::of(error) {
+                TripHint::Distrust => "the certificate of the database is not trusted",
+                _ => "the database refuses our credentials or database name",
+            };
+            tracing::error!(host, code, "{what}; a person must look");
         }
     }
 

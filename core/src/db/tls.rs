@@ -90,6 +90,21 @@ impl Tls {
     }
 }
 
+/// Whether the host's certificate was looked at and not trusted: that does not heal by waiting.
+pub(super) fn is_distrust(error: &io::Error) -> bool {
+    #[cfg(feature = "tls")]
+    {
+        use tokio_rustls::rustls::Error::InvalidCertificate;
+        let source = error.get_ref().and_then(|source| source.downcast_ref());
+        matches!(source, Some(InvalidCertificate(_)))
+    }
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = error;
+        false
+    }
+}
+
 /// Two are equal where they are made of the same configuration.
 impl PartialEq for Tls {
     fn eq(&self, other: &Self) -> bool {

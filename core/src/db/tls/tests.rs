@@ -14,6 +14,11 @@ use tokio_rustls::{
 };
 
 use super::*;
+use crate::{
+    breaker::CallResult,
+    db::{classify::TripHint, dial::DialError},
+    error::ErrorClass,
+};
 
 /// An authority, and the file in which its certificate is.
 struct Authority {
@@ -113,6 +118,27 @@ async fn each_mode_trusts_whom_it_should() {
             assert_eq!(reached, expected[at].then_some(is_tls), "{mode:?} {roots:?} server {at}");
         }
     }
+}
+
+/// A certificate that is not trusted was called transient, and asked for again and again as fast as a server that restarts.
+#[tokio::test]
+async fn a_refused_certificate_does_not_heal_by_waiting() {
+    let (ours, foreign) = (Authority::new(), Authority::new());
+    let tls = tls(TlsMode::VerifyFull, Some(ours.file.path())).unwrap();
+    let refused = async |server: Option<TlsAcceptor>| {
+        let (client, theirs) = tokio::io::duplex(4096);
+        tokio::spawn(answer(theirs, server));
+        let secured = tls.secured(Box::new(client), "db.example", false).await;
+        DialError::Stream(secured.err().unwrap()).into_error()
+    };
+    for server in [ours.server("other.example"), foreign.server("db.example")] {
+        let (error, breaker) = refused(Some(server)).await;
+        assert_eq!((error.class(), breaker), (ErrorClass::Permanent, CallResult::Failure));
+        assert!(TripHint::of(&error).is_refusal(), "the long pause");
+    }
+    // A server without TLS may be one in front of which something restarts.
+    let (error, _) = refused(None).await;
+    assert_eq!((error.class(), TripHint::of(&error)), (ErrorClass::Transient, TripHint::Nothing));
 }
 
 #[test]
