@@ -52,33 +52,34 @@ pub(super) async fn claim(statements: &Statements<'_>, command: &Command) -> Res
     Ok(inserted == 1)
 }
 
-/// Keeps the answer under the claimed key.
+/// Keeps the answer under the claimed key; `false` where nothing is claimed.
 pub(super) async fn keep_answer(
     statements: &Statements<'_>,
     key: &str,
     applied: &Applied,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let (outcome, answer) = match applied {
         Applied::Done(answer) => ("applied", answer),
         Applied::Superseded(answer) => ("superseded", answer),
     };
-    statements
+    let kept = statements
         .run(
             "UPDATE ridethrough_writes SET outcome = $2, answer = $3 WHERE key = $1",
             &[&key, &outcome, &answer.as_ref()],
         )
         .await?;
-    Ok(())
+    Ok(kept == 1 || sabotage::planted(Bug::NoIdempotency))
 }
 
-/// Records a journaled command that can never be applied, payload included, so that a person can see to it.
+/// Records a journaled command that can never be applied, payload included, so that a person can see to it; `false` where
+/// the key is settled already.
 pub(super) async fn record_rejected(
     statements: &Statements<'_>,
     key: &str,
     command: &Command,
     reason: &str,
-) -> Result<(), Error> {
-    statements
+) -> Result<bool, Error> {
+    let recorded = statements
         .run(
             "INSERT INTO ridethrough_writes (key, command, fingerprint, outcome, reason, payload, accepted_at) \
              VALUES ($1, $2, $3, 'rejected', $4, $5, $6) ON CONFLICT (key) DO NOTHING",
@@ -92,7 +93,7 @@ pub(super) async fn record_rejected(
             ],
         )
         .await?;
-    Ok(())
+    Ok(recorded == 1)
 }
 
 /// What is recorded under the key.

@@ -192,7 +192,7 @@ impl Replay {
                 "key-reused"
             }
             Ok(Attempted::Refused(refusal)) => {
-                self.reject(&entry.key, &command, refusal).await?;
+                let _ = self.reject(&entry.key, &command, refusal).await?;
                 "rejected"
             }
             Err(Failed { error, .. }) if is_hopeless(&error) => {
@@ -202,7 +202,10 @@ impl Replay {
                     code = error.code(),
                     "a journaled write cannot be applied"
                 );
-                self.reject(&entry.key, &command, Refusal::new(code)).await?;
+                // Settled after all: the next look at it finds out how.
+                if !self.reject(&entry.key, &command, Refusal::new(code)).await? {
+                    return Err(NotYet { error });
+                }
                 "rejected"
             }
             Err(Failed { error, .. }) => return Err(NotYet { error }),
@@ -219,10 +222,12 @@ impl Replay {
         tracing::warn!(sequence = entry.sequence, "two requests were accepted under one idempotency key");
         // Unlike any other entry's, also another replica's, and the same when it is tried again.
         let key = format!("reused-key:{}:{}:{digest}", accepted.as_micros(), entry.sequence);
-        self.reject(&key, command, Refusal::new("key-reused")).await
+        let _ = self.reject(&key, command, Refusal::new("key-reused")).await?;
+        Ok(())
     }
 
-    async fn reject(&self, key: &str, command: &Command, refusal: Refusal) -> Result<(), NotYet> {
+    /// Records the refusal; `false` where the key was settled before.
+    async fn reject(&self, key: &str, command: &Command, refusal: Refusal) -> Result<bool, NotYet> {
         let sent_at = Instant::now();
         let time = AttemptTime::new(Deadline::after(sent_at, ATTEMPT_LIMIT), ATTEMPT_LIMIT);
         let loan = self.db.connected_to_primary(&time).await.map_err(|none| NotYet { error: none.error })?;
@@ -231,8 +236,11 @@ impl Replay {
             let record = keys::record_rejected(&statements, key, command, &refusal.code);
             tokio::time::timeout_at(time.deadline.instant(), record).await
         };
-        match recorded {
-            Ok(Ok(())) => loan.give_back(),
+        let is_new = match recorded {
+            Ok(Ok(is_new)) => {
+                loan.give_back();
+                is_new
+            }
             Ok(Err(source)) => {
                 let (error, verdict) = classify::error(source, Stage::Query, Phase::Sent);
                 loan.settle(Verdict { connection: Connection::Destroy, ..verdict });
@@ -242,9 +250,11 @@ impl Replay {
                 let error = Error::Timeout { stage: Stage::Query, phase: Phase::Sent, limit: ATTEMPT_LIMIT };
                 return Err(NotYet { error });
             }
+        };
+        if is_new {
+            self.db.tell_settled(command, &Settled::Refused(refusal), false, sent_at);
         }
-        self.db.tell_settled(command, &Settled::Refused(refusal), false, sent_at);
-        Ok(())
+        Ok(is_new)
     }
 }
 

@@ -35,6 +35,8 @@ enum Stopped {
     Driver(DriverError),
     /// COMMIT was answered by ROLLBACK and no error.
     RolledBack,
+    /// The command ended the transaction itself, against its promise.
+    EndedByItself,
 }
 
 impl From<DriverError> for Stopped {
@@ -67,13 +69,15 @@ pub(super) struct Progress {
     pub(super) phase: Phase,
     /// Its transaction, as soon as the server has named it.
     pub(super) mark: Option<Mark>,
-    /// An earlier attempt that may still run and hold the key: ended first.
-    ghost: Option<Mark>,
+    /// What the command did, once COMMIT is sent.
+    pub(super) applied: Option<Applied>,
+    /// An earlier attempt that may still run and hold the key: ended first, and kept until that is done.
+    pub(super) ghost: Option<Mark>,
 }
 
 impl Progress {
     pub(super) fn after(ghost: Option<Mark>) -> Self {
-        Self { phase: Phase::InTransaction, mark: None, ghost }
+        Self { phase: Phase::InTransaction, mark: None, applied: None, ghost }
     }
 }
 
@@ -137,8 +141,9 @@ async fn run(
     progress: &mut Progress,
 ) -> Result<Attempted, Stopped> {
     let statements = loan.statements();
-    if let Some(ghost) = progress.ghost.take() {
-        resolve::end(&statements, &ghost).await?;
+    if let Some(ghost) = &progress.ghost {
+        resolve::end(&statements, ghost).await?;
+        progress.ghost = None;
     }
     progress.mark = ground.begin(loan, Kind::default()).await?;
     if !keys::claim(&statements, command).await? {
@@ -148,9 +153,18 @@ async fn run(
         let gone = || Attempted::Refused(Refusal::new("key-expired"));
         return Ok(known.map_or_else(gone, Attempted::Known));
     }
-    match commands.apply(&statements, command, replayed).await {
+    let applying = commands.apply(&statements, command, replayed).await;
+    // What the answer is kept by would stand alone, and COMMIT would be answered with success.
+    if !matches!(applying, Err(ApplyError::Database(_))) && loan.is_outside_of_transaction() {
+        return Err(Stopped::EndedByItself);
+    }
+    match applying {
         Ok(applied) => {
-            keys::keep_answer(&statements, &command.key, &applied).await?;
+            // The key was claimed in another transaction than the one that is open now.
+            if !keys::keep_answer(&statements, &command.key, &applied).await? {
+                return Err(Stopped::EndedByItself);
+            }
+            progress.applied = Some(applied.clone());
             progress.phase = Phase::CommitSent;
             commit(loan).await?;
             Ok(Attempted::Committed(applied))
@@ -259,7 +273,7 @@ pub(super) async fn attempt_together(
         ground.begin(&loan, Kind::default()).await?;
         let mut ended = Vec::with_capacity(together.len());
         for command in together {
-            match settle_one(&statements, commands, command).await? {
+            match settle_one(&loan, commands, command).await? {
                 Some(one) => ended.push(one),
                 None => {
                     statements.batch_execute("ROLLBACK").await?;
@@ -286,19 +300,21 @@ pub(super) async fn attempt_together(
 
 /// One command of several; `None` where it needs an attempt of its own.
 async fn settle_one(
-    statements: &Statements<'_>,
+    loan: &Loan,
     commands: &dyn Commands,
     command: &Command,
 ) -> Result<Option<Ended>, DriverError> {
+    let statements = &loan.statements();
     if !keys::claim(statements, command).await? {
         let known = keys::look_up(statements, &command.key).await?;
         let same = known.filter(|known| known.is_same_request(command));
         return Ok(same.map(|known| Ended { settled: known.settled(), before: true }));
     }
     match commands.apply(statements, command, true).await {
+        Ok(_) if loan.is_outside_of_transaction() => Ok(None),
         Ok(applied) => {
-            keys::keep_answer(statements, &command.key, &applied).await?;
-            Ok(Some(Ended { settled: applied.into(), before: false }))
+            let is_kept = keys::keep_answer(statements, &command.key, &applied).await?;
+            Ok(is_kept.then(|| Ended { settled: applied.into(), before: false }))
         }
         Err(ApplyError::Refused(_)) => Ok(None),
         Err(ApplyError::Database(error)) => Err(error),
@@ -316,6 +332,7 @@ async fn failed(loan: Loan, stopped: Stopped, phase: Phase, time: &AttemptTime) 
     let source = match stopped {
         Stopped::Driver(source) => source,
         Stopped::RolledBack => return undone(loan),
+        Stopped::EndedByItself => return ended_by_itself(loan),
     };
     let is_own_limit = begin::is_own_limit(time, Instant::now());
     let (error, mut verdict) = loan.judge(source, stage(phase), phase);
@@ -347,6 +364,14 @@ fn undone(loan: Loan) -> Failed {
         cause: None,
         source: "COMMIT was answered by ROLLBACK".into(),
     };
+    Failed { error, breaker: CallResult::Success }
+}
+
+/// The server did all that it was told. What of it counts, only the server knows; the session is in no known state.
+fn ended_by_itself(loan: Loan) -> Failed {
+    loan.report(CallEnded::Answered, Instant::now());
+    drop(loan);
+    let error = Error::GivenUp { source: "the command ended its transaction itself".into() };
     Failed { error, breaker: CallResult::Success }
 }
 

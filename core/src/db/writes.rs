@@ -7,7 +7,6 @@ use tracing::Instrument as _;
 
 use super::{
     Applied, Command, Db, Settled, WriteError, Written,
-    begin::Mark,
     classify::Circuit,
     gate::Direct,
     guards::{AttemptTime, Connected, attempt_span},
@@ -42,6 +41,15 @@ enum Found {
     /// Nobody can tell, but beside another one under the same key it will have none.
     NoTrace,
     NotInTime,
+    /// It committed, and what it did is not known here any more.
+    Gone,
+}
+
+/// A direct write that came to no end.
+enum Undone {
+    Failed(Error),
+    /// It may have had its effect and the key may not tell: done again, it would perhaps be done twice.
+    Doubtful(Error),
 }
 
 impl Db {
@@ -66,10 +74,11 @@ impl Db {
         };
         match self.write_direct(command, deadline, direct).await {
             Ok(attempted) => written(attempted, command),
-            Err(error) if belongs_in_journal(&error) => {
+            Err(Undone::Failed(error)) if belongs_in_journal(&error) => {
                 self.write_to_journal(command, deadline, Some(error)).await
             }
-            Err(error) => Err(WriteError::Rejected(error)),
+            Err(Undone::Failed(error)) => Err(WriteError::Rejected(error)),
+            Err(Undone::Doubtful(error)) => Err(WriteError::Unknown(error)),
         }
     }
 
@@ -82,7 +91,7 @@ impl Db {
         command: &Command,
         deadline: Deadline,
         _direct: Direct<'_>,
-    ) -> Result<Attempted, Error> {
+    ) -> Result<Attempted, Undone> {
         let deadline = deadline.keeping(Instant::now(), JOURNAL_RESERVE);
         let (limit, attempts) = (self.0.config.write.attempt, self.0.config.write.attempts);
         let mut attempt = 1;
@@ -96,12 +105,18 @@ impl Db {
             };
             let (mut may_retry, mut in_doubt) = (failed.may_retry(), false);
             if is_lost_commit(&failed.error) {
-                match self.found_out(command, progress.mark.as_ref(), deadline).await {
+                match self.found_out(command, &mut progress, deadline).await {
                     Found::Ended(attempted) => return Ok(attempted),
+                    Found::Gone => return Err(Undone::Doubtful(failed.error)),
                     Found::Nothing => may_retry = true,
                     Found::NoTrace => (may_retry, in_doubt) = (true, true),
-                    Found::NotInTime => return Err(failed.error),
+                    Found::NotInTime => return Err(Undone::Failed(failed.error)),
                 }
+            } else if matches!(failed.error, Error::GivenUp { .. }) {
+                return Err(Undone::Doubtful(failed.error));
+            } else if progress.ghost.is_some() {
+                // The attempt did not come as far as ending it.
+                ghost = progress.ghost;
             } else if failed.error.code().is_none() {
                 // Nobody told its end: what it left behind may still run, and hold the key.
                 ghost = progress.mark;
@@ -111,7 +126,7 @@ impl Db {
                 if is_contention(&failed.error) { attempts.max(CONTENTION_ATTEMPTS) } else { attempts };
             let worth_it = may_retry && attempt < most && !self.0.gate.is_diverting();
             if !worth_it || !self.pause_after(&failed.error, attempt, deadline).await {
-                return Err(doubt.unwrap_or(failed.error));
+                return Err(Undone::Failed(doubt.unwrap_or(failed.error)));
             }
             if in_doubt {
                 doubt = Some(failed.error);
@@ -121,9 +136,9 @@ impl Db {
     }
 
     /// What became of a write whose COMMIT was not answered.
-    async fn found_out(&self, command: &Command, mark: Option<&Mark>, deadline: Deadline) -> Found {
+    async fn found_out(&self, command: &Command, progress: &mut Progress, deadline: Deadline) -> Found {
         let sent_at = Instant::now();
-        match self.resolve(mark, Some(command), deadline).await {
+        match self.resolve(progress.mark.as_ref(), Some(command), deadline).await {
             Resolution::Settled(known) if known.is_same_request(command) => {
                 self.tell_settled(command, &known.settled(), false, sent_at);
                 Found::Ended(match known.settled() {
@@ -135,8 +150,16 @@ impl Db {
             Resolution::Settled(known) => Found::Ended(Attempted::Known(known)),
             Resolution::RolledBack => Found::Nothing,
             Resolution::NoTrace => Found::NoTrace,
-            // Committed without its row: somebody removed it. Claiming the key again would do it twice.
-            Resolution::Committed | Resolution::Unresolved => Found::NotInTime,
+            // Committed without its row: somebody removed it. Claiming the key again, now or out of the journal, would do
+            // it twice; what it answered is known here.
+            Resolution::Committed => match progress.applied.take() {
+                Some(applied) => {
+                    self.tell_settled(command, &applied.clone().into(), false, sent_at);
+                    Found::Ended(Attempted::Committed(applied))
+                }
+                None => Found::Gone,
+            },
+            Resolution::Unresolved => Found::NotInTime,
         }
     }
 

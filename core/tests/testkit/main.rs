@@ -19,6 +19,8 @@ mod database_path;
 #[cfg(test)]
 mod deadlines;
 #[cfg(test)]
+mod doubts;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod hosts;

@@ -1,0 +1,100 @@
+//! Writes whose end is in doubt: done once at the most, and never called what they are not.
+
+use ridethrough::db::WriteState;
+
+use super::path::*;
+
+/// Somebody had removed the row of a key whose COMMIT was not answered. The write was journaled, and replay, which found no
+/// row either, did it a second time.
+#[tokio::test(start_paused = true)]
+async fn a_committed_write_whose_row_is_gone_is_not_done_again() {
+    let path = Path::new(Path::quiet()).await;
+    path.server.on("INSERT INTO ridethrough_writes", Reply::touched(1));
+    path.server.on("UPDATE ridethrough_writes", Reply::touched(1));
+    let none: [(&str, &str); 0] = [];
+    path.server.on("SELECT fingerprint", Reply::rows(["fingerprint", "outcome"], none));
+    path.server.fault(At::AfterCommit, Fault::Drop);
+    let written = path.write("k").await;
+    path.replayed("the journal").await;
+    assert_eq!(path.orders(), 1, "{written:?}");
+    let answer = Bytes::from_static(b"ordered");
+    assert_eq!(written.unwrap(), Written::Committed { answer, repeated: false });
+}
+
+/// Places an order and then says what its payload holds.
+#[derive(Debug)]
+struct Meddler;
+
+impl Commands for Meddler {
+    fn apply<'c>(
+        &'c self,
+        statements: &'c Statements<'c>,
+        command: &'c Command,
+        _replayed: bool,
+    ) -> BoxFuture<'c, Result<Applied, ApplyError>> {
+        Box::pin(async move {
+            statements.run(ORDER, &[&"milk"]).await?;
+            statements.batch_execute(std::str::from_utf8(&command.payload).unwrap_or_default()).await?;
+            Ok(Applied::Done(Bytes::from_static(b"ordered")))
+        })
+    }
+}
+
+const MEDDLING: [(&str, usize); 3] = [("ROLLBACK", 0), ("COMMIT", 1), ("ROLLBACK; BEGIN", 0)];
+
+/// A command that rolled back by itself was acknowledged: its answer was kept by nobody, and COMMIT outside of a transaction
+/// is answered with COMMIT.
+#[tokio::test(start_paused = true)]
+async fn a_command_that_ends_its_transaction_is_not_acknowledged() {
+    for (last, orders) in MEDDLING {
+        let server = todos();
+        let shop = TestDb::start(&server, Path::quiet(), Arc::new(Meddler)).await.unwrap();
+        let command = Command { payload: Bytes::from_static(last.as_bytes()), ..order("k") };
+        let written = shop.db.write(command, within(4)).await;
+        let Err(WriteError::Unknown(error)) = &written else { panic!("{last}: {written:?}") };
+        assert_eq!(error.class(), ErrorClass::Permanent, "{last}");
+        assert_eq!(shop.journal().backlog().entries, 0, "{last}");
+        assert_eq!(server.committed("INSERT INTO orders"), orders, "{last}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_does_it_hold_up_the_journal() {
+    for (last, orders) in MEDDLING {
+        let server = todos();
+        server.outage();
+        let shop = TestDb::start(&server, DbConfig::default(), Arc::new(Meddler)).await.unwrap();
+        for (key, payload) in [("before", ""), ("k", last), ("after", "")] {
+            let command = Command { payload: Bytes::from_static(payload.as_bytes()), ..order(key) };
+            assert!(
+                matches!(shop.db.write(command, within(4)).await, Ok(Written::Journaled { .. })),
+                "{last}"
+            );
+        }
+        server.recover();
+        let emptied = async {
+            while shop.journal().backlog().entries > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), emptied).await.expect(last);
+        assert_eq!(server.committed("INSERT INTO orders"), 2 + orders, "{last}");
+        let status = shop.db.write_status("k", within(4)).await.unwrap().unwrap();
+        let expected = if orders == 1 { WriteState::Applied } else { WriteState::Rejected };
+        assert_eq!(status.state, expected, "{last}");
+    }
+}
+
+/// What an attempt had left behind was forgotten when ending it failed once, and held the key for the rest of the call.
+#[tokio::test(start_paused = true)]
+async fn what_was_left_behind_is_ended_even_if_that_fails_once() {
+    const END: &str = "SELECT pg_terminate_backend";
+    let path = Path::new(Path::quiet()).await;
+    path.server.fault(At::statement("INSERT INTO orders"), Fault::Silence);
+    path.server.fault(At::statement(END), Fault::Drop);
+    path.server.fault_nth(At::statement(END), 2, Fault::Delay(Duration::from_millis(1)));
+    let written = path.write("k").await;
+    assert_eq!(path.server.faults_waiting(), 0, "it was not tried again: {written:?}");
+    path.replayed("the journal").await;
+    assert_eq!((path.orders(), path.server.unanswered()), (1, Vec::new()), "{written:?}");
+}
