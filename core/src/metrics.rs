@@ -27,6 +27,11 @@ pub const CATALOGUE: &[(&str, Kind, &str)] = &[
         "Time of one call of the database path, retries included.",
     ),
     ("ridethrough_db_attempts_total", Kind::Counter, "Attempts made against PostgreSQL."),
+    (
+        "ridethrough_db_overlooked_errors_total",
+        Kind::Counter,
+        "Statements refused because an earlier error in their transaction was overlooked (25P02).",
+    ),
     ("ridethrough_breaker_state", Kind::Gauge, "0 closed, 1 half-open, 2 open, by circuit."),
     ("ridethrough_breaker_transitions_total", Kind::Counter, "Breaker transitions by circuit and new state."),
     ("ridethrough_mode", Kind::Gauge, "1 for the mode the process is in, 0 for all others."),

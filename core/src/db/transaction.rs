@@ -22,6 +22,7 @@ use crate::{
     breaker::CallResult,
     bulkhead::Ended as CallEnded,
     error::{Error, ErrorClass, Phase, Stage},
+    metrics,
 };
 
 /// COMMIT alone tells nothing: in an aborted transaction PostgreSQL answers it with ROLLBACK, and the driver reports
@@ -329,6 +330,9 @@ async fn failed(loan: Loan, stopped: Stopped, phase: Phase, time: &AttemptTime) 
     /// The limit that was pushed to the server, or an operator.
     const CANCELLED: &str = "57014";
 
+    /// A statement after another one that failed.
+    const FAILED_BEFORE: &str = "25P02";
+
     let source = match stopped {
         Stopped::Driver(source) => source,
         Stopped::RolledBack => return undone(loan),
@@ -338,6 +342,9 @@ async fn failed(loan: Loan, stopped: Stopped, phase: Phase, time: &AttemptTime) 
     let (error, mut verdict) = loan.judge(source, stage(phase), phase);
     loan.report(guards::ended(&error), Instant::now());
     let phase = error.phase();
+    if error.code() == Some(FAILED_BEFORE) {
+        metrics::overlooked_error();
+    }
     if verdict.connection == Connection::Keep {
         let rolled_back = tokio::time::timeout(ROLLBACK_LIMIT, loan.batch_execute("ROLLBACK")).await;
         if !matches!(rolled_back, Ok(Ok(()))) {

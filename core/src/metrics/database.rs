@@ -44,6 +44,11 @@ pub(crate) fn db_attempt() {
     }
 }
 
+/// The service went on in a transaction that had failed: its first error was hidden.
+pub(crate) fn overlooked_error() {
+    metrics::counter!("ridethrough_db_overlooked_errors_total").increment(1);
+}
+
 pub(crate) fn connect_attempt(outcome: &'static str) {
     metrics::counter!("ridethrough_connect_attempts_total", "outcome" => outcome).increment(1);
 }
