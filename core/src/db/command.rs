@@ -29,6 +29,7 @@ pub trait Commands: Send + Sync + 'static {
     ///
     /// It may run again after an attempt that was rolled back. `replayed` is true where the command comes out of the
     /// journal: others may have changed the same thing since it was accepted.
+    /// It must neither begin nor end a transaction: such a command is never acknowledged.
     fn apply<'c>(
         &'c self,
         statements: &'c Statements<'c>,
@@ -153,8 +154,8 @@ pub enum WriteError {
     /// Nothing was accepted; no effect, now or later.
     #[error("the write was not accepted: {0}")]
     Rejected(#[source] Error),
-    /// Nobody knows: the answer to COMMIT, or the journal's sync, was lost. The same request under the same key is safe
-    /// and finds out.
+    /// Nobody knows: the answer to COMMIT, or the journal's sync, was lost, or the command ended its transaction itself. The
+    /// same request under the same key is safe and finds out.
     #[error("the outcome of the write is unknown: {0}")]
     Unknown(#[source] Error),
 }
