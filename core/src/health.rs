@@ -31,6 +31,8 @@ pub enum DatabasePart {
     Slow,
     /// Answers reads, refuses writes (25006).
     ReadOnly,
+    /// Away but for a standby, which answers reads with what may be behind.
+    Standby,
     /// Does not answer.
     Away,
     /// Refuses our credentials or database name: as away, but a person must look.
@@ -232,8 +234,10 @@ fn usable(parts: &Parts) -> bool {
 fn reads(parts: &Parts) -> Reads {
     let answers =
         usable(parts) || (parts.database == DatabasePart::ReadOnly && parts.schema == SchemaPart::Ok);
+    let standby = parts.database == DatabasePart::Standby && parts.schema == SchemaPart::Ok;
     match (answers, parts.cache) {
         (true, _) => Reads::Fresh,
+        (false, _) if standby => Reads::Stale,
         (false, CachePart::Warm) => Reads::Stale,
         (false, CachePart::Cold) => Reads::None,
     }

@@ -151,7 +151,8 @@ pub(crate) async fn when_seen(db: Db, mut draining: Draining) {
                 Ok(part) => *part,
                 Err(_) => return,
             };
-            let checked = if seen == DatabasePart::ReadOnly { look(&db).await } else { attempt(&db).await };
+            let reads_only = matches!(seen, DatabasePart::ReadOnly | DatabasePart::Standby);
+            let checked = if reads_only { look(&db).await } else { attempt(&db).await };
             match checked {
                 Ok(applied) if seen == DatabasePart::Up => {
                     db.set_schema(SchemaPart::Ok);
@@ -194,7 +195,7 @@ pub(crate) async fn when_seen(db: Db, mut draining: Draining) {
 
 /// Whether the schema can at least be read.
 fn answers(part: &DatabasePart) -> bool {
-    matches!(part, DatabasePart::Up | DatabasePart::ReadOnly)
+    matches!(part, DatabasePart::Up | DatabasePart::ReadOnly | DatabasePart::Standby)
 }
 
 fn log(reason: &NotMigrated) {
@@ -366,9 +367,8 @@ mod tests {
         let mut newer = applied();
         newer.push((latest() + 1, "x".to_owned()));
         assert!(all_there(&newer).err().unwrap().is_mismatch());
-        assert!(
-            answers(&DatabasePart::ReadOnly) && answers(&DatabasePart::Up) && !answers(&DatabasePart::Away)
-        );
+        use DatabasePart::{Away, ReadOnly, Standby, Up};
+        assert_eq!([Up, ReadOnly, Standby, Away].map(|part| answers(&part)), [true, true, true, false]);
     }
 
     /// A database of another encoding was taken over: a title with a letter that it lacks was accepted into the journal and

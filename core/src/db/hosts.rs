@@ -383,7 +383,7 @@ impl Hosts {
         self.news.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// What the database as a whole can do: takes writes, answers reads, or is away.
+    /// What the database as a whole can do: takes writes, answers reads truly or from a standby, or is away.
     fn part(&self) -> DatabasePart {
         let board = self.board();
         let hosts = 0..self.count();
@@ -392,14 +392,12 @@ impl Hosts {
         if roles.clone().any(|role| role == Role::Primary) {
             return DatabasePart::Up;
         }
-        let serves_reads = |role| match role {
-            Role::ReadOnly => true,
-            // Who must not be read from is no answer to reads, and a replica that has nothing else is not ready.
-            Role::Standby => self.standbys_serve_all,
-            Role::Unknown | Role::Primary | Role::Fenced(_) => false,
-        };
-        if roles.clone().any(serves_reads) {
+        if roles.clone().any(|role| role == Role::ReadOnly) {
             return DatabasePart::ReadOnly;
+        }
+        // Who must not be read from is no answer to reads, and a replica that has nothing else is not ready.
+        if self.standbys_serve_all && roles.clone().any(|role| role == Role::Standby) {
+            return DatabasePart::Standby;
         }
         // A host that was not asked yet may be the primary.
         if board.standing.contains(&Standing::NotAsked) {

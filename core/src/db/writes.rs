@@ -83,7 +83,8 @@ impl Db {
     }
 
     fn must_journal(&self) -> bool {
-        self.0.journal.backlog().entries > 0 || *self.0.database.borrow() == DatabasePart::ReadOnly
+        let reads_only = [DatabasePart::ReadOnly, DatabasePart::Standby];
+        self.0.journal.backlog().entries > 0 || reads_only.contains(&*self.0.database.borrow())
     }
 
     async fn write_direct(

@@ -3,11 +3,12 @@
 use super::*;
 
 const LIVES: [Life; 4] = [Life::Starting, Life::Running, Life::Draining, Life::Broken];
-const DATABASES: [DatabasePart; 6] = [
+const DATABASES: [DatabasePart; 7] = [
     DatabasePart::Unknown,
     DatabasePart::Up,
     DatabasePart::Slow,
     DatabasePart::ReadOnly,
+    DatabasePart::Standby,
     DatabasePart::Away,
     DatabasePart::Refused,
 ];
@@ -27,7 +28,7 @@ type Row = (u8, Parts, (bool, bool, bool, Status, Mode, Reads, Writes));
 #[expect(clippy::too_many_lines, reason = "a table of twenty rows, one line each")]
 fn table() -> Vec<Row> {
     use CachePart::{Cold, Warm};
-    use DatabasePart::{Away, ReadOnly, Refused, Slow, Unknown, Up};
+    use DatabasePart::{Away, ReadOnly, Refused, Slow, Standby, Unknown, Up};
     use JournalPart::{Backlog, Blocked, Failed, Full, Ok};
     use Status::{Fail, Pass, Warn};
     let of = parts;
@@ -94,6 +95,16 @@ fn table() -> Vec<Row> {
             14,
             of(true, ReadOnly, Cold, Ok),
             (true, true, true, Warn, Mode::Degraded, Reads::Fresh, Writes::Journaled),
+        ),
+        (
+            14,
+            of(true, Standby, Cold, Ok),
+            (true, true, true, Warn, Mode::Degraded, Reads::Stale, Writes::Journaled),
+        ),
+        (
+            14,
+            of(false, Standby, Cold, Full),
+            (true, true, true, Warn, Mode::ReadOnly, Reads::Stale, Writes::None),
         ),
         (
             15,

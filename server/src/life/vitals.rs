@@ -150,6 +150,7 @@ fn codes(parts: &Parts) -> [(&'static str, &'static str); 4] {
         DatabasePart::Up => "up",
         DatabasePart::Slow => "slow",
         DatabasePart::ReadOnly => "read-only",
+        DatabasePart::Standby => "standby",
         DatabasePart::Away => "away",
         DatabasePart::Refused => "refused",
     };

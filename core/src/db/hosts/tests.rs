@@ -55,13 +55,13 @@ fn a_failover_moves_writes_and_reads_and_keeps_the_old_primary_out() {
     let (hosts, start) = hosts(2);
     let at = |second| start + Duration::from_secs(second);
     hosts.saw(1, standby(1, 100), start, start);
-    assert_eq!(part(&hosts), DatabasePart::ReadOnly, "reads can begin");
+    assert_eq!(part(&hosts), DatabasePart::Standby, "reads can begin");
     hosts.saw(0, primary(1, 100), start, start);
     assert_eq!((part(&hosts), hosts.trusted_primary()), (DatabasePart::Up, Some(0)));
     assert_eq!(route(&hosts, start), Some(Route::Primary(0)));
 
     lose(&hosts, 0, at(2));
-    assert_eq!(part(&hosts), DatabasePart::ReadOnly);
+    assert_eq!(part(&hosts), DatabasePart::Standby, "its answers are labelled");
     let lag = Duration::from_secs(3);
     assert_eq!(
         route(&hosts, at(3)),
@@ -105,8 +105,10 @@ fn an_instant_before_the_start_is_kept() {
     let long_ago = Sighting { replayed_ago_ms: Some(90_000), ..standby(1, 5) };
     hosts.saw(0, long_ago, start, start);
     assert_eq!(hosts.last(0, start).1, Some(Duration::from_secs(90)));
-    assert_eq!(part(&hosts), DatabasePart::ReadOnly);
+    assert_eq!(part(&hosts), DatabasePart::Standby);
     assert_eq!(hosts.trusted_primary(), None);
+    hosts.saw(0, Sighting { read_only: true, ..primary(1, 5) }, start, start);
+    assert_eq!(part(&hosts), DatabasePart::ReadOnly, "what it says is true now");
 }
 
 #[test]
