@@ -21,9 +21,11 @@ use super::{
     Db,
     classify::{Circuit, TripHint},
     hosts::{ALARM_REPEAT, Fence, Host, Role, Sighting},
+    route::{Bound, Tried},
 };
 use crate::{
     breaker::BreakerState,
+    deadline::Deadline,
     drain::Draining,
     error::{Error, ErrorClass},
 };
@@ -189,10 +191,10 @@ impl HostProber {
         let ramp = self.host().circuit(Circuit::Reads).ramp(now);
         let at_once = ramp.map(|trials| usize::try_from(trials.max(1)).unwrap_or(usize::MAX));
         self.host().pool.dialler().set_dial_limit(at_once);
-        let is_open = |circuit| {
-            hosts.main_circuit(circuit).is_some_and(|breaker| breaker.state(now) == BreakerState::Open)
-        };
-        if is_open(Circuit::Reads) && is_open(Circuit::Writes) {
+        let writes = hosts.main_circuit(Circuit::Writes);
+        let takes_writes = writes.is_none_or(|breaker| breaker.state(now) != BreakerState::Open);
+        let anybody = Bound::AtMost(Duration::MAX);
+        if !takes_writes && hosts.reader(anybody, Tried::default(), now).is_none() {
             self.db.0.budget.freeze(now);
         } else {
             self.db.0.budget.thaw(now);
@@ -330,20 +332,22 @@ impl HostProber {
         due
     }
 
+    /// Dial, ask and prove share one time limit: a server that is slow at each step is slow as a whole.
     async fn look(&mut self) -> Result<Found, Error> {
-        let limit = self.db.0.config.probe.timeout;
+        let until = Deadline::after(Instant::now(), self.db.0.config.probe.timeout);
+        let left = || until.remaining(Instant::now());
         let session = match self.session.take() {
             Some(session) if !self.is_due(&session, Instant::now()) => session,
             // Old sessions can go on working on a server that takes no new ones.
-            Some(old) => self.renewed(old, limit).await?,
-            None => self.dial(limit).await?,
+            Some(old) => self.renewed(old, left()).await?,
+            None => self.dial(left()).await?,
         };
-        let (session, sighting) = match question::ask(&session.client, &mut self.tongue, limit).await {
+        let (session, sighting) = match question::ask(&session.client, &mut self.tongue, left()).await {
             Ok(sighting) => (session, sighting),
             // The session ended, which says little about the server: a new one does.
             Err(Error::Database { .. }) => {
-                let session = self.dial(limit).await?;
-                let sighting = question::ask(&session.client, &mut self.tongue, limit).await?;
+                let session = self.dial(left()).await?;
+                let sighting = question::ask(&session.client, &mut self.tongue, left()).await?;
                 (session, sighting)
             }
             Err(error) => return Err(error),
@@ -351,7 +355,7 @@ impl HostProber {
         let to_prove = !sighting.in_recovery
             && !sighting.read_only
             && self.host().circuit(Circuit::Writes).state(Instant::now()) != BreakerState::Closed;
-        let writes = !to_prove || question::prove_writes(&session.client, limit).await.is_ok();
+        let writes = !to_prove || question::prove_writes(&session.client, left()).await.is_ok();
         self.session = Some(session);
         Ok(Found { sighting, writes })
     }
