@@ -199,7 +199,6 @@ impl Db {
     /// A dropped read destroys its connection and changes nothing else.
     pub async fn read<Q: Query>(&self, query: &Q, deadline: Deadline) -> Result<Read<Q::Answer>, Error> {
         let started = Instant::now();
-        self.0.budget.deposit(started);
         let key = query.cache_key();
         if !self.schema_is_usable() && *self.0.schema.borrow() == SchemaPart::Mismatch {
             let retry_after = self.retry_after(started);
@@ -245,7 +244,6 @@ impl Db {
     /// A dropped write may or may not have its effect. The same command under the same key is safe and finds out.
     pub async fn write(&self, command: Command, deadline: Deadline) -> Result<Written, WriteError> {
         let started = Instant::now();
-        self.0.budget.deposit(started);
         let written = self.write_unmeasured(&command, deadline).await;
         let (outcome, class) = match &written {
             Ok(Written::Committed { .. } | Written::Superseded { .. }) => ("committed", "none"),

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     breaker::{BreakerState, CallResult},
-    bulkhead::{Ended, Permit},
+    bulkhead::{Ended, Permit, Priority},
     deadline::Deadline,
     error::{Error, Phase, Stage},
     metrics,
@@ -35,6 +35,11 @@ pub(super) trait Question: Sync {
 
     /// It may share a connection.
     fn is_short(&self) -> bool;
+
+    /// Who goes first where permits are short.
+    fn priority(&self) -> Priority {
+        Priority::Interactive
+    }
 
     fn ask<'c>(
         &'c self,
@@ -78,7 +83,7 @@ impl Db {
         time: &AttemptTime,
         now: Instant,
     ) -> Result<(T::Answer, Instant), Failed> {
-        let permit = self.permitted(time.deadline, Circuit::Reads, false, now).await?;
+        let permit = self.permitted(time.deadline, Circuit::Reads, Some(question.priority()), now).await?;
         let (host, admission) = self.admitted(route.host(), Circuit::Reads, time, now)?;
         let now = permit.as_ref().map_or(now, Permit::granted_at);
         let span = attempt_span(question.operation(), Circuit::Reads, route.host());
@@ -194,7 +199,7 @@ async fn on_loan<T: Question>(
         }
         Err(_) => {
             // The loan goes to the reaper, with its permit.
-            loan.report(Ended::TimedOut, at);
+            loan.report(time.ended(), at);
             Failed { error: too_late(time), breaker: time.on_expiry() }
         }
     };

@@ -56,6 +56,11 @@ impl AttemptTime {
     pub(crate) fn on_expiry(&self) -> CallResult {
         if self.is_whole { CallResult::Failure } else { CallResult::Neutral }
     }
+
+    /// The same for the bulkhead: callers in a hurry must not make the limit smaller for all.
+    pub(super) fn ended(&self) -> Ended {
+        if self.is_whole { Ended::TimedOut } else { Ended::Neutral }
+    }
 }
 
 /// A call that passed all guards.
@@ -93,11 +98,11 @@ pub(super) fn note_end(span: &Span, error: Option<&Error>) {
 }
 
 impl Db {
-    /// A connection to the primary, to write with, through all guards.
+    /// A connection to the primary, to write with, through all guards; past the bulkhead where there is no `priority`.
     pub(super) async fn connected(
         &self,
         time: &AttemptTime,
-        replayed: bool,
+        priority: Option<Priority>,
     ) -> Result<Connected<'_>, Failed> {
         // In a failover the deadline is better spent waiting for the primary than on a host that is none.
         self.primary_is_known(time.deadline).await;
@@ -107,7 +112,7 @@ impl Db {
         if self.0.hosts.is_open(primary, Circuit::Writes, now) {
             return Err(self.nowhere(Circuit::Writes, now));
         }
-        let permit = self.permitted(time.deadline, Circuit::Writes, replayed, now).await?;
+        let permit = self.permitted(time.deadline, Circuit::Writes, priority, now).await?;
         // It may be another one after the wait.
         let primary = self.0.hosts.trusted_primary().ok_or_else(|| self.nowhere(Circuit::Writes, now))?;
         self.connected_to(primary, Circuit::Writes, permit, time, now).await
@@ -159,12 +164,12 @@ impl Db {
         }
     }
 
-    /// Deadline, schema, bulkhead.
+    /// Deadline, schema, bulkhead. No permit where there is no `priority`.
     pub(super) async fn permitted(
         &self,
         deadline: Deadline,
         circuit: Circuit,
-        replayed: bool,
+        priority: Option<Priority>,
         now: Instant,
     ) -> Result<Option<Permit>, Failed> {
         if deadline.remaining(now) < WORTH_BEGINNING {
@@ -173,10 +178,8 @@ impl Db {
         if !self.schema_is_usable() {
             return Err(self.rejected(RejectReason::SchemaUnusable, circuit, now));
         }
-        if replayed {
-            return Ok(None);
-        }
-        match self.0.bulkhead.acquire(Priority::Interactive, deadline, now).await {
+        let Some(priority) = priority else { return Ok(None) };
+        match self.0.bulkhead.acquire(priority, deadline, now).await {
             Ok(permit) => Ok(Some(permit.into_owned())),
             Err(full) => {
                 let reason = match full {
@@ -256,16 +259,32 @@ impl Db {
         self.0.hosts.retry_after(circuit, now) + self.spread()
     }
 
-    /// Waits before the next attempt to write, where budget and deadline allow one.
-    pub(super) async fn pause_before_retry(&self, attempt: u32, deadline: Deadline) -> bool {
-        self.pause_on(Circuit::Writes, attempt, deadline).await
+    /// A call whose first attempt was made earns its part of a retry. One that was refused here brought the database no
+    /// traffic, and so it earns nothing: in an outage refusals would save up for a storm.
+    #[inline]
+    pub(super) fn earn(&self, attempt: u32, failed: Option<&Failed>, now: Instant) {
+        if attempt == 1 && !failed.is_some_and(|failed| failed.error.is_rejection()) {
+            self.0.budget.deposit(now);
+        }
     }
 
-    /// Waits before the next attempt on the same host, where its circuit, the budget and the deadline allow one.
-    pub(super) async fn pause_on(&self, circuit: Circuit, attempt: u32, deadline: Deadline) -> bool {
+    /// Waits before the next attempt to write, where budget and deadline allow one.
+    pub(super) async fn pause_before_retry(&self, attempt: u32, deadline: Deadline) -> bool {
+        let primary = self.0.hosts.primary().unwrap_or(0);
+        self.pause_on(primary, Circuit::Writes, attempt, deadline).await
+    }
+
+    /// Waits before the next attempt on `host`, where its circuit, the budget and the deadline allow one.
+    pub(super) async fn pause_on(
+        &self,
+        host: usize,
+        circuit: Circuit,
+        attempt: u32,
+        deadline: Deadline,
+    ) -> bool {
         let now = Instant::now();
-        let main = self.0.hosts.main_circuit(circuit);
-        if main.is_none_or(|breaker| breaker.state(now) != BreakerState::Closed) {
+        let host = self.0.hosts.at(host);
+        if host.is_none_or(|host| host.circuit(circuit).state(now) != BreakerState::Closed) {
             return false;
         }
         let delay = self.random(|random| self.0.config.backoff.delay(attempt, random));
@@ -292,5 +311,19 @@ pub(super) fn ended(error: &Error) -> Ended {
         Error::Database { code: Some(code), .. } if code.starts_with("53") => Ended::Overloaded,
         Error::Database { code: Some(_), .. } => Ended::Answered,
         _ => Ended::Neutral,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_attempt_with_all_of_its_time_tells_of_the_server_when_it_runs_out() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let of = |left: Duration| AttemptTime::at(now, Deadline::after(now, left), second);
+        let (whole, hurried) = (of(second), of(second / 2));
+        assert_eq!((whole.on_expiry(), whole.ended()), (CallResult::Failure, Ended::TimedOut));
+        assert_eq!((hurried.on_expiry(), hurried.ended()), (CallResult::Neutral, Ended::Neutral));
     }
 }

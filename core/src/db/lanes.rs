@@ -273,7 +273,9 @@ impl Seat<'_> {
     /// The time of the call is over and no answer came: what that says about the server, told once for all who share.
     pub(super) fn expired(self, on_expiry: CallResult, now: Instant) -> CallResult {
         if let Some(permit) = &self.permit {
-            permit.report(Ended::TimedOut, now);
+            // A caller who gave too little time says nothing about the load.
+            let is_telling = on_expiry == CallResult::Failure;
+            permit.report(if is_telling { Ended::TimedOut } else { Ended::Neutral }, now);
         }
         if on_expiry == CallResult::Failure && !self.lane.is_first_to_tell() {
             return CallResult::Neutral;

@@ -5,7 +5,10 @@ use std::{future::Future, time::Duration};
 use tokio_postgres::Error;
 
 use super::statements::Statements;
-use crate::cache::{CacheFill, Cacheable, Freshness};
+use crate::{
+    bulkhead::Priority,
+    cache::{CacheFill, Cacheable, Freshness},
+};
 
 /// One question to the database whose last answer is worth keeping.
 pub trait Query: Send + Sync {
@@ -30,6 +33,12 @@ pub trait Query: Send + Sync {
     /// turns out slow is asked on a connection of its own for a while. Default `false`.
     fn is_short(&self) -> bool {
         false
+    }
+
+    /// Who goes first where permits are short. Default [`Priority::Interactive`]; [`Priority::Batch`] for reports, exports and
+    /// what else nobody waits for.
+    fn priority(&self) -> Priority {
+        Priority::Interactive
     }
 
     /// How old an answer this read can do with, whoever gives it. `None`, the default, leaves it to the settings: a standby

@@ -13,6 +13,7 @@ use super::{
     transaction::Failed,
 };
 use crate::{
+    bulkhead::Priority,
     cache::{Cacheable, Freshness, StaleReason},
     deadline::Deadline,
     error::{Error, ErrorClass, RejectReason, Stage},
@@ -31,6 +32,10 @@ impl<Q: Query> Question for Fetch<'_, Q> {
 
     fn is_short(&self) -> bool {
         self.0.is_short()
+    }
+
+    fn priority(&self) -> Priority {
+        self.0.priority()
     }
 
     async fn ask<'c>(
@@ -60,11 +65,15 @@ impl Db {
                 return Ok((copy, now));
             }
             let failed = match self.attempt_on(route, query, key, deadline, now).await {
-                Ok(answered) => return Ok(answered),
+                Ok(answered) => {
+                    self.earn(attempt, None, answered.1);
+                    return Ok(answered);
+                }
                 Err(failed) => failed,
             };
             tried.add(route.host());
             now = Instant::now();
+            self.earn(attempt, Some(&failed), now);
             let elsewhere = self.0.hosts.reader(bound, tried, now).is_some();
             // A circuit that is half-open and takes no more trials: the call was not made, so another one is no retry.
             if matches!(failed.error, Error::Rejected { reason: RejectReason::BreakerOpen, .. }) && elsewhere
@@ -80,7 +89,7 @@ impl Db {
             // is where any new read goes too, and so it is no retry to be paid for.
             let known_away = self.0.hosts.is_open(route.host(), Circuit::Reads, now);
             if !(elsewhere && (known_away || self.0.budget.withdraw(now))) {
-                if !self.pause_on(Circuit::Reads, attempt, deadline).await {
+                if !self.pause_on(route.host(), Circuit::Reads, attempt, deadline).await {
                     return Err(failed.error);
                 }
                 (tried, now) = (Tried::default(), Instant::now());

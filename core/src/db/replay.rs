@@ -2,6 +2,11 @@
 //!
 //! An entry leaves the journal only when its key is settled in the database: applied, superseded, or recorded as rejected
 //! with its payload. Whatever is in doubt is tried again; the key makes that harmless.
+//!
+//! It asks for no permit. There is one replay, and it does one thing at a time on one connection, which the pool has beyond
+//! those for permits: so the database bears one call more than the bulkhead's limit, calls cannot starve replay, and
+//! replay takes no place from them. In the line with all others it would come last, and while a backlog exists every new
+//! write waits behind it.
 
 use std::{
     sync::atomic::Ordering,
@@ -157,7 +162,7 @@ impl Replay {
     async fn settle_together(&self, entries: &[Entry]) -> Option<Together> {
         let sent_at = Instant::now();
         let time = AttemptTime::new(Deadline::after(sent_at, ATTEMPT_LIMIT), ATTEMPT_LIMIT);
-        let Connected { admission, loan, .. } = self.db.connected(&time, true).await.ok()?;
+        let Connected { admission, loan, .. } = self.db.connected(&time, None).await.ok()?;
         let commands: Vec<Command> = entries.iter().map(command).collect();
         let applier = self.db.0.commands.as_ref();
         let (together, result) =
@@ -183,7 +188,7 @@ impl Replay {
         let deadline = Deadline::after(Instant::now(), ATTEMPT_LIMIT);
         let mut progress = Progress::after(None);
         let limits = (deadline, ATTEMPT_LIMIT);
-        let outcome = match self.db.write_attempt(&command, true, limits, &mut progress).await {
+        let outcome = match self.db.write_attempt(&command, None, limits, &mut progress).await {
             Ok(Attempted::Committed(super::Applied::Done(_))) => "applied",
             Ok(Attempted::Committed(super::Applied::Superseded(_))) => "superseded",
             Ok(Attempted::Known(known)) if known.is_same_request(&command) => "known",

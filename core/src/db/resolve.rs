@@ -96,7 +96,7 @@ impl Db {
     ) -> Option<(Fate, Option<Known>)> {
         let time = AttemptTime::new(deadline, LOOK_LIMIT);
         // No permit: its caller holds one, and the lost connection has made room in the pool.
-        let Connected { admission, loan, .. } = self.connected(&time, true).await.ok()?;
+        let Connected { admission, loan, .. } = self.connected(&time, None).await.ok()?;
         let looked = timeout_at(time.deadline.instant(), look_with(&loan, mark, command, fence)).await;
         let result = match &looked {
             Ok(Ok(_)) => CallResult::Success,

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     breaker::CallResult,
+    bulkhead::Priority,
     deadline::Deadline,
     error::{Error, ErrorClass, Phase},
     metrics,
@@ -37,6 +38,9 @@ pub struct TransactionOptions {
     pub read_only: bool,
     /// Default: the server's.
     pub isolation: Isolation,
+    /// Who goes first where permits are short. Default [`Priority::Interactive`]; [`Priority::Batch`] for what nobody waits
+    /// for.
+    pub priority: Priority,
     /// Bound on one attempt. Default: `write.attempt` of the configuration.
     pub attempt: Option<Duration>,
 }
@@ -45,7 +49,14 @@ impl TransactionOptions {
     /// A transaction that runs once.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
-        Self { name, replayable: false, read_only: false, isolation: Isolation::default(), attempt: None }
+        Self {
+            name,
+            replayable: false,
+            read_only: false,
+            isolation: Isolation::default(),
+            priority: Priority::default(),
+            attempt: None,
+        }
     }
 
     /// The same, replayable.
@@ -101,7 +112,6 @@ impl Db {
         W: AsyncFn(&Statements<'_>) -> Result<T, ApplyError>,
     {
         let started = Instant::now();
-        self.0.budget.deposit(started);
         let outcome = self.transaction_unmeasured(options, deadline, &work).await;
         let class = outcome.error().map_or("none", |error| error.class().as_str());
         metrics::db_call(options.name, outcome.as_str(), class, started.elapsed());
@@ -124,6 +134,7 @@ impl Db {
             let (mut progress, mut value) = (Progress::after(None), None);
             let time = AttemptTime::new(until, limit);
             let worked = self.worked(&options, &time, (&mut progress, &mut value), work).await;
+            self.earn(attempt, worked.as_ref().err(), Instant::now());
             let mut failed = match worked {
                 Ok(Worked::Committed) => return committed(value),
                 Ok(Worked::EndedByItself) => {
@@ -170,7 +181,7 @@ impl Db {
     where
         W: AsyncFn(&Statements<'_>) -> Result<T, ApplyError>,
     {
-        let Connected { admission, loan, host } = self.connected(time, false).await?;
+        let Connected { admission, loan, host } = self.connected(time, Some(options.priority)).await?;
         let span = attempt_span(options.name, Circuit::Writes, host);
         let attempt =
             transaction::work_attempt(loan, options.kind(), self.ground(time), (progress, value), work);

@@ -127,7 +127,7 @@ fn answered(loan: Loan) {
 
 /// No answer in time: the session goes to the reaper.
 fn expired(loan: Loan, phase: Phase, time: &AttemptTime) -> Failed {
-    loan.report(CallEnded::TimedOut, Instant::now());
+    loan.report(time.ended(), Instant::now());
     drop(loan);
     let error = Error::Timeout { stage: stage(phase), phase, limit: time.limit };
     Failed { error, breaker: time.on_expiry() }

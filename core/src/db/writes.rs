@@ -16,6 +16,7 @@ use super::{
 use crate::{
     backoff::{Backoff, Jitter},
     breaker::CallResult,
+    bulkhead::Priority,
     deadline::Deadline,
     error::{Error, ErrorClass, Phase, RejectReason},
     health::{DatabasePart, SchemaPart},
@@ -32,6 +33,9 @@ const CONTENTION_BACKOFF: Backoff =
     Backoff { base: Duration::from_millis(5), cap: Duration::from_millis(50), jitter: Jitter::Full };
 /// Attempts at the most where each lost a race, the first included.
 pub(super) const CONTENTION_ATTEMPTS: u32 = 5;
+
+/// Somebody waits for a command that is written directly; what nobody waits for can go into a transaction.
+const PRIORITY: Option<Priority> = Some(Priority::Interactive);
 
 /// What was found out about a write whose COMMIT was not answered.
 enum Found {
@@ -100,7 +104,9 @@ impl Db {
         let (mut ghost, mut doubt) = (None, None);
         loop {
             let mut progress = Progress::after(ghost.take());
-            let failed = match self.write_attempt(command, false, (deadline, limit), &mut progress).await {
+            let attempted = self.write_attempt(command, PRIORITY, (deadline, limit), &mut progress).await;
+            self.earn(attempt, attempted.as_ref().err(), Instant::now());
+            let failed = match attempted {
                 Ok(attempted) => return Ok(attempted),
                 Err(failed) => failed,
             };
@@ -179,17 +185,18 @@ impl Db {
         true
     }
 
-    /// One attempt, direct or from the journal, with what it does to the cache.
+    /// One attempt, direct or, without a priority, from the journal; with what it does to the cache.
     pub(super) async fn write_attempt(
         &self,
         command: &Command,
-        replayed: bool,
+        priority: Option<Priority>,
         (deadline, limit): (Deadline, Duration),
         progress: &mut Progress,
     ) -> Result<Attempted, Failed> {
         let sent_at = Instant::now();
         let time = AttemptTime::new(deadline, limit);
-        let Connected { admission, loan, host } = self.connected(&time, replayed).await?;
+        let replayed = priority.is_none();
+        let Connected { admission, loan, host } = self.connected(&time, priority).await?;
         let (commands, ground) = (self.0.commands.as_ref(), self.ground(&time));
         let span = attempt_span(&command.name, Circuit::Writes, host);
         let attempt = transaction::attempt(loan, commands, command, replayed, ground, progress);

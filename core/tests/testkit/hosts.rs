@@ -8,6 +8,7 @@ use std::{
 
 use ridethrough::{
     Deadline,
+    bulkhead::Priority,
     cache::CacheConfig,
     db::{
         Applied, ApplyError, BoxFuture, BoxStream, Command, Commands, Connecting, Connector, Db, DbConfig,
@@ -90,8 +91,12 @@ struct Service {
 
 impl Service {
     fn start(hosts: &str, names: &Arc<Names>) -> Self {
+        Self::with(hosts, names, DbConfig::default())
+    }
+
+    fn with(hosts: &str, names: &Arc<Names>, config: DbConfig) -> Self {
         let journal = journal_in_memory(JournalConfig::new("in-memory")).unwrap();
-        let mut config = DbConfig { url: format!("postgres://app:app@{hosts}/app"), ..DbConfig::default() };
+        let mut config = DbConfig { url: format!("postgres://app:app@{hosts}/app"), ..config };
         config.pool.connector = Connecting::through(names.clone());
         let (db, background) =
             Db::new(config, CacheConfig::default(), journal.journal.clone(), Arc::new(Shop)).unwrap();
@@ -121,6 +126,10 @@ impl Service {
 
     fn soon(&self) -> Deadline {
         Deadline::after(Instant::now(), Duration::from_secs(4))
+    }
+
+    fn budget(&self) -> f64 {
+        self.db.state(Instant::now())["retry_budget"].as_f64().unwrap()
     }
 
     fn host(&self, index: usize, field: &str) -> String {
@@ -272,4 +281,134 @@ async fn a_silent_host_does_not_hold_up_the_end() {
     service.drain.begin();
     service.parts.remove(0).await.unwrap();
     assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+}
+
+/// With the primary away a standby cancels a read for the sake of its replay (40001). It was not asked again, because the
+/// circuit that was looked at was that of the primary.
+#[tokio::test(start_paused = true)]
+async fn a_lone_standby_that_cancelled_a_read_is_asked_again() {
+    let (primary, standby) = (FakePostgres::start(), FakePostgres::start());
+    standby.make_standby();
+    let names = names(&[("one", &primary), ("two", &standby)]);
+    let service = Service::start("one,two", &names);
+    sleep(SECOND).await;
+    primary.outage();
+    sleep(SECOND * 3).await;
+    assert!(matches!(service.read().await, Some(Source::Standby { .. })));
+    standby.fault(At::statement("SELECT true"), Fault::Error("40001"));
+    let read = service.db.read(&Report(Priority::Interactive), service.soon()).await.unwrap();
+    assert!(matches!(read.source, Source::Standby { .. }), "{read:?}");
+    assert_eq!(standby.faults_waiting(), 0);
+}
+
+/// Calls that were refused at once saved up retries that no traffic had earned.
+#[tokio::test(start_paused = true)]
+async fn only_a_call_that_was_made_earns_a_part_of_a_retry() {
+    let server = FakePostgres::start();
+    let mut config = DbConfig::default();
+    config.budget.floor_per_second = 0.0;
+    let service = Service::with("db", &names(&[("db", &server)]), config);
+    sleep(SECOND).await;
+    let before = service.budget();
+    let options = TransactionOptions::new("t");
+    for number in 0..10 {
+        let now = Deadline::after(Instant::now(), Duration::ZERO);
+        let command = Command {
+            key: number.to_string(),
+            name: "order.place".to_owned(),
+            payload: Bytes::new(),
+            fingerprint: [1; 32],
+            accepted_at: SystemTime::now(),
+        };
+        assert!(service.db.read(&Stock, now).await.is_err());
+        assert!(service.db.write(command, now).await.is_err());
+        let outcome = service.db.transaction(options, now, async |_: &Statements<'_>| Ok(())).await;
+        assert!(outcome.error().is_some_and(ridethrough::Error::is_rejection));
+    }
+    assert_eq!(service.budget(), before);
+    for number in 0..10 {
+        assert_eq!(service.read().await, Some(Source::Primary));
+        service.write(&format!("k{number}")).await;
+        let work = async |_: &Statements<'_>| Ok(());
+        assert!(matches!(
+            service.db.transaction(options, service.soon(), work).await,
+            Outcome::Committed(())
+        ));
+    }
+    let earned = service.budget() - before;
+    assert!((5.9..6.1).contains(&earned), "{earned} retries for 30 calls");
+}
+
+/// Dial, question and proof had a limit each, and so a look could take many times as long as the settings say.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_slow_at_each_step_of_a_look_is_slow_as_a_whole() {
+    let server = FakePostgres::start();
+    let slow = Fault::Delay(Duration::from_millis(700));
+    server.fault_always(At::Connect, slow.clone());
+    server.fault_always(At::statement("SELECT h.recovers"), slow);
+    let service = Service::start("db", &names(&[("db", &server)]));
+    sleep(SECOND * 10).await;
+    assert_eq!(*service.db.database().borrow(), ridethrough::health::DatabasePart::Away);
+}
+
+/// A report: nobody waits for it.
+struct Report(Priority);
+
+impl Query for Report {
+    type Answer = Bytes;
+
+    fn name(&self) -> &'static str {
+        "report"
+    }
+
+    fn cache_key(&self) -> String {
+        format!("{:?}", self.0)
+    }
+
+    fn priority(&self) -> Priority {
+        self.0
+    }
+
+    async fn fetch<'c>(
+        &'c self,
+        statements: &'c Statements<'c>,
+    ) -> Result<Option<Bytes>, tokio_postgres::Error> {
+        let row = statements.row("SELECT true", &[]).await?;
+        Ok(row.map(|_| Bytes::new()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_permits_are_short_somebody_who_waits_goes_before_a_report() {
+    let server = FakePostgres::start();
+    let mut config = DbConfig::default();
+    (config.bulkhead.permits, config.bulkhead.wait) = (1, SECOND * 3);
+    let service = Service::with("db", &names(&[("db", &server)]), config);
+    sleep(SECOND).await;
+    server.fault_always(At::statement("SELECT true"), Fault::Delay(Duration::from_millis(100)));
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let mut calls = Vec::new();
+    for (place, priority) in [Priority::Interactive, Priority::Batch, Priority::Batch, Priority::Interactive]
+        .into_iter()
+        .enumerate()
+    {
+        let (db, ended, deadline) = (service.db.clone(), ended.clone(), service.soon());
+        calls.push(tokio::spawn(async move {
+            db.read(&Report(priority), deadline).await.unwrap();
+            ended.lock().unwrap().push((place, priority));
+        }));
+        tokio::task::yield_now().await;
+    }
+    let (db, late, deadline) = (service.db.clone(), ended.clone(), service.soon());
+    let options = TransactionOptions { priority: Priority::Batch, ..TransactionOptions::new("export") };
+    calls.push(tokio::spawn(async move {
+        let outcome = db.transaction(options, deadline, async |_: &Statements<'_>| Ok(())).await;
+        assert!(matches!(outcome, Outcome::Committed(())), "{outcome:?}");
+        late.lock().unwrap().push((4, Priority::Batch));
+    }));
+    for call in calls {
+        call.await.unwrap();
+    }
+    let order: Vec<usize> = ended.lock().unwrap().iter().map(|(place, _)| *place).collect();
+    assert_eq!(order.get(..2), Some(&[0, 3][..]), "{order:?}: those who wait first");
 }
