@@ -11,7 +11,7 @@ use tracing::{Span, field::Empty};
 use super::{
     Db,
     classify::{Circuit, TripHint},
-    hosts::Host,
+    hosts::{DAMAGED_HOLD, DISK_FULL_HOLD, Host},
     pool::{Loan, NoConnection},
     transaction::Failed,
 };
@@ -137,12 +137,25 @@ impl Db {
         if error.class() == ErrorClass::Failover {
             self.0.hosts.refused_write(host, Instant::now());
         }
+        if TripHint::of(error) == TripHint::DiskFull {
+            self.0.hosts.hold_writes(host, DISK_FULL_HOLD, Instant::now());
+        }
+        self.note_ills(host, error);
+    }
+
+    /// What a person must look at. Damaged data stop writes whoever found them.
+    #[inline]
+    pub(super) fn note_ills(&self, host: usize, error: &Error) {
         let what = match TripHint::of(error) {
             TripHint::DiskFull => "the disk of the database is full; a person must look",
             TripHint::Damaged => "the data of the database are damaged; a person must look",
             _ => return,
         };
-        if self.0.hosts.is_time_for_alarm(Instant::now()) {
+        let now = Instant::now();
+        if TripHint::of(error) == TripHint::Damaged {
+            self.0.hosts.hold_writes(host, DAMAGED_HOLD, now);
+        }
+        if self.0.hosts.is_time_for_alarm(now) {
             tracing::error!(host = host + 1, code = error.code().unwrap_or_default(), "{what}");
         }
     }

@@ -8,6 +8,7 @@
 //! are the memory of that.
 
 mod board;
+mod held;
 mod lag;
 mod roles;
 
@@ -24,6 +25,7 @@ use tokio_postgres::{Config, config::TargetSessionAttrs};
 
 pub(super) use self::board::ALARM_REPEAT;
 use self::board::{Board, Standing};
+pub(super) use self::held::{DAMAGED_HOLD, DISK_FULL_HOLD, Hold};
 pub(super) use self::roles::{Fence, Role, Sighting};
 use super::{
     classify::Circuit,
@@ -59,6 +61,8 @@ pub(super) struct Host {
     as_of: AtomicI64,
     /// It refused a write: not written to before the prober has seen it again.
     doubted: AtomicBool,
+    /// It found its disk full or its data damaged: no writes up to here, in microseconds after our start.
+    held_until: AtomicI64,
 }
 
 /// All hosts of one database.
@@ -130,6 +134,7 @@ impl Hosts {
                     role: AtomicU8::new(Role::Unknown.to_u8()),
                     as_of: AtomicI64::new(UNKNOWN),
                     doubted: AtomicBool::new(false),
+                    held_until: AtomicI64::new(UNKNOWN),
                 }
             })
             .collect();
@@ -199,7 +204,11 @@ impl Hosts {
     }
 
     fn as_of(&self, host: &Host) -> Option<Instant> {
-        match host.as_of.load(Ordering::Acquire) {
+        self.instant(host.as_of.load(Ordering::Acquire))
+    }
+
+    fn instant(&self, micros: i64) -> Option<Instant> {
+        match micros {
             UNKNOWN => None,
             micros if micros < 0 => self.started.checked_sub(Duration::from_micros(micros.unsigned_abs())),
             micros => self.started.checked_add(Duration::from_micros(micros.unsigned_abs())),

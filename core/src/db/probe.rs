@@ -20,7 +20,7 @@ use self::question::Tongue;
 use super::{
     Db,
     classify::{Circuit, TripHint},
-    hosts::{ALARM_REPEAT, Fence, Host, Role, Sighting},
+    hosts::{ALARM_REPEAT, DISK_FULL_HOLD, Fence, Hold, Host, Role, Sighting},
     route::{Bound, Tried},
 };
 use crate::{
@@ -41,6 +41,9 @@ const REFUSED_MAX: Duration = Duration::from_secs(30);
 /// A session on which a host is looked at that refused a write is no older than this: an older one may lead to where the
 /// host's name or address led before.
 const DOUBTED_AGE_MAX: Duration = Duration::from_millis(500);
+
+/// Who seems to be a second primary for this long is one.
+const FENCE_CERTAIN: Duration = Duration::from_secs(2);
 
 /// Watches the hosts of one database until the drain. Made by [`Db::new`](super::Db::new).
 #[derive(Debug)]
@@ -88,6 +91,7 @@ struct HostProber {
     /// The pause after the last renewal of the session that was refused.
     renewal_paused: Duration,
     alarmed: Option<Instant>,
+    fenced_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -110,6 +114,8 @@ struct Found {
     sighting: Sighting,
     /// Whether a writing transaction began, where that was tried.
     writes: bool,
+    /// What kept writes away when it began.
+    hold: Option<Hold>,
 }
 
 impl HostProber {
@@ -127,6 +133,7 @@ impl HostProber {
             trouble: TripHint::Nothing,
             renewal_paused: REFUSED_FIRST,
             alarmed: None,
+            fenced_since: None,
         }
     }
 
@@ -209,7 +216,9 @@ impl HostProber {
     fn is_settled(&self, now: Instant) -> bool {
         let is_closed = |circuit| self.host().circuit(circuit).state(now) == BreakerState::Closed;
         match self.host().role() {
-            Role::Primary => is_closed(Circuit::Reads) && is_closed(Circuit::Writes),
+            // No look before the time is any use.
+            Role::Primary | Role::Alias if self.db.0.hosts.hold(self.host).is_some() => true,
+            Role::Primary | Role::Alias => is_closed(Circuit::Reads) && is_closed(Circuit::Writes),
             Role::ReadOnly | Role::Standby => is_closed(Circuit::Reads),
             Role::Unknown | Role::Fenced(_) => true,
         }
@@ -222,13 +231,17 @@ impl HostProber {
         let reads = host.circuit(Circuit::Reads);
         let writes = host.circuit(Circuit::Writes);
         match role {
-            Role::Primary if found.writes => {
+            Role::Primary | Role::Alias => {
                 reads.probe_succeeded(now);
-                writes.probe_succeeded(now);
-            }
-            Role::Primary => {
-                reads.probe_succeeded(now);
-                writes.probe_failed(now, now + CONFIRM_AFTER);
+                match (found.writes, found.hold) {
+                    (true, hold) => {
+                        writes.probe_succeeded(now);
+                        hold.into_iter().for_each(|hold| self.db.0.hosts.end_hold(self.host, hold));
+                    }
+                    (false, Some(hold)) if now < hold.until => writes.probe_failed(now, hold.until),
+                    (false, Some(_)) => self.db.0.hosts.hold_writes(self.host, DISK_FULL_HOLD, now),
+                    (false, None) => writes.probe_failed(now, now + CONFIRM_AFTER),
+                }
             }
             // The role keeps writes away; the circuit for them has its say when the host takes them again.
             Role::ReadOnly | Role::Standby => reads.probe_succeeded(now),
@@ -253,6 +266,8 @@ impl HostProber {
         }
         if let Role::Fenced(fence) = role {
             self.fenced(fence, role, now);
+        } else {
+            self.fenced_since = None;
         }
         (self.answers, self.misses) = (true, 0);
     }
@@ -313,7 +328,10 @@ impl HostProber {
     }
 
     fn fenced(&mut self, fence: Fence, role: Role, now: Instant) {
-        if !self.is_time_for_alarm(now) {
+        // After a restart two names of one server are told apart for a moment, until both were asked again.
+        let since = *self.fenced_since.get_or_insert(now);
+        let is_sure = fence != Fence::SecondPrimary || now.saturating_duration_since(since) >= FENCE_CERTAIN;
+        if !is_sure || !self.is_time_for_alarm(now) {
             return;
         }
         let (host, reason) = (self.host + 1, role.fence().unwrap_or_default());
@@ -352,12 +370,16 @@ impl HostProber {
             }
             Err(error) => return Err(error),
         };
-        let to_prove = !sighting.in_recovery
-            && !sighting.read_only
-            && self.host().circuit(Circuit::Writes).state(Instant::now()) != BreakerState::Closed;
-        let writes = !to_prove || question::prove_writes(&session.client, left()).await.is_ok();
+        let (now, hold) = (Instant::now(), self.db.0.hosts.hold(self.host));
+        let is_closed = self.host().circuit(Circuit::Writes).state(now) == BreakerState::Closed;
+        let writes = match hold {
+            _ if sighting.in_recovery || sighting.read_only => false,
+            Some(hold) if now < hold.until => false,
+            Some(_) => question::prove_room(&session.client, left()).await.is_ok(),
+            None => is_closed || question::prove_writes(&session.client, left()).await.is_ok(),
+        };
         self.session = Some(session);
-        Ok(Found { sighting, writes })
+        Ok(Found { sighting, writes, hold })
     }
 
     async fn dial(&self, limit: Duration) -> Result<Session, Error> {

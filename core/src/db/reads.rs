@@ -74,6 +74,7 @@ impl Db {
             tried.add(route.host());
             now = Instant::now();
             self.earn(attempt, Some(&failed), now);
+            self.note_ills(route.host(), &failed.error);
             let elsewhere = self.0.hosts.reader(bound, tried, now).is_some();
             // A circuit that is half-open and takes no more trials: the call was not made, so another one is no retry.
             if matches!(failed.error, Error::Rejected { reason: RejectReason::BreakerOpen, .. }) && elsewhere

@@ -77,7 +77,7 @@ pub(super) fn for_read(
         Role::Primary | Role::ReadOnly => true,
         // Before the first probe; with one host there is no wrong choice.
         Role::Unknown => single,
-        Role::Standby | Role::Fenced(_) => false,
+        Role::Standby | Role::Alias | Role::Fenced(_) => false,
     };
     if let Some((host, _)) = open_to_us.clone().find(|(_, candidate)| has_truth(candidate)) {
         return Some(Route::Primary(host));

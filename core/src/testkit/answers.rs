@@ -27,6 +27,7 @@ pub(super) struct Facts<'f> {
     pub(super) in_recovery: bool,
     pub(super) system_identifier: i64,
     pub(super) timeline: i32,
+    pub(super) started: SystemTime,
     /// Where the log of the server ends.
     pub(super) position: u64,
     /// When the statistics began, in seconds: anew after each crash.
@@ -227,9 +228,7 @@ impl Facts<'_> {
             | "transaction_timestamp"
             | "statement_timestamp"
             | "pg_last_xact_replay_timestamp" => datum(&SystemTime::now()),
-            "pg_postmaster_start_time" => {
-                datum(&(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)))
-            }
+            "pg_postmaster_start_time" => datum(&self.started),
             "version" => datum(&format!("PostgreSQL {} (fake)", self.setting("server_version"))),
             "current_database" => datum(&self.setting("database")),
             "coalesce" | "greatest" => self.picked(name, arguments)?,

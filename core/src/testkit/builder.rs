@@ -2,7 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, atomic::AtomicI32},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI32, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::{Notify, watch};
@@ -10,6 +14,7 @@ use tokio_postgres::types::Type;
 
 use super::{
     FakePostgres,
+    context::STARTED_AT,
     data::Data,
     reply::Reply,
     script::{At, Fault, Script},
@@ -109,12 +114,17 @@ impl Builder {
     /// Starts the server.
     #[must_use]
     pub fn start(self) -> FakePostgres {
+        // No two servers were started in the same moment.
+        static STARTED: AtomicU64 = AtomicU64::new(0);
         let role = Role { in_recovery: false, read_only: false, timeline: 1, crashes: 0 };
         let world = World {
             columns: self.columns,
             settings: self.settings,
             password: self.password,
             system_identifier: self.system_identifier,
+            started: SystemTime::UNIX_EPOCH
+                + Duration::from_secs(STARTED_AT)
+                + Duration::from_micros(STARTED.fetch_add(1, Ordering::Relaxed)),
             rules: Mutex::new(self.rules),
             script: Mutex::new(self.script),
             data: Mutex::new(Data::default()),

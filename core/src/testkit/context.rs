@@ -30,7 +30,7 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(60);
 const FIRST_POSITION: u64 = 0x016B_3748;
 const COMMIT_BYTES: u64 = 56;
 /// In seconds.
-const STARTED_AT: u64 = 1_700_000_000;
+pub(super) const STARTED_AT: u64 = 1_700_000_000;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(super) fn is_read_only(&self) -> bool {
@@ -129,6 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             in_recovery: role.in_recovery,
             system_identifier: self.world.system_identifier,
             timeline: role.timeline,
+            started: self.world.started + Duration::from_secs(role.crashes),
             position: FIRST_POSITION + commits * COMMIT_BYTES,
             statistics_since: STARTED_AT + role.crashes,
             settings: &settings,

@@ -79,6 +79,7 @@ pub(super) struct World {
     pub(super) settings: HashMap<String, String>,
     pub(super) password: Option<String>,
     pub(super) system_identifier: i64,
+    pub(super) started: SystemTime,
     pub(super) rules: Mutex<Vec<(String, Reply)>>,
     pub(super) script: Mutex<Script>,
     pub(super) data: Mutex<Data>,

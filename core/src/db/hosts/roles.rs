@@ -18,11 +18,20 @@ pub(crate) struct Sighting {
     pub(crate) timeline: Option<u32>,
     /// How far its WAL goes: written on a primary, replayed on a standby.
     pub(crate) position: Option<u64>,
+    /// When the server was started, in microseconds since 1970: with the system, it tells one server from another.
+    pub(crate) started_us: Option<u64>,
     /// On a standby: milliseconds since the last commit that it replayed, by the server's own clock.
     pub(crate) replayed_ago_ms: Option<u64>,
 }
 
 impl Sighting {
+    /// The same server under another name: same system, started at the same moment. Where that is not known: no.
+    pub(crate) fn is_of_same_server(&self, other: &Self) -> bool {
+        let is_known = self.system.is_some() && self.started_us.is_some() && self.timeline.is_some();
+        let of = |seen: &Self| (seen.system, seen.started_us, seen.timeline, seen.in_recovery);
+        is_known && of(self) == of(other)
+    }
+
     /// Another database system, or the same after a promotion. Where one of the two is not known: no.
     pub(crate) fn is_of_another_server(&self, before: &Self) -> bool {
         let differs =
@@ -45,6 +54,8 @@ pub(crate) enum Role {
     ReadOnly,
     /// Replays the primary's WAL.
     Standby,
+    /// Another name of the primary, as where one name stands for writes and one for reads. Used only when the first is lost.
+    Alias,
     /// Must be neither written to nor read from.
     Fenced(Fence),
 }
@@ -68,6 +79,7 @@ impl Role {
             Self::Primary => "primary",
             Self::ReadOnly => "read-only",
             Self::Standby => "standby",
+            Self::Alias => "alias",
             Self::Fenced(_) => "fenced",
         }
     }
@@ -92,6 +104,7 @@ impl Role {
             Self::Fenced(Fence::OtherSystem) => 4,
             Self::Fenced(Fence::OldTimeline) => 5,
             Self::Fenced(Fence::SecondPrimary) => 6,
+            Self::Alias => 7,
         }
     }
 
@@ -103,6 +116,7 @@ impl Role {
             4 => Self::Fenced(Fence::OtherSystem),
             5 => Self::Fenced(Fence::OldTimeline),
             6 => Self::Fenced(Fence::SecondPrimary),
+            7 => Self::Alias,
             _ => Self::Unknown,
         }
     }
@@ -172,8 +186,12 @@ impl Roles {
         } else if self.is_outdated(&sighting) {
             Role::Fenced(Fence::OldTimeline)
         } else if self.primary.is_some_and(|primary| primary != host) {
-            // Also where it is read-only: only one of them has the truth.
-            Role::Fenced(Fence::SecondPrimary)
+            if self.primary.is_some_and(|primary| self.are_same_server(primary, host)) {
+                Role::Alias
+            } else {
+                // Also where it is read-only: only one of them has the truth.
+                Role::Fenced(Fence::SecondPrimary)
+            }
         } else if sighting.read_only {
             Role::ReadOnly
         } else {
@@ -192,6 +210,11 @@ impl Roles {
         matches!((sighting.timeline, self.timeline_max), (Some(its), Some(highest)) if its < highest)
     }
 
+    fn are_same_server(&self, one: usize, other: usize) -> bool {
+        let sightings = self.last(one).zip(self.last(other));
+        sightings.is_some_and(|(one, other)| one.is_of_same_server(&other))
+    }
+
     fn could_be_primary(&self, seen: &Seen) -> bool {
         seen.last.is_some_and(|sighting| {
             self.is_ours(&sighting)
@@ -205,14 +228,21 @@ impl Roles {
     fn elect(&mut self) {
         let is_candidate = |host: usize| self.seen.get(host).is_some_and(|seen| self.could_be_primary(seen));
         let stays = self.primary.filter(|host| is_candidate(*host));
-        if stays.is_some_and(|host| self.answers(host)) {
+        if let Some(host) = stays.filter(|host| self.answers(*host)) {
+            // Of two names of one server the first, whichever was seen first.
+            let is_first_name = |other: &usize| {
+                self.answers(*other) && is_candidate(*other) && self.are_same_server(*other, host)
+            };
+            self.primary = (0..host).find(is_first_name).or(stays);
             return;
         }
         // A promotion raises the timeline. Who claims to be the primary on that of the lost one was not promoted but copied,
         // or is the lost one under another name; and what it wrote, the lost one will not have when it is back.
         let timeline_of = |host: usize| self.last(host).and_then(|sighting| sighting.timeline);
         let lost = stays.and_then(timeline_of);
-        let is_copy = |host: usize| stays != Some(host) && lost.is_some() && timeline_of(host) == lost;
+        let is_other =
+            |host: usize| stays.is_some_and(|lost| lost != host && !self.are_same_server(lost, host));
+        let is_copy = |host: usize| is_other(host) && lost.is_some() && timeline_of(host) == lost;
         let mut candidates = (0..self.seen.len()).filter(|host| self.answers(*host) && is_candidate(*host));
         self.primary = candidates.find(|host| !is_copy(*host)).or(stays);
     }
@@ -329,6 +359,25 @@ mod tests {
         assert_eq!(roles.role(1), Role::Fenced(Fence::SecondPrimary));
     }
 
+    /// One server under a name for writes and one for reads raised the alarm of a second primary every five minutes.
+    #[test]
+    fn two_names_of_one_server_are_one_primary_and_the_first_is_used() {
+        let named = Sighting { started_us: Some(5), ..primary(1) };
+        let mut roles = Roles::new(2);
+        roles.saw(1, named);
+        assert_eq!(roles.primary(), Some(1), "as long as the first was not seen");
+        roles.saw(0, named);
+        assert_eq!((roles.role(0), roles.role(1)), (Role::Primary, Role::Alias));
+        roles.lost(0);
+        assert_eq!((roles.role(0), roles.role(1)), (Role::Alias, Role::Primary), "only the name is away");
+        roles.saw(0, named);
+        assert_eq!(roles.primary(), Some(0));
+        roles.saw(1, Sighting { started_us: Some(6), ..named });
+        assert_eq!(roles.role(1), Role::Fenced(Fence::SecondPrimary), "started apart: two servers");
+        roles.saw(1, standby(1));
+        assert_eq!(roles.role(1), Role::Standby, "the name for reads leads elsewhere now");
+    }
+
     #[test]
     fn a_read_only_primary_gives_way_and_comes_back() {
         let mut roles = roles(&[primary(1)]);
@@ -352,7 +401,10 @@ mod tests {
     fn roles_survive_their_number() {
         use Fence::{OldTimeline, OtherSystem, SecondPrimary};
         let fenced = [OtherSystem, OldTimeline, SecondPrimary].map(Role::Fenced);
-        for role in [Role::Unknown, Role::Primary, Role::ReadOnly, Role::Standby].into_iter().chain(fenced) {
+        for role in [Role::Unknown, Role::Primary, Role::ReadOnly, Role::Standby, Role::Alias]
+            .into_iter()
+            .chain(fenced)
+        {
             assert_eq!(Role::from_u8(role.to_u8()), role);
         }
     }

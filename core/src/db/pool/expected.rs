@@ -33,7 +33,7 @@ impl Expected {
     pub(super) fn set(&self, role: Role, sighting: Option<Sighting>) {
         let kind = match role {
             Role::Unknown => ANY,
-            Role::Primary | Role::ReadOnly => PRIMARY,
+            Role::Primary | Role::ReadOnly | Role::Alias => PRIMARY,
             Role::Standby => STANDBY,
             Role::Fenced(_) => NOBODY,
         };

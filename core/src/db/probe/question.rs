@@ -22,14 +22,19 @@ const FULL: &str = "SELECT h.recovers, current_setting('transaction_read_only'):
     CASE WHEN h.recovers THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0'::pg_lsn, \
     CASE WHEN h.recovers THEN (extract(epoch FROM clock_timestamp() - coalesce(pg_last_xact_replay_timestamp(), \
         (SELECT checkpoint_time FROM pg_control_checkpoint()))) * 1000)::bigint END, \
-    pg_size_bytes(current_setting('wal_segment_size')) \
+    pg_size_bytes(current_setting('wal_segment_size')), \
+    (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint \
     FROM (SELECT pg_is_in_recovery() AS recovers) AS h";
 /// For a server that refuses the functions above: a managed one, or a relative of PostgreSQL.
 const PLAIN: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool";
 /// Proves that transactions can write, without writing a row and without waiting for a disk: an assigned transaction id
 /// makes the commit leave 40 bytes in the WAL, which nobody waits for. Still it costs ids, so it is asked only before
-/// the circuit for writes closes again. It does not prove that the disk has room.
+/// the circuit for writes closes again. It does not prove that the disk has room; that is asked otherwise.
 const PROOF: &str = "SELECT txid_current()";
+/// Proves that the disk of the database has room again: 80 kB in a table that is gone with the commit. Asked only where it
+/// was full, at the most once in a second.
+const ROOM: &str = "CREATE TEMP TABLE ridethrough_room ON COMMIT DROP AS \
+    SELECT repeat('x', 1000) AS filling FROM generate_series(1, 80)";
 
 /// Which of the questions a server understands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,6 +61,18 @@ pub(super) async fn ask(client: &Client, tongue: &mut Tongue, limit: Duration) -
 /// Whether writing transactions can begin.
 pub(super) async fn prove_writes(client: &Client, limit: Duration) -> Result<(), Error> {
     answer(client.simple_query(PROOF), limit).await.map(|_| ())
+}
+
+/// Whether writing finds room. A role that may make no temporary table proves only that transactions begin; a write finds out
+/// then.
+pub(super) async fn prove_room(client: &Client, limit: Duration) -> Result<(), Error> {
+    let asked = async {
+        match client.simple_query(ROOM).await {
+            Err(error) if is_refused_question(&error) => client.simple_query(PROOF).await,
+            answered => answered,
+        }
+    };
+    answer(asked, limit).await.map(|_| ())
 }
 
 async fn answer<T>(
@@ -102,6 +119,7 @@ fn read(text: impl Fn(usize) -> Option<String>) -> Sighting {
         timeline: positive(3).and_then(|number| u32::try_from(number).ok()),
         position: positive(4).map(|position| without_header(position, positive(6))),
         // A negative one comes from clocks that disagree; then it was just now.
+        started_us: positive(7),
         replayed_ago_ms: number(5).map(|ago| u64::try_from(ago).unwrap_or(0)),
     }
 }
