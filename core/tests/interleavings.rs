@@ -184,18 +184,23 @@ fn failures_at_once_trip_once() {
 }
 
 /// Whoever sees the word of an open breaker also sees when and until when, though they are not in the word.
+///
+/// The reader is the thread that is spawned: loom remembers one access to each atomic, and the look at the word that goes
+/// before its store would hide a reader that ran first, so that a single interleaving was left to explore.
 fn a_rejection_tells_of_the_trip_it_follows() {
     let breaker = breaker(1);
     let tripped_at = now() + Duration::from_millis(1_500);
-    let other = std::sync::Arc::clone(&breaker);
     let call = breaker.admit_owned(now()).expect("closed");
-    let tripping = thread::spawn(move || call.record(CallResult::Failure, tripped_at));
-    if let Err(rejection) = other.admit(tripped_at) {
-        assert_eq!(rejection.reason, TripReason::ConsecutiveFailures);
-        assert_eq!(rejection.since(), tripped_at);
-        assert_eq!(rejection.retry_after(), Duration::from_secs(1));
-    }
-    tripping.join().expect("no panic");
+    let other = std::sync::Arc::clone(&breaker);
+    let asking = thread::spawn(move || {
+        if let Err(rejection) = other.admit(tripped_at) {
+            assert_eq!(rejection.reason, TripReason::ConsecutiveFailures);
+            assert_eq!(rejection.since(), tripped_at);
+            assert_eq!(rejection.retry_after(), Duration::from_secs(1));
+        }
+    });
+    call.record(CallResult::Failure, tripped_at);
+    asking.join().expect("no panic");
 }
 
 fn half_open() -> std::sync::Arc<Breaker> {
