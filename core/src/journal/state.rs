@@ -161,7 +161,8 @@ impl Shared {
     /// Waits at most `patience` for appends; the queue is emptied before closing shows.
     pub(crate) fn next_work(&self, patience: Duration) -> Work {
         let mut state = self.state();
-        if state.queue.is_empty() && !state.closed {
+        // A wait of no time would still cost a system call, and the timer's slack with it.
+        if state.queue.is_empty() && !state.closed && !patience.is_zero() {
             let waited = self.work.wait_timeout(state, patience);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }

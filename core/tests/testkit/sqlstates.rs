@@ -89,6 +89,15 @@ fn rows() -> impl Iterator<Item = (&'static str, Row)> {
     TABLE.iter().flat_map(|row| row.codes.iter().map(|code| (*code, *row)))
 }
 
+/// Each code as an ERROR; as the end of the session one of each row, and those that last.
+fn both_severities() -> impl Iterator<Item = (&'static str, Row, bool)> {
+    let errors = rows().map(|(code, row)| (code, row, false));
+    let first = one_of_each().map(|(code, row)| (code, row, true));
+    let firsts = |code: &str| TABLE.iter().any(|row| row.codes.first() == Some(&code));
+    let lasting = rows().filter(move |(code, _)| lasts(code) && !firsts(code));
+    errors.chain(first).chain(lasting.map(|(code, row)| (code, row, true)))
+}
+
 /// One code of each row, for what takes long.
 fn one_of_each() -> impl Iterator<Item = (&'static str, Row)> {
     TABLE.iter().filter_map(|row| Some((*row.codes.first()?, *row)))
@@ -114,23 +123,21 @@ async fn keeps(path: &Path, call: impl Future<Output = ()>) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn a_read_that_fails() {
-    for (code, row) in rows() {
-        for fatal in [false, true] {
-            let path = Path::new(Path::once()).await;
-            path.read().await.unwrap();
-            let (before, _) = path.counted();
-            let fault = if fatal { Fault::Fatal(code) } else { Fault::Error(code) };
-            path.server.fault(At::statement("SELECT title"), fault);
-            let story = format!("{code} fatal {fatal}");
-            let class = if fatal { row.fatal_class(code, Phase::Sent) } else { row.class(Phase::Sent) };
-            let kept = keeps(&path, async {
-                let error = path.read().await.expect_err(&story);
-                assert_eq!((error.class(), error.phase()), (class, Phase::Sent), "{story}");
-                assert_eq!(error.code(), Some(code), "{story}");
-                assert_eq!(counted(before, path.counted().0), row.reads, "{story}");
-            });
-            assert_eq!(kept.await, row.keeps && !fatal, "{story}");
-        }
+    for (code, row, fatal) in both_severities() {
+        let path = Path::new(Path::once()).await;
+        path.read().await.unwrap();
+        let (before, _) = path.counted();
+        let fault = if fatal { Fault::Fatal(code) } else { Fault::Error(code) };
+        path.server.fault(At::statement("SELECT title"), fault);
+        let story = format!("{code} fatal {fatal}");
+        let class = if fatal { row.fatal_class(code, Phase::Sent) } else { row.class(Phase::Sent) };
+        let kept = keeps(&path, async {
+            let error = path.read().await.expect_err(&story);
+            assert_eq!((error.class(), error.phase()), (class, Phase::Sent), "{story}");
+            assert_eq!(error.code(), Some(code), "{story}");
+            assert_eq!(counted(before, path.counted().0), row.reads, "{story}");
+        });
+        assert_eq!(kept.await, row.keeps && !fatal, "{story}");
     }
 }
 
@@ -150,31 +157,29 @@ async fn a_read_is_asked_again_where_that_can_help() {
 
 #[tokio::test(start_paused = true)]
 async fn a_transaction_that_fails_before_its_commit() {
-    for (code, row) in rows() {
-        for fatal in [false, true] {
-            let path = Path::new(Path::once()).await;
-            path.read().await.unwrap();
-            let (_, before) = path.counted();
-            let fault = if fatal { Fault::Fatal(code) } else { Fault::Error(code) };
-            path.server.fault(At::statement("INSERT INTO orders"), fault);
-            let story = format!("{code} fatal {fatal}");
-            let phase = Phase::InTransaction;
-            let class = if fatal { row.fatal_class(code, phase) } else { row.class(phase) };
-            let kept = keeps(&path, async {
-                let outcome = path.transaction(TransactionOptions::new("order").replayable()).await;
-                let Outcome::RolledBack(error) = outcome else { panic!("{story}: {outcome:?}") };
-                assert_eq!((error.class(), error.phase()), (class, phase), "{story}");
-                assert_eq!(counted(before, path.counted().1), row.writes, "{story}");
-            });
-            assert_eq!(kept.await, row.keeps && !fatal, "{story}");
-            assert_eq!(path.orders(), 0, "{story}");
-        }
+    for (code, row, fatal) in both_severities() {
+        let path = Path::new(Path::once()).await;
+        path.read().await.unwrap();
+        let (_, before) = path.counted();
+        let fault = if fatal { Fault::Fatal(code) } else { Fault::Error(code) };
+        path.server.fault(At::statement("INSERT INTO orders"), fault);
+        let story = format!("{code} fatal {fatal}");
+        let phase = Phase::InTransaction;
+        let class = if fatal { row.fatal_class(code, phase) } else { row.class(phase) };
+        let kept = keeps(&path, async {
+            let outcome = path.transaction(TransactionOptions::new("order").replayable()).await;
+            let Outcome::RolledBack(error) = outcome else { panic!("{story}: {outcome:?}") };
+            assert_eq!((error.class(), error.phase()), (class, phase), "{story}");
+            assert_eq!(counted(before, path.counted().1), row.writes, "{story}");
+        });
+        assert_eq!(kept.await, row.keeps && !fatal, "{story}");
+        assert_eq!(path.orders(), 0, "{story}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_transaction_runs_again_only_where_it_may_and_where_that_can_help() {
-    for (code, row) in rows() {
+    for (code, row) in one_of_each() {
         for replayable in [false, true] {
             let path = Path::new(Path::quiet()).await;
             path.server.fault(At::statement("INSERT INTO orders"), Fault::Error(code));
