@@ -199,6 +199,6 @@ async fn many_calls_dropped_anywhere_leave_nothing_behind() {
         path.at_rest(&story).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         let open = path.number("pool", "connections") + 1;
-        assert_eq!(path.server.counts().open, open, "{story}");
+        assert_eq!(path.server.counts().open, open, "{story}: {:?} {}", path.server.counts(), path.state());
     }
 }

@@ -276,6 +276,25 @@ async fn a_session_that_cannot_be_made_was_never_asked_anything() {
     }
 }
 
+/// 57P03: a server that starts up, or recovers after a crash, answers everybody with it until it is done.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_starts_up_is_waited_for() {
+    let path = Path::new(DbConfig::default()).await;
+    path.read().await.unwrap();
+    path.server.fault_always(At::Connect, Fault::STARTING_UP);
+    path.server.crash();
+    let error = path.read().await.unwrap_err();
+    assert_eq!((error.class(), error.phase()), (Transient, Phase::NotSent), "{error}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    path.read().await.unwrap_err();
+    let told = path.write("k").await;
+    assert!(matches!(told, Ok(Written::Journaled { .. })), "{told:?}");
+    path.server.recover();
+    path.replayed("it has started").await;
+    assert_eq!(path.orders(), 1);
+    assert!(path.read().await.is_ok());
+}
+
 /// The library's own question finds nobody, or finds silence: rows of the table that have no code.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_breaks_has_no_code() {
