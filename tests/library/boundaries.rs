@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// A silent connection costs an attempt of this.
 const ATTEMPT: Duration = Duration::from_millis(150);
 /// What a caller gives a write whose end cannot be found out, because nobody gets through.
-const CUT_OFF_LIMIT: Duration = Duration::from_millis(800);
+const CUT_OFF_LIMIT: Duration = Duration::from_millis(400);
 /// How long the server keeps the transaction, and so the key, of a connection that fell silent.
 const GHOST: Duration = Duration::from_millis(150);
 /// Writes at one boundary before the test gives up.
