@@ -195,9 +195,9 @@ impl Db {
             *class = ErrorClass::Permanent;
             failed.breaker = CallResult::Success;
         }
-        self.note_attempt(host, &span, worked.as_ref().err());
         let result = worked.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success);
         admission.record(result, Instant::now());
+        self.note_attempt(host, &span, worked.as_ref().err());
         worked
     }
 }

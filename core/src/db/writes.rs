@@ -201,9 +201,9 @@ impl Db {
         let span = attempt_span(&command.name, Circuit::Writes, host);
         let attempt = transaction::attempt(loan, commands, command, replayed, ground, progress);
         let attempted = attempt.instrument(span.clone()).await;
-        self.note_attempt(host, &span, attempted.as_ref().err());
         let result = attempted.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success);
         admission.record(result, Instant::now());
+        self.note_attempt(host, &span, attempted.as_ref().err());
         let (settled, before) = match &attempted {
             Ok(Attempted::Committed(applied)) => (applied.clone().into(), false),
             Ok(Attempted::Known(known)) if replayed && known.is_same_request(command) => {

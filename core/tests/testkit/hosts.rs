@@ -25,7 +25,7 @@ use super::kit::*;
 
 /// Leads each name to a server, which can change.
 #[derive(Debug, Default)]
-struct Names(Mutex<HashMap<String, FakePostgres>>);
+pub(super) struct Names(Mutex<HashMap<String, FakePostgres>>);
 
 impl Names {
     fn lead(&self, name: &str, server: &FakePostgres) {
@@ -82,15 +82,15 @@ impl Query for Stock {
     }
 }
 
-struct Service {
-    db: Db,
+pub(super) struct Service {
+    pub(super) db: Db,
     parts: Vec<JoinHandle<()>>,
     drain: Drain,
     _journal: TestJournal,
 }
 
 impl Service {
-    fn start(hosts: &str, names: &Arc<Names>) -> Self {
+    pub(super) fn start(hosts: &str, names: &Arc<Names>) -> Self {
         Self::with(hosts, names, DbConfig::default())
     }
 
@@ -109,7 +109,7 @@ impl Service {
         Self { db, parts, drain, _journal: journal }
     }
 
-    async fn write(&self, key: &str) -> Written {
+    pub(super) async fn write(&self, key: &str) -> Written {
         let command = Command {
             key: key.to_owned(),
             name: "order.place".to_owned(),
@@ -120,7 +120,7 @@ impl Service {
         self.db.write(command, self.soon()).await.unwrap()
     }
 
-    async fn read(&self) -> Option<Source> {
+    pub(super) async fn read(&self) -> Option<Source> {
         self.db.read(&Stock, self.soon()).await.ok().map(|read| read.source)
     }
 
@@ -143,7 +143,7 @@ impl Drop for Service {
     }
 }
 
-fn names(pairs: &[(&str, &FakePostgres)]) -> Arc<Names> {
+pub(super) fn names(pairs: &[(&str, &FakePostgres)]) -> Arc<Names> {
     let names = Arc::new(Names::default());
     pairs.iter().for_each(|(name, server)| names.lead(name, server));
     names
@@ -156,7 +156,7 @@ fn on_timeline(timeline: i32) -> FakePostgres {
     FakePostgres::builder().on("SELECT h.recovers", Reply::rows(names, [row])).start()
 }
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
 /// The name of the only host moved to the promoted standby, while the old primary went on living for those that were
 /// still connected to it. The prober saw a primary before and after, so the sessions of the pool were kept: they went on
@@ -430,44 +430,4 @@ async fn two_names_of_one_server_are_one_host() {
     sleep(SECOND).await;
     let roles = [service.host(0, "role"), service.host(1, "role")];
     assert!(roles.contains(&"\"fenced\"".to_owned()), "two servers are two: {roles:?}");
-}
-
-/// A server whose disk was full went on being written to by every call.
-#[tokio::test(start_paused = true)]
-async fn writes_keep_away_from_a_full_disk_until_it_has_room() {
-    let server = FakePostgres::start();
-    let service = Service::start("db", &names(&[("db", &server)]));
-    sleep(SECOND).await;
-    let full = Fault::Error("53100");
-    server.fault(At::statement("INSERT INTO orders"), full.clone());
-    server.fault(At::statement("CREATE TEMP TABLE"), full.clone());
-    server.fault_nth(At::statement("CREATE TEMP TABLE"), 2, full);
-    let state =
-        |service: &Service| service.db.state(Instant::now())["hosts"][0]["writes"]["state"].to_string();
-    assert!(matches!(service.write("a").await, Written::Journaled { .. }));
-    for tenth in 0..10 {
-        assert_eq!(state(&service), "\"open\"", "after {tenth} tenths of a second");
-        sleep(SECOND / 10).await;
-    }
-    sleep(SECOND).await;
-    assert_eq!(state(&service), "\"open\"", "there is still no room");
-    assert_eq!(service.read().await, Some(Source::Primary), "reads go on");
-    sleep(SECOND * 4).await;
-    assert_eq!((state(&service), server.faults_waiting()), ("\"closed\"".to_owned(), 0));
-}
-
-/// Damage heals by no waiting, and so writes keep away for longer, also where a read found it.
-#[tokio::test(start_paused = true)]
-async fn writes_keep_away_from_damaged_data() {
-    let server = FakePostgres::start();
-    let service = Service::start("db", &names(&[("db", &server)]));
-    sleep(SECOND).await;
-    server.fault(At::statement("SELECT true"), Fault::Error("XX001"));
-    assert_eq!(service.read().await, None);
-    let state =
-        |service: &Service| service.db.state(Instant::now())["hosts"][0]["writes"]["state"].to_string();
-    sleep(SECOND * 29).await;
-    assert_eq!(state(&service), "\"open\"");
-    sleep(SECOND * 3).await;
-    assert_eq!(state(&service), "\"closed\"");
 }

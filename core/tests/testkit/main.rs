@@ -24,6 +24,7 @@ mod doubts;
 mod faults;
 #[cfg(test)]
 mod hosts;
+mod ills;
 #[cfg(test)]
 mod lanes;
 #[cfg(test)]
