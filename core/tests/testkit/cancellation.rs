@@ -198,7 +198,9 @@ async fn many_calls_dropped_anywhere_leave_nothing_behind() {
         assert_eq!(path.server.applied("order.place"), path.server.committed_keys().len(), "{story}");
         path.at_rest(&story).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let open = path.number("pool", "connections") + 1;
-        assert_eq!(path.server.counts().open, open, "{story}: {:?} {}", path.server.counts(), path.state());
+        // One less where the server ended a session while it was idle: the pool counts it until it would be lent.
+        let (pooled, open) = (path.number("pool", "connections"), path.server.counts().open);
+        let is_told = (pooled..=pooled + 1).contains(&open);
+        assert!(is_told, "{story}: {:?} {}", path.server.counts(), path.state());
     }
 }
