@@ -337,7 +337,6 @@ impl Hosts {
     }
 
     /// What the host said last, and how far it is behind at `now`.
-    #[cfg(feature = "serde")]
     pub(super) fn last(&self, host: usize, now: Instant) -> (Option<Sighting>, Option<Duration>) {
         let lag = self.at(host).and_then(|host| self.as_of(host));
         (self.board().roles.last(host), lag.map(|as_of| now.saturating_duration_since(as_of)))
