@@ -267,7 +267,7 @@ async fn a_write_to_a_standby_is_a_matter_of_failover() {
     let (folder, cluster) = database(&[]).await;
     let standby = Standby::of(&cluster, &folder, "standby").await;
     let service = Service::unseen(config(standby.url()), Arc::new(Put));
-    let seen = async || (*service.db.database().borrow() == DatabasePart::ReadOnly).then_some(());
+    let seen = async || (*service.db.database().borrow() == DatabasePart::Standby).then_some(());
     until("the standby is seen", LIMIT, seen).await;
     let error = service.ask(several("INSERT INTO effects (key) VALUES ('x')"), LIMIT).await;
     let error = error.expect_err("a standby takes no writes");
