@@ -80,7 +80,7 @@ fn time_of(bucket: usize) -> Duration {
     Duration::from_nanos((1_000 << doubling) + (2 * part + 1) * sixteenth_in_nanos)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "postgres"))]
 mod tests {
     use proptest::prelude::*;
 
