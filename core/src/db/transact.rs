@@ -74,8 +74,8 @@ impl Db {
     /// Runs `work` in a transaction and says how it ended.
     ///
     /// An attempt for which no connection was had is made again. One that began is made again only where the options
-    /// say that it may be: after a serialization failure or deadlock (40001, 40P01, at most five attempts, pauses of 5 to
-    /// 50 ms), an outdated plan, or a connection that was lost before COMMIT. Retries are paid from the budget and end
+    /// say that it may be: after a serialization failure or deadlock (40001, 40P01, at most five attempts, pauses of up to
+    /// 5, 10, 20 and 40 ms), an outdated plan, or a connection that was lost before COMMIT. Retries are paid from the budget and end
     /// with the deadline. A COMMIT whose answer was lost is looked into until the deadline, and what still runs is
     /// ended; only what cannot be found out is [`Outcome::Unknown`].
     ///
