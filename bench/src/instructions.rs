@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::{path::Path, peers};
 
 /// Names of what [`only`] repeats, ours first.
-const CALLS: [&str; 12] = [
+const CALLS: [&str; 13] = [
     "ridethrough: breaker closed, admit and record",
     "ridethrough: breaker closed, admit_owned and record",
     "ridethrough: breaker open, rejection",
@@ -27,6 +27,7 @@ const CALLS: [&str; 12] = [
     "ridethrough: metrics of one call",
     "ridethrough: the whole path around an empty query",
     "one clock read",
+    "the loop alone, with a breaker and two times",
     "recloser: closed, call succeeds",
     "failsafe: closed, call succeeds",
     "nobreak: closed, call succeeds",
@@ -34,7 +35,7 @@ const CALLS: [&str; 12] = [
 ];
 /// The path alone is counted, without what a timer does beside it: handing the recorder the times of its calls.
 const PATH: &str = CALLS[6];
-const TOGGLE: &str = "--toggle-collect=ridethrough_bench::path::Path::call";
+const TOGGLE: &str = "--toggle-collect=ridethrough_bench::path::whole::Path::call";
 /// Calls between two of those; more, and a call hands them over itself.
 const PUBLISHED: u64 = 400;
 const FEW: u64 = 10_000;
@@ -72,7 +73,7 @@ pub fn only(name: &str, calls: u64) -> bool {
             let _recorder = peers::recorder();
             repeat(calls, || {
                 bench::db_attempt();
-                bench::db_call("bench", black_box(Duration::from_micros(700)));
+                bench::fresh_read("bench", black_box(Duration::from_micros(700)));
             });
         }
         Some(6) => {
@@ -81,26 +82,31 @@ pub fn only(name: &str, calls: u64) -> bool {
             for call in 0..calls {
                 path.call();
                 if call % PUBLISHED == 0 {
-                    bench::publish_times();
+                    ridethrough::metrics::publish();
                 }
             }
         }
         Some(7) => repeat(calls, || {
             black_box(Instant::now());
         }),
-        Some(8) => {
+        Some(8) => repeat(calls, || {
+            black_box(&**black_box(&breaker));
+            black_box(now);
+            black_box(now);
+        }),
+        Some(9) => {
             let recloser = Recloser::default();
             repeat(calls, || drop(black_box(recloser.call(peers::succeed))));
         }
-        Some(9) => {
+        Some(10) => {
             let failsafe = failsafe::Config::new().build();
             repeat(calls, || drop(black_box(failsafe.call(peers::succeed))));
         }
-        Some(10) => {
+        Some(11) => {
             let nobreak = nobreak::breaker();
             repeat(calls, || drop(black_box(nobreak.call(peers::succeed))));
         }
-        Some(11) => drop(peers::tower_resilience(1, calls as u32)),
+        Some(12) => drop(peers::tower_resilience(1, calls as u32)),
         _ => return false,
     }
     true

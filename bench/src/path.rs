@@ -1,57 +1,20 @@
-//! All that the database path does around a query, with a query that is over at once: deadline, retry budget, bulkhead,
-//! breaker and metrics, in the order of `Db::read`, with a Prometheus recorder installed.
+//! The whole path around an empty query, the one that `make bench` measures too, beside the least it could cost and
+//! beside a peer that does a part of it; with a Prometheus recorder installed.
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+#[path = "../../core/benches/cost/path.rs"]
+mod whole;
 
-use ridethrough::{
-    Deadline,
-    breaker::{Breaker, BreakerConfig, CallResult},
-    budget::{RetryBudget, RetryBudgetConfig},
-    bulkhead::{Bulkhead, BulkheadConfig, Ended, Priority},
-    metrics::bench,
-};
+use std::{hint::black_box, sync::Arc};
+
 use tokio::time::Instant;
 
+pub use self::whole::Path;
 use crate::{
     measure::{Comparison, nanoseconds},
     peers,
 };
 
 const CALLS: u32 = 200_000;
-
-/// All guards of one database.
-pub struct Path {
-    budget: RetryBudget,
-    breaker: Arc<Breaker>,
-    bulkhead: Arc<Bulkhead>,
-}
-
-impl Path {
-    pub fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            budget: RetryBudget::new(RetryBudgetConfig::default(), now),
-            breaker: Breaker::new("bench", BreakerConfig::default(), now),
-            bulkhead: Bulkhead::new(BulkheadConfig::default(), now),
-        }
-    }
-
-    /// One call. Two clock reads, as few as a latency can be had for.
-    #[inline(never)]
-    pub fn call(&self) {
-        let started = Instant::now();
-        let deadline = Deadline::after(started, Duration::from_secs(1));
-        self.budget.deposit(started);
-        let Ok(permit) = self.bulkhead.try_acquire(Priority::Interactive, deadline, started) else { return };
-        let Ok(admission) = self.breaker.admit(started) else { return };
-        bench::db_attempt();
-        black_box(&permit);
-        let ended = Instant::now();
-        admission.record(CallResult::Success, ended);
-        permit.finish(Ended::Answered, ended);
-        bench::db_call("bench", ended - started);
-    }
-}
 
 /// Tables for one thread and for two.
 pub fn tables(rounds: usize) -> Vec<String> {
@@ -65,6 +28,7 @@ pub fn tables(rounds: usize) -> Vec<String> {
         Comparison::new(title, "ns")
             .with("ridethrough (deadline, budget, bulkhead, breaker, metrics)", move || {
                 let figure = nanoseconds(threads, CALLS, &|| path.call());
+                ridethrough::metrics::publish();
                 whole.run_upkeep();
                 figure
             })

@@ -7,6 +7,8 @@
 
 #[path = "cost/path.rs"]
 mod path;
+#[path = "cost/pieces.rs"]
+mod pieces;
 
 use std::{
     fs::File,
@@ -38,14 +40,10 @@ fn main() -> std::io::Result<()> {
         only(what, calls.parse().map_err(std::io::Error::other)?);
         return Ok(());
     }
-    if arguments == ["--only-the-path"] {
-        path::only_the_path();
-        return Ok(());
-    }
     let mut out = std::io::stdout().lock();
     writeln!(out, "median of {ROUNDS} interleaved rounds (smallest to largest)\n")?;
     guards(&mut out)?;
-    path::measure(&mut out)?;
+    pieces::measure(&mut out)?;
     cache(&mut out)?;
     let folder = tempfile::tempdir()?;
     appends(&mut out, folder.path())

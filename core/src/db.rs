@@ -207,9 +207,12 @@ impl Db {
         match self.read_hosts(query, &key, deadline, started).await {
             Ok((read, at)) => {
                 let took = at.saturating_duration_since(started);
-                let outcome = if read.freshness == Freshness::Fresh { "fresh" } else { "stale" };
-                metrics::db_call(query.name(), outcome, "none", took);
-                metrics::cache_request(outcome);
+                if read.freshness == Freshness::Fresh {
+                    metrics::fresh_read(query.name(), took);
+                } else {
+                    metrics::db_call(query.name(), "stale", "none", took);
+                    metrics::cache_request("stale");
+                }
                 Ok(read)
             }
             Err(error) => {

@@ -56,11 +56,12 @@ impl Db {
         sizes.fold((0, 0), |(size, idle), (more, more_idle)| (size + more, idle + more_idle))
     }
 
-    /// Publishes what is a level rather than an event. Call it on a timer.
+    /// Publishes what is a level rather than an event, and with [`metrics::publish`] the calls that went well since the last
+    /// time. Call it on a timer: what a scrape sees of those is as old as that.
     pub fn publish_gauges(&self, now: Instant) {
         let backlog = self.0.journal.backlog();
         let (size, idle) = self.connections();
-        metrics::publish_times();
+        metrics::publish();
         metrics::gauge("ridethrough_retry_budget_balance", self.0.budget.balance(now));
         metrics::gauge("ridethrough_bulkhead_in_use", self.0.bulkhead.in_use() as f64);
         metrics::gauge("ridethrough_bulkhead_limit", self.0.bulkhead.limit() as f64);

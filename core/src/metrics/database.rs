@@ -1,46 +1,44 @@
 //! What the database path records. Compiled with it.
 //!
-//! What every successful call touches goes through kept handles; what tells of trouble is looked up when it happens.
+//! What every successful call tells is counted in `handles`; what tells of trouble is looked up when it happens.
 
 use std::time::Duration;
 
-use super::handles::handles;
+use super::handles::{Handles, handles};
 
-/// One call ended. `outcome` and `class` come from closed sets, `operation` from the code of the service.
+/// A read ended with a fresh answer. `operation` comes from the code of the service.
+#[inline]
+pub(crate) fn fresh_read(operation: &'static str, took: Duration) {
+    match handles().and_then(|handles| handles.operation(operation)) {
+        Some(kept) => kept.count(&kept.fresh, took),
+        None => {
+            tell_call(operation, "fresh", "none", took);
+            cache_request("fresh");
+        }
+    }
+}
+
+/// One call ended in another way than that of [`fresh_read`]. `outcome` and `class` come from closed sets, `operation`
+/// from the code of the service.
 #[inline]
 pub(crate) fn db_call(operation: &'static str, outcome: &'static str, class: &'static str, took: Duration) {
-    if let Some(kept) = handles().and_then(|handles| handles.operation(operation)) {
-        kept.took(took);
-        match (outcome, class) {
-            ("fresh", "none") => kept.fresh.increment(1),
-            ("committed", "none") => kept.committed.increment(1),
-            _ => count_call(operation, outcome, class),
-        }
-    } else {
-        metrics::histogram!("ridethrough_db_call_seconds", "operation" => operation)
-            .record(took.as_secs_f64());
-        count_call(operation, outcome, class);
+    match handles().and_then(|handles| handles.operation(operation)) {
+        Some(kept) if (outcome, class) == ("committed", "none") => kept.count(&kept.committed, took),
+        _ => tell_call(operation, outcome, class, took),
     }
 }
 
 #[cold]
-fn count_call(operation: &'static str, outcome: &'static str, class: &'static str) {
+fn tell_call(operation: &'static str, outcome: &'static str, class: &'static str, took: Duration) {
+    metrics::histogram!("ridethrough_db_call_seconds", "operation" => operation).record(took.as_secs_f64());
     metrics::counter!("ridethrough_db_calls_total", "operation" => operation, "outcome" => outcome, "class" => class)
         .increment(1);
 }
 
-/// Hands the times of calls to the recorder. On a timer; what nobody publishes arrives in lots.
-pub(crate) fn publish_times() {
-    if let Some(handles) = handles() {
-        handles.publish_times();
-    }
-}
-
 #[inline]
 pub(crate) fn db_attempt() {
-    match handles().and_then(|handles| handles.attempts()) {
-        Some(attempts) => attempts.increment(1),
-        None => metrics::counter!("ridethrough_db_attempts_total").increment(1),
+    if !handles().is_some_and(Handles::attempted) {
+        metrics::counter!("ridethrough_db_attempts_total").increment(1);
     }
 }
 
@@ -53,13 +51,9 @@ pub(crate) fn connect_attempt(outcome: &'static str) {
     metrics::counter!("ridethrough_connect_attempts_total", "outcome" => outcome).increment(1);
 }
 
-#[inline]
+/// A read ended with something else than a fresh answer; those are counted by [`fresh_read`].
 pub(crate) fn cache_request(result: &'static str) {
-    let fresh = || handles().and_then(|handles| handles.cache_fresh());
-    match (result == "fresh").then(fresh).flatten() {
-        Some(fresh) => fresh.increment(1),
-        None => metrics::counter!("ridethrough_cache_requests_total", "result" => result).increment(1),
-    }
+    metrics::counter!("ridethrough_cache_requests_total", "result" => result).increment(1);
 }
 
 pub(crate) fn stale_age(age: Duration) {

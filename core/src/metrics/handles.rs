@@ -1,4 +1,8 @@
-//! Handles of the metrics that every call touches, looked up once instead of at each call.
+//! What every call that goes well counts: in memory of our own, for a recorder that hears of it in lots.
+//!
+//! Telling a recorder of one call costs more than all guards of the call together. So a call adds one to a bucket of its
+//! time, which is a count of calls too, and [`Handles::publish`] tells the recorder both. What is counted is exact; it
+//! arrives as often as somebody publishes.
 //!
 //! Handles belong to one recorder, and a handle that was looked up before there is any records nothing for ever. So they
 //! are kept only for the recorder that [`super::describe`] was called for, from then on; until then, and in processes that
@@ -6,8 +10,8 @@
 
 use std::{
     sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -21,32 +25,45 @@ const OPERATIONS_MAX: usize = 64;
 /// Places tried for one name before that.
 const TRIED: usize = 8;
 
-/// Equal times that a recorder is not told of one by one: what it takes to tell is a pause for one caller.
+/// Calls of equal times, and attempts, that a recorder is told of by a call, should nobody publish.
 const UNTOLD_MAX: u32 = 500;
 
 /// Where the described recorder lives; 0 for none. Only compared, never followed.
 static DESCRIBED: AtomicUsize = AtomicUsize::new(0);
 
 static HANDLES: Handles = Handles {
-    attempts: OnceLock::new(),
-    cache_fresh: OnceLock::new(),
+    attempts: Attempts { counter: OnceLock::new(), untold: AtomicU32::new(0) },
     operations: [const { OnceLock::new() }; OPERATIONS_MAX],
+    publishing: Mutex::new(()),
 };
 
 /// The handles of the described recorder.
 pub(super) struct Handles {
-    attempts: OnceLock<Counter>,
-    cache_fresh: OnceLock<Counter>,
+    attempts: Attempts,
     operations: [OnceLock<Operation>; OPERATIONS_MAX],
+    /// Held by who publishes: who comes second finds everything told, and not on its way.
+    publishing: Mutex<()>,
+}
+
+/// On cache lines of its own, because all threads write to it.
+#[repr(align(128))]
+struct Attempts {
+    counter: OnceLock<Counter>,
+    untold: AtomicU32,
 }
 
 /// What every successful call of one operation touches.
 pub(super) struct Operation {
     name: &'static str,
-    pub(super) fresh: Counter,
-    pub(super) committed: Counter,
+    pub(super) fresh: Ended,
+    pub(super) committed: Ended,
     seconds: Histogram,
-    /// Times that `seconds` was not told of yet: telling a recorder costs more than all guards of a call together.
+}
+
+/// Calls of one operation that ended in one way.
+pub(super) struct Ended {
+    counters: Vec<Counter>,
+    /// What the recorder was not told of yet.
     untold: Times,
 }
 
@@ -80,21 +97,30 @@ fn recorder_in_force() -> usize {
 }
 
 impl Handles {
+    /// Counts one attempt; false where this is not kept.
     #[inline]
-    pub(super) fn attempts(&self) -> Option<&Counter> {
-        kept(&self.attempts, || metrics::counter!("ridethrough_db_attempts_total"))
+    pub(super) fn attempted(&self) -> bool {
+        let Attempts { counter, untold } = &self.attempts;
+        let Some(counter) = kept(counter, || metrics::counter!("ridethrough_db_attempts_total")) else {
+            return false;
+        };
+        if untold.fetch_add(1, Relaxed) >= UNTOLD_MAX {
+            counter.increment(untold.swap(0, Relaxed).into());
+        }
+        true
     }
 
-    #[inline]
-    pub(super) fn cache_fresh(&self) -> Option<&Counter> {
-        kept(&self.cache_fresh, || metrics::counter!("ridethrough_cache_requests_total", "result" => "fresh"))
-    }
-
-    /// Tells the recorder all times that it was not told yet.
-    pub(super) fn publish_times(&self) {
+    /// Tells the recorder everything that it was not told yet.
+    pub(super) fn publish(&self) {
+        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counter) = self.attempts.counter.get() {
+            counter.increment(self.attempts.untold.swap(0, Relaxed).into());
+        }
         for operation in self.operations.iter().filter_map(OnceLock::get) {
-            for (time, count) in operation.untold.take_all() {
-                operation.tell(time, count);
+            for ended in [&operation.fresh, &operation.committed] {
+                for (time, count) in ended.untold.take_all() {
+                    operation.tell(ended, time, count);
+                }
             }
         }
     }
@@ -120,25 +146,35 @@ impl Operation {
         let calls = |outcome: &'static str| metrics::counter!("ridethrough_db_calls_total", "operation" => name, "outcome" => outcome, "class" => "none");
         Self {
             name,
-            fresh: calls("fresh"),
-            committed: calls("committed"),
+            // A fresh answer is a request to the cache too, one that got something better.
+            fresh: Ended::new([calls("fresh"), cache_fresh()].into()),
+            committed: Ended::new([calls("committed")].into()),
             seconds: metrics::histogram!("ridethrough_db_call_seconds", "operation" => name),
-            untold: Times::new(),
         }
     }
 
-    /// Records the time of one call, to a sixteenth. The recorder hears of it with [`Handles::publish_times`], or when
-    /// there are many of them, should nobody publish.
+    /// Counts a call that `ended` so, and its time to a sixteenth.
     #[inline]
-    pub(super) fn took(&self, time: Duration) {
-        if self.untold.add(time) >= UNTOLD_MAX {
-            self.tell(time, self.untold.take(time));
+    pub(super) fn count(&self, ended: &Ended, time: Duration) {
+        if ended.untold.add(time) >= UNTOLD_MAX {
+            self.tell(ended, time, ended.untold.take(time));
         }
     }
 
     #[cold]
-    fn tell(&self, time: Duration, count: u32) {
+    fn tell(&self, ended: &Ended, time: Duration, count: u32) {
+        ended.counters.iter().for_each(|counter| counter.increment(count.into()));
         self.seconds.record_many(time.as_secs_f64(), count as usize);
+    }
+}
+
+fn cache_fresh() -> Counter {
+    metrics::counter!("ridethrough_cache_requests_total", "result" => "fresh")
+}
+
+impl Ended {
+    fn new(counters: Vec<Counter>) -> Self {
+        Self { counters, untold: Times::new() }
     }
 }
 
@@ -146,7 +182,7 @@ impl Operation {
 mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
 
-    use crate::metrics::{cache_request, db_attempt, db_call, describe, publish_times};
+    use crate::metrics::{db_attempt, db_call, describe, fresh_read, publish};
 
     /// Handles kept from before there was a recorder would record nothing for ever.
     #[test]
@@ -158,21 +194,66 @@ mod tests {
             describe();
             db_attempt();
             for _ in 0..3 {
-                db_call("late", "fresh", "none", std::time::Duration::from_millis(40));
-                cache_request("fresh");
+                fresh_read("late", std::time::Duration::from_millis(40));
             }
+            db_call("late", "committed", "none", std::time::Duration::from_millis(40));
             db_call("late", "failed", "transient", std::time::Duration::from_millis(40));
-            publish_times();
+            publish();
         });
         let text = recorder.handle().render();
         for line in [
             "ridethrough_db_attempts_total 2",
             "ridethrough_db_calls_total{operation=\"late\",outcome=\"fresh\",class=\"none\"} 3",
+            "ridethrough_db_calls_total{operation=\"late\",outcome=\"committed\",class=\"none\"} 1",
             "ridethrough_db_calls_total{operation=\"late\",outcome=\"failed\",class=\"transient\"} 1",
-            "ridethrough_db_call_seconds_count{operation=\"late\"} 4",
+            "ridethrough_db_call_seconds_count{operation=\"late\"} 5",
             "ridethrough_cache_requests_total{result=\"fresh\"} 3",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    /// Counting in memory of our own must lose nothing, whoever publishes and whoever counts meanwhile; and where nobody
+    /// publishes, the recorder hears nearly everything all the same.
+    #[test]
+    fn nothing_is_lost_between_those_who_count_and_those_who_publish() {
+        const CALLS: u64 = 20_000;
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let value = |name: &str| -> u64 {
+            let text = recorder.handle().render();
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.map_or(0, |value| value.trim().parse().unwrap())
+        };
+        const FRESH: &str =
+            "ridethrough_db_calls_total{operation=\"crowd\",outcome=\"fresh\",class=\"none\"}";
+        const TIMES: &str = "ridethrough_db_call_seconds_count{operation=\"crowd\"}";
+        let count = |publishes: bool| {
+            metrics::with_local_recorder(&recorder, || {
+                for call in 0..CALLS {
+                    db_attempt();
+                    fresh_read(
+                        "crowd",
+                        std::time::Duration::from_micros(if call % 2 == 0 { 90 } else { 700 }),
+                    );
+                    if publishes && call % 64 == 0 {
+                        publish();
+                    }
+                }
+            });
+        };
+        metrics::with_local_recorder(&recorder, describe);
+        count(false);
+        for name in [FRESH, TIMES, "ridethrough_db_attempts_total"] {
+            assert!((CALLS - 1_200..=CALLS).contains(&value(name)), "{name} {}", value(name));
+        }
+        std::thread::scope(|scope| {
+            for publishes in [false, true, true] {
+                scope.spawn(move || count(publishes));
+            }
+        });
+        publish();
+        for name in [FRESH, TIMES, "ridethrough_db_attempts_total"] {
+            assert_eq!(value(name), 4 * CALLS, "{name}");
         }
     }
 }

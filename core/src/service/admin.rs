@@ -114,6 +114,8 @@ impl Admin {
         }
         match path {
             "/metrics" => {
+                #[cfg(feature = "postgres")]
+                crate::metrics::publish();
                 text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render())
             }
             "/debug/state" => text(StatusCode::OK, "application/json", (self.state)().to_string()),
