@@ -25,21 +25,25 @@ impl<B: Borrow<Arc<Bulkhead>>> Permit<B> {
     /// Says how the call ended at `now` and keeps the place: for a call whose connection is still busy.
     #[inline]
     pub fn report(&self, ended: Ended, now: Instant) {
-        // Replay works in batches, whose time says nothing about that of a call.
-        let is_counted = self.is_counted && self.priority != Priority::Replay;
         if let Some(bulkhead) = &self.bulkhead
-            && (is_counted || ended == Ended::Overloaded)
+            && (self.is_counted || ended == Ended::Overloaded)
         {
-            bulkhead.borrow().count(ended, now.saturating_duration_since(self.granted_at), now);
+            bulkhead.borrow().count(ended, self.granted_at, now);
         }
     }
 
     /// Says how the call ended at `now` and gives the place back.
-    #[inline]
-    pub fn finish(mut self, ended: Ended, now: Instant) {
+    // Inlined always, so that the permit need not be written to memory only to be read there.
+    #[inline(always)]
+    pub fn finish(self, ended: Ended, now: Instant) {
         self.report(ended, now);
+        self.leave(|| now);
+    }
+
+    #[inline(always)]
+    fn leave(mut self, now: impl FnOnce() -> Instant) {
         if let Some(bulkhead) = self.bulkhead.take() {
-            bulkhead.borrow().leave(self.priority, || now);
+            bulkhead.borrow().leave(self.priority, now);
         }
     }
 
