@@ -179,23 +179,28 @@ impl Breaker {
     }
 
     #[inline(always)]
-    fn admitted(&self, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
+    fn admitted(&self, now: Instant) -> Result<(Word, Option<u32>), BreakerOpen> {
         let word = self.word();
-        match word.state() {
-            BreakerState::Closed => Ok((word, None)),
-            // Most rejections come long before the end of the open interval, and the tick alone tells.
-            BreakerState::Open if self.ticks.of(now) < self.trial_tick.load(Ordering::Relaxed) => {
-                Err(self.rejection(word, now))
-            }
-            BreakerState::Open | BreakerState::HalfOpen => self.admitted_after_all(word, now),
+        if word.is_counting() {
+            return Ok((word, None));
         }
+        // Most rejections come long before the end of the open interval, and the tick alone tells.
+        if word.state() == BreakerState::Open && self.ticks.of(now) < self.trial_tick.load(Ordering::Relaxed)
+        {
+            return Err(self.rejection(word, now));
+        }
+        self.admitted_after_all(word, now)
     }
 
     #[cold]
     #[inline(never)]
-    fn admitted_after_all(&self, word: Word, now: Instant) -> Result<(Word, Option<u64>), BreakerOpen> {
-        if word.state() == BreakerState::Open && self.nanos(now) < self.trial_from.load(Ordering::Relaxed) {
-            return Err(self.rejection_while_open(word, now));
+    fn admitted_after_all(&self, word: Word, now: Instant) -> Result<(Word, Option<u32>), BreakerOpen> {
+        match word.state() {
+            BreakerState::Closed => return Ok((word, None)),
+            BreakerState::Open if self.nanos(now) < self.trial_from.load(Ordering::Relaxed) => {
+                return Err(self.rejection_while_open(word, now));
+            }
+            BreakerState::Open | BreakerState::HalfOpen => {}
         }
         let (word, admitted) = self.change(|machine| {
             let admitted = machine.admit(&self.config, now);

@@ -17,17 +17,17 @@ use crate::deadline::Deadline;
 #[derive(Debug)]
 #[must_use = "an admission that is dropped at once tells the breaker nothing"]
 pub struct Admission<B: Deref<Target = Breaker> = Arc<Breaker>> {
-    breaker: B,
+    /// Taken out by the report.
+    breaker: Option<B>,
     word: Word,
-    lease: Option<u64>,
+    lease: Option<u32>,
     deadline: Option<Deadline>,
-    is_reported: bool,
 }
 
 impl<B: Deref<Target = Breaker>> Admission<B> {
     #[inline]
-    pub(super) fn new(breaker: B, word: Word, lease: Option<u64>) -> Self {
-        Self { breaker, word, lease, deadline: None, is_reported: false }
+    pub(super) fn new(breaker: B, word: Word, lease: Option<u32>) -> Self {
+        Self { breaker: Some(breaker), word, lease, deadline: None }
     }
 
     /// Marks until when the call is waited for: dropped after that, it counts as a failure.
@@ -41,16 +41,19 @@ impl<B: Deref<Target = Breaker>> Admission<B> {
     // Inlined always, so that the admission need not be written to memory only to be read there.
     #[inline(always)]
     pub fn record(mut self, result: CallResult, now: Instant) {
-        self.is_reported = true;
-        self.breaker.record(self.word, self.lease, result, false, now);
+        if let Some(breaker) = self.breaker.take() {
+            let Self { word, lease, .. } = self;
+            drop(self);
+            breaker.record(word, lease, result, false, now);
+        }
     }
 
     /// Reports how the call ended at `now`, and that it `took` so long: a success may have been a slow one.
     #[inline]
     pub fn record_timed(mut self, result: CallResult, took: Duration, now: Instant) {
-        self.is_reported = true;
-        let is_slow = self.breaker.is_slow(took);
-        self.breaker.record(self.word, self.lease, result, is_slow, now);
+        if let Some(breaker) = self.breaker.take() {
+            breaker.record(self.word, self.lease, result, breaker.is_slow(took), now);
+        }
     }
 
     /// Whether this call is a trial, admitted to see how the other side is.
@@ -63,9 +66,11 @@ impl<B: Deref<Target = Breaker>> Admission<B> {
 impl<B: Deref<Target = Breaker>> Drop for Admission<B> {
     #[inline]
     fn drop(&mut self) {
-        if !self.is_reported && (self.lease.is_some() || self.deadline.is_some()) {
+        if let Some(breaker) = &self.breaker
+            && (self.lease.is_some() || self.deadline.is_some())
+        {
             // Without a borrow of the admission, which would have to be in memory for it.
-            dropped(&self.breaker, self.word, self.lease, self.deadline);
+            dropped(breaker, self.word, self.lease, self.deadline);
         }
     }
 }
@@ -73,7 +78,7 @@ impl<B: Deref<Target = Breaker>> Drop for Admission<B> {
 /// The one place where time is read here: a drop has no argument.
 #[cold]
 #[inline(never)]
-fn dropped(breaker: &Breaker, word: Word, lease: Option<u64>, deadline: Option<Deadline>) {
+fn dropped(breaker: &Breaker, word: Word, lease: Option<u32>, deadline: Option<Deadline>) {
     let now = Instant::now();
     let is_late = deadline.is_some_and(|deadline| deadline.is_past(now));
     let result = if is_late { CallResult::Failure } else { CallResult::Neutral };

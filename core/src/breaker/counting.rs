@@ -15,7 +15,7 @@ impl Breaker {
     pub(super) fn record(
         &self,
         word: Word,
-        lease: Option<u64>,
+        lease: Option<u32>,
         result: CallResult,
         is_slow: bool,
         now: Instant,
@@ -43,7 +43,7 @@ impl Breaker {
     fn record_under_lock(
         &self,
         word: Word,
-        lease: Option<u64>,
+        lease: Option<u32>,
         result: CallResult,
         is_slow: bool,
         now: Instant,

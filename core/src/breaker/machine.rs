@@ -99,7 +99,7 @@ impl Machine {
     ///
     /// # Errors
     /// Where there is none: the time to the next.
-    pub(super) fn admit(&mut self, config: &BreakerConfig, now: Instant) -> Result<Option<u64>, Duration> {
+    pub(super) fn admit(&mut self, config: &BreakerConfig, now: Instant) -> Result<Option<u32>, Duration> {
         let is_over = self.open_times().and_then(|(_, from)| from).is_some_and(|from| now >= from);
         if is_over {
             self.half_open(config, now);
@@ -118,7 +118,7 @@ impl Machine {
     pub(super) fn trial_ended(
         &mut self,
         config: &BreakerConfig,
-        lease: Option<u64>,
+        lease: Option<u32>,
         result: super::CallResult,
         now: Instant,
     ) {

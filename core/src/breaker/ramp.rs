@@ -14,8 +14,8 @@ pub(super) struct Ramp {
     allowed: u32,
     successes_in_step: u32,
     successes: u32,
-    leases: Vec<(u64, Instant)>,
-    next_lease: u64,
+    leases: Vec<(u32, Instant)>,
+    next_lease: u32,
 }
 
 impl Ramp {
@@ -37,18 +37,18 @@ impl Ramp {
     ///
     /// # Errors
     /// Where the step is full: the time until the first lease would run out.
-    pub(super) fn lease(&mut self, config: &BreakerConfig, now: Instant) -> Result<u64, Duration> {
+    pub(super) fn lease(&mut self, config: &BreakerConfig, now: Instant) -> Result<u32, Duration> {
         if self.leases.len() >= self.allowed as usize {
             let left = self.leases.iter().map(|(_, until)| until.saturating_duration_since(now));
             return Err(left.min().unwrap_or_default());
         }
         let lease = self.next_lease;
-        self.next_lease += 1;
+        self.next_lease = self.next_lease.wrapping_add(1);
         self.leases.push((lease, later(now, config.trial_lease)));
         Ok(lease)
     }
 
-    pub(super) fn give_back(&mut self, lease: Option<u64>) {
+    pub(super) fn give_back(&mut self, lease: Option<u32>) {
         self.leases.retain(|(id, _)| Some(*id) != lease);
     }
 

@@ -2,6 +2,8 @@
 //!
 //! It runs outside the breaker's lock and decides nothing.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use super::{Breaker, BreakerState, Forced, machine::Transition, word::Word};
@@ -70,18 +72,24 @@ impl Breaker {
     fn log(&self, transition: &Transition) {
         let Transition { word, evidence, open_for, retry_after } = transition;
         let circuit = self.circuit.as_ref();
+        let open_ms = open_for.map(milliseconds);
         match (word.forced(), word.state()) {
             (Some(forced), _) => {
                 tracing::warn!(circuit, ?forced, %evidence, "breaker forced by an operator");
             }
             (None, BreakerState::Open) => {
                 let reason = word.reason();
-                tracing::warn!(circuit, %reason, %evidence, ?retry_after, "breaker opened");
+                let retry_after_ms = milliseconds(*retry_after);
+                tracing::warn!(circuit, %reason, %evidence, retry_after_ms, "breaker opened");
             }
             (None, BreakerState::HalfOpen) => {
-                tracing::info!(circuit, ?open_for, "breaker half-open");
+                tracing::info!(circuit, open_ms, "breaker half-open");
             }
-            (None, BreakerState::Closed) => tracing::info!(circuit, ?open_for, "breaker closed"),
+            (None, BreakerState::Closed) => tracing::info!(circuit, open_ms, "breaker closed"),
         }
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -15,17 +15,6 @@ const GENERATION_SHIFT: u32 = 8;
 /// State and forced position; zero is closed and not forced.
 const POSITION: u64 = 0b1111;
 
-/// In the order of their numbers in the word.
-const REASONS: [TripReason; 7] = [
-    TripReason::ConsecutiveFailures,
-    TripReason::FailureRatio,
-    TripReason::SlowCalls,
-    TripReason::Probe,
-    TripReason::Trial,
-    TripReason::Forced,
-    TripReason::Unproven,
-];
-
 impl Word {
     pub(super) fn new(
         state: BreakerState,
@@ -43,8 +32,8 @@ impl Word {
             Some(Forced::Open) => 1,
             Some(Forced::Closed) => 2,
         };
-        let reason = REASONS.iter().position(|known| *known == reason).unwrap_or_default() as u64;
-        Self(generation << GENERATION_SHIFT | reason << REASON_SHIFT | forced << FORCED_SHIFT | state)
+        let reason = (reason as u64) << REASON_SHIFT;
+        Self(generation << GENERATION_SHIFT | reason | forced << FORCED_SHIFT | state)
     }
 
     #[inline]
@@ -82,7 +71,15 @@ impl Word {
 
     #[inline]
     pub(super) fn reason(self) -> TripReason {
-        REASONS.get((self.0 >> REASON_SHIFT & 0b1111) as usize).copied().unwrap_or(TripReason::Probe)
+        match self.0 >> REASON_SHIFT & 0b1111 {
+            0 => TripReason::ConsecutiveFailures,
+            1 => TripReason::FailureRatio,
+            2 => TripReason::SlowCalls,
+            3 => TripReason::Probe,
+            4 => TripReason::Trial,
+            5 => TripReason::Forced,
+            _ => TripReason::Unproven,
+        }
     }
 
     #[inline]
@@ -94,6 +91,16 @@ impl Word {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const REASONS: [TripReason; 7] = [
+        TripReason::ConsecutiveFailures,
+        TripReason::FailureRatio,
+        TripReason::SlowCalls,
+        TripReason::Probe,
+        TripReason::Trial,
+        TripReason::Forced,
+        TripReason::Unproven,
+    ];
 
     #[test]
     fn everything_that_is_packed_comes_out_again() {
