@@ -14,7 +14,8 @@
 //! ```
 //!
 //! While closed, a call that succeeds reads one word and adds one to a counter of its own thread; while open, a
-//! rejection reads a few words. Only failures, trials and transitions take a lock, for some tens of nanoseconds.
+//! rejection reads a few words. Only failures, the first success after them, trials and transitions take a lock, for some
+//! tens of nanoseconds.
 //!
 //! Defaults, metrics and what not to do: `docs/patterns/breaker.md`.
 
@@ -94,8 +95,6 @@ pub struct Breaker {
     trial_tick: AtomicU64,
     since: AtomicU64,
     allowed: AtomicU32,
-    /// Grows under the lock; a success resets it without.
-    consecutive_failures: AtomicU32,
     machine: Mutex<Machine>,
     told: watch::Sender<BreakerChange>,
     successes: Sliding,
@@ -147,7 +146,6 @@ impl Breaker {
             trial_tick: AtomicU64::new(0),
             since: AtomicU64::new(0),
             allowed: AtomicU32::new(machine.allowed().unwrap_or(NO_LIMIT)),
-            consecutive_failures: AtomicU32::new(0),
             told: watch::Sender::new(BreakerChange::of(machine.word)),
             successes: Sliding::new(ticks),
             machine: Mutex::new(machine),
@@ -353,9 +351,8 @@ impl Breaker {
         let since = machine.last_trip.map_or(0, |(_, since)| self.nanos(since));
         self.since.store(since, Ordering::Relaxed);
         self.allowed.store(machine.allowed().unwrap_or(NO_LIMIT), Ordering::Relaxed);
-        let bits = machine.word.bits();
+        let bits = machine.word.failing(machine.consecutive_failures > 0).bits();
         if self.word.load(Ordering::Relaxed) != bits {
-            self.consecutive_failures.store(0, Ordering::Relaxed);
             self.word.store(bits, Ordering::Release);
         }
     }

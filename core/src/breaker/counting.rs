@@ -1,13 +1,12 @@
 //! How the end of a call is counted, and when the counts trip.
 //!
-//! The one path that nearly every call takes, a success while closed, takes no lock; all others do.
+//! The one path that nearly every call takes, a success after another while closed, takes no lock; all others do.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Breaker, BreakerState, CallResult, Counts, TripReason, machine::Machine, word::Word};
-use crate::sync::Ordering;
 
 impl Breaker {
     // Inlined always, though it is long: a call would cost more than what it does.
@@ -20,22 +19,13 @@ impl Breaker {
         is_slow: bool,
         now: Instant,
     ) {
-        if !word.is_counting() || result == CallResult::Failure || is_slow {
-            self.record_under_lock(word, lease, result, is_slow, now);
-        } else if result == CallResult::Success {
-            self.succeeded(word, now);
-        } // else neutral
-    }
-
-    /// A late success, which speaks about a time that is over, ends no failures in a row, and is counted for its own
-    /// generation, where nobody looks any more.
-    #[inline(always)]
-    fn succeeded(&self, word: Word, now: Instant) {
-        // Looked at before it is written, because a line that nobody writes is in every processor's cache.
-        if self.consecutive_failures.load(Ordering::Relaxed) != 0 && self.word() == word {
-            self.consecutive_failures.store(0, Ordering::Relaxed);
+        if result == CallResult::Success && !is_slow && self.word().is_calm() {
+            // A late success, which speaks about a time that is over, is counted for its own generation, where nobody looks
+            // any more.
+            self.successes.add(word.generation(), now);
+        } else if result != CallResult::Neutral || !word.is_counting() {
+            self.record_under_lock(word.failing(false), lease, result, is_slow, now);
         }
-        self.successes.add(word.generation(), now);
     }
 
     #[cold]
@@ -60,18 +50,20 @@ impl Breaker {
         });
     }
 
-    /// A failure, or a slow success, while closed.
+    /// A failure, a slow success, or one that ends failures in a row, while closed.
     fn count(&self, machine: &mut Machine, result: CallResult, is_slow: bool, now: Instant) {
         match result {
             CallResult::Neutral => return,
             CallResult::Success => {
-                self.succeeded(machine.word, now);
-                if is_slow {
-                    machine.window.slow(self.ticks.of(now));
+                machine.consecutive_failures = 0;
+                self.successes.add(machine.word.generation(), now);
+                if !is_slow {
+                    return;
                 }
+                machine.window.slow(self.ticks.of(now));
             }
             CallResult::Failure => {
-                self.consecutive_failures.fetch_add(1, Ordering::Relaxed);
+                machine.consecutive_failures = machine.consecutive_failures.saturating_add(1);
                 machine.window.failed(self.ticks.of(now));
             }
         }
@@ -96,7 +88,7 @@ impl Breaker {
             successes: self.successes.count(machine.word.generation(), now),
             failures,
             slow,
-            consecutive_failures: self.consecutive_failures.load(Ordering::Relaxed),
+            consecutive_failures: machine.consecutive_failures,
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Machine {
     /// Changes with every transition, so that results of calls admitted before it are told apart and dropped.
     pub(super) word: Word,
     pub(super) window: Window,
+    /// Failures since the last success.
+    pub(super) consecutive_failures: u32,
     /// Open intervals since it was last closed; doubles the interval.
     trips_in_a_row: u32,
     pub(super) last_trip: Option<(TripReason, Instant)>,
@@ -67,6 +69,7 @@ impl Machine {
             position,
             word: Word::new(state, None, TripReason::Unproven, 1),
             window: Window::default(),
+            consecutive_failures: 0,
             trips_in_a_row: 0,
             last_trip: None,
             evidence: Counts::default(),
@@ -251,6 +254,7 @@ impl Machine {
         retry_after: Duration,
     ) {
         self.window = Window::default();
+        self.consecutive_failures = 0;
         self.word = Word::new(state, forced, reason, self.word.generation() + 1);
         let open_for = self.last_trip.map(|(_, since)| now.saturating_duration_since(since));
         self.untold.push(Transition { word: self.word, evidence: self.evidence, open_for, retry_after });

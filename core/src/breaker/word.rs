@@ -1,4 +1,5 @@
-//! What every call looks at: state, forced position, reason and generation of the breaker in one word.
+//! What every call looks at: state, forced position, reason and generation of the breaker in one word, and whether a
+//! success has anything to say but that it is one.
 //!
 //! It only packs and unpacks; `machine` decides what is in it.
 
@@ -14,6 +15,9 @@ const REASON_SHIFT: u32 = 4;
 const GENERATION_SHIFT: u32 = 8;
 /// State and forced position; zero is closed and not forced.
 const POSITION: u64 = 0b1111;
+const REASON: u64 = 0b111;
+/// The last result was a failure. Only in what is published.
+const FAILING: u64 = 1 << 7;
 
 impl Word {
     pub(super) fn new(
@@ -46,6 +50,17 @@ impl Word {
         self.0
     }
 
+    /// The same word, with a note of whether failures in a row are there for a success to end.
+    pub(super) fn failing(self, is_failing: bool) -> Self {
+        if is_failing { Self(self.0 | FAILING) } else { Self(self.0 & !FAILING) }
+    }
+
+    /// Closed by itself, and no failures in a row: a success is counted, and that is all.
+    #[inline]
+    pub(super) fn is_calm(self) -> bool {
+        self.0 & (POSITION | FAILING) == 0
+    }
+
     /// Closed by itself and not by force: the one position in which results are counted.
     #[inline]
     pub(super) fn is_counting(self) -> bool {
@@ -71,7 +86,7 @@ impl Word {
 
     #[inline]
     pub(super) fn reason(self) -> TripReason {
-        match self.0 >> REASON_SHIFT & 0b1111 {
+        match self.0 >> REASON_SHIFT & REASON {
             0 => TripReason::ConsecutiveFailures,
             1 => TripReason::FailureRatio,
             2 => TripReason::SlowCalls,
@@ -113,7 +128,12 @@ mod tests {
                         (word.state(), word.forced(), word.reason(), word.generation()),
                         (state, forced, reason, 77)
                     );
-                    assert_eq!(word.is_counting(), state == BreakerState::Closed && forced.is_none());
+                    let is_counting = state == BreakerState::Closed && forced.is_none();
+                    assert_eq!((word.is_counting(), word.is_calm()), (is_counting, is_counting));
+                    let failing = word.failing(true);
+                    assert!(!failing.is_calm() && failing.is_counting() == is_counting);
+                    assert_eq!((failing.reason(), failing.generation()), (reason, 77));
+                    assert_eq!(failing.failing(false), word);
                 }
             }
         }
