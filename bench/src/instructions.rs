@@ -79,6 +79,7 @@ pub fn only(name: &str, calls: u64) -> bool {
         Some(6) => {
             let _recorder = peers::recorder();
             let path = Path::new();
+            path.get_busy();
             for call in 0..calls {
                 path.call();
                 if call % PUBLISHED == 0 {

@@ -8,7 +8,7 @@ use std::{hint::black_box, sync::Arc};
 
 use tokio::time::Instant;
 
-pub use self::whole::Path;
+pub(crate) use self::whole::Path;
 use crate::{
     measure::{Comparison, nanoseconds},
     peers,
@@ -21,6 +21,7 @@ pub fn tables(rounds: usize) -> Vec<String> {
     let recorder = peers::recorder();
     let tables = [1, 2].map(|threads| {
         let (path, whole) = (Arc::new(Path::new()), recorder.clone());
+        path.get_busy();
         let title = match threads {
             1 => "the whole path around an empty query, 1 thread".to_owned(),
             _ => format!("the whole path around an empty query, {threads} threads"),

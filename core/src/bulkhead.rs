@@ -6,6 +6,7 @@
 //!
 //! Defaults, metrics and what not to do: `docs/patterns/bulkhead.md`.
 
+mod due;
 mod limit;
 mod permit;
 mod queue;
@@ -26,6 +27,7 @@ use tokio::{
 };
 
 use self::{
+    due::Notes,
     limit::{BELIEVED, Bounds, Judgement, Limiter, WINDOW},
     queue::Queue,
     samples::Samples,
@@ -111,6 +113,7 @@ pub struct Bulkhead {
     counted_mask: AtomicU32,
     /// Nanoseconds since `birth` at which the window under way may be judged.
     judge_at: AtomicU64,
+    judge_notes: Notes,
     /// The measured median service time in nanoseconds, 0 for unknown, and until when it is believed.
     service_time: AtomicU64,
     service_time_until: AtomicU64,
@@ -147,6 +150,7 @@ impl Bulkhead {
             word: Word::new(ceiling),
             counted_mask: AtomicU32::new(0),
             judge_at: AtomicU64::new(nanos(WINDOW)),
+            judge_notes: Notes::new(),
             service_time: AtomicU64::new(0),
             service_time_until: AtomicU64::new(0),
             birth: now,
@@ -339,15 +343,13 @@ impl Bulkhead {
             .then(|| Duration::from_nanos(median))
     }
 
-    /// Adding to an instant costs less than half of what the difference of two does, and nearly every call has more time
-    /// left than half of all calls take.
     #[inline]
     fn is_too_late(&self, deadline: Deadline, now: Instant) -> bool {
         let median = Duration::from_nanos(self.service_time.load(Relaxed));
         deadline.is_past(now + median) && self.is_too_late_for(median, deadline, now)
     }
 
-    #[cold]
+    #[cold] // Nearly every call has time enough.
     fn is_too_late_for(&self, median: Duration, deadline: Deadline, now: Instant) -> bool {
         // Believed for seconds only: if all are refused nobody measures, and then somebody must be let in.
         deadline.is_past(now)
@@ -358,7 +360,7 @@ impl Bulkhead {
     #[inline(never)]
     fn count(&self, ended: Ended, granted_at: Instant, now: Instant) {
         self.samples.add(ended, now.saturating_duration_since(granted_at), self.word.is_busy());
-        if self.age(now) >= self.judge_at.load(Relaxed) {
+        if self.judge_notes.is_due(now, || self.birth + Duration::from_nanos(self.judge_at.load(Relaxed))) {
             self.judge(now);
         }
     }

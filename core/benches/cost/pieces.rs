@@ -29,6 +29,7 @@ fn entered(bulkhead: &Arc<Bulkhead>, deadline: Deadline, now: Instant) -> Option
 
 pub(crate) fn measure(out: &mut impl io::Write) -> io::Result<()> {
     let path = Path::new();
+    path.get_busy();
     let now = Instant::now();
     let deadline = Deadline::after(now, Duration::from_secs(3600));
     let atomic = std::sync::atomic::AtomicU64::new(0);
