@@ -44,6 +44,8 @@ pub const CATALOGUE: &[(&str, Kind, &str)] = &[
         Kind::Gauge,
         "Connections of the pools of all hosts by state; lanes are not among them.",
     ),
+    ("ridethrough_lanes_open", Kind::Gauge, "Connections that short reads share, of all hosts."),
+    ("ridethrough_lanes_in_use", Kind::Gauge, "Questions that are on their way on lanes."),
     ("ridethrough_connect_attempts_total", Kind::Counter, "Connection attempts by outcome."),
     (
         "ridethrough_cache_requests_total",

@@ -145,7 +145,6 @@ impl Lanes {
     }
 
     /// How many lanes are open, and how many questions are on them.
-    #[cfg(any(test, feature = "serde"))]
     pub(super) fn size(&self) -> (usize, usize) {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         (open.len(), open.iter().map(|lane| lane.in_flight()).sum())

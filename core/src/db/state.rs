@@ -56,11 +56,18 @@ impl Db {
         sizes.fold((0, 0), |(size, idle), (more, more_idle)| (size + more, idle + more_idle))
     }
 
+    /// Lanes of all hosts: that are open, and the questions on them.
+    fn lanes(&self) -> (usize, usize) {
+        let sizes = self.0.hosts.iter().map(|host| host.lanes.size());
+        sizes.fold((0, 0), |(open, in_use), (more, more_in_use)| (open + more, in_use + more_in_use))
+    }
+
     /// Publishes what is a level rather than an event, and with [`metrics::publish`] the calls that went well since the last
     /// time. Call it on a timer: what a scrape sees of those is as old as that.
     pub fn publish_gauges(&self, now: Instant) {
         let backlog = self.0.journal.backlog();
         let (size, idle) = self.connections();
+        let (lanes, questions) = self.lanes();
         metrics::publish();
         metrics::gauge("ridethrough_retry_budget_balance", self.0.budget.balance(now));
         metrics::gauge("ridethrough_bulkhead_in_use", self.0.bulkhead.in_use() as f64);
@@ -68,6 +75,8 @@ impl Db {
         metrics::gauge("ridethrough_bulkhead_queue", self.0.bulkhead.queued() as f64);
         metrics::pool_connections("idle", idle as f64);
         metrics::pool_connections("in_use", size.saturating_sub(idle) as f64);
+        metrics::gauge("ridethrough_lanes_open", lanes as f64);
+        metrics::gauge("ridethrough_lanes_in_use", questions as f64);
         metrics::gauge("ridethrough_journal_depth", backlog.entries as f64);
         metrics::gauge("ridethrough_journal_bytes", backlog.bytes as f64);
         metrics::gauge("ridethrough_journal_oldest_seconds", age(backlog.oldest_accepted_at).as_secs_f64());

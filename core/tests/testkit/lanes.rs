@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use ridethrough::{
     Deadline,
     cache::{Cacheable, Freshness},
@@ -103,6 +104,25 @@ async fn questions_share_a_connection_and_each_gets_its_own_answer() {
     let before = server.counts().connections;
     read_many(&kit, ids()).await;
     assert!(server.counts().connections > before + 10, "without lanes each has one of its own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gauges_tell_of_lanes_and_of_the_questions_on_them() {
+    let server = server();
+    let kit = start(&server, 2).await;
+    let gauges = || {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || kit.db.publish_gauges(Instant::now()));
+        let text = recorder.handle().render();
+        ["ridethrough_lanes_open ", "ridethrough_lanes_in_use "].map(|name| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("{name}is not in\n{text}")).to_owned()
+        })
+    };
+    assert_eq!(gauges(), ["2", "0"]);
+    let (_, during) = tokio::join!(read_many(&kit, 20..30), async { gauges() });
+    assert_eq!(during, ["2", "10"]);
+    assert_eq!(gauges(), ["2", "0"]);
 }
 
 /// A statement that was always short met a lock, and all behind it waited for it to the end of their attempts.
