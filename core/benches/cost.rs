@@ -255,6 +255,9 @@ async fn append_all(journal: Journal, task: usize, started: Instant) -> u64 {
             fingerprint: [0; 32],
             accepted_at: SystemTime::UNIX_EPOCH,
             payload: payload.clone(),
+            version: 1,
+            ordering_key: String::new(),
+            retried: false,
         };
         if journal.append(entry).await.is_err() {
             return count;

@@ -80,7 +80,7 @@ use crate::{
     deadline::Deadline,
     error::{Error, RejectReason},
     health::{DatabasePart, SchemaPart},
-    journal::Journal,
+    journal::Store,
     metrics,
 };
 
@@ -109,7 +109,7 @@ struct Shared {
     bulkhead: Arc<Bulkhead>,
     budget: RetryBudget,
     cache: ReadCache,
-    journal: Journal,
+    journal: Arc<dyn Store>,
     gate: Gate,
     /// Fingerprints of the newest keys that this replica settled.
     settled_keys: Cache<String, [u8; 32]>,
@@ -145,7 +145,7 @@ impl Db {
     pub fn new(
         mut config: DbConfig,
         cache: CacheConfig,
-        journal: Journal,
+        journal: impl Store,
         commands: Arc<dyn Commands>,
     ) -> Result<(Self, Background), ConfigInvalid> {
         let target = config.validate()?;
@@ -159,7 +159,7 @@ impl Db {
             bulkhead: Bulkhead::new(config.bulkhead.clone(), now),
             budget: RetryBudget::new(config.budget.clone(), now),
             cache: ReadCache::new(cache),
-            journal,
+            journal: Arc::new(journal),
             gate: Gate::default(),
             settled_keys: Cache::new(SETTLED_KEYS_MAX),
             commands,

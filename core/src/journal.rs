@@ -7,15 +7,18 @@
 //!   has succeeded. A crash of the process, of the machine or of its power after that does not lose the entry.
 //! - **Refused means without effect.** Every [`AppendError`] but [`AppendError::Unknown`] leaves no trace: the entry is
 //!   not found, and not replayed, now or after a restart. `Unknown` promises nothing either way.
-//! - **In order, without gaps.** Sequences are given in the order of appending; [`Journal::next`] gives entries in that
-//!   order, each again and again until [`Journal::acknowledge`] has passed it. After a crash an entry that was
-//!   acknowledged shortly before may be given once more: applying must be idempotent by key.
+//! - **In order, without gaps.** Sequences are given in the order of appending. Entries with the same ordering key keep
+//!   that order among themselves; [`Journal::batch`] gives the oldest first, each again and again until
+//!   [`Journal::settled`] names it. After a crash an entry that was settled before may be given once more: applying must
+//!   be idempotent by key.
+//! - **Nothing accepted vanishes.** What can never be applied, or not by this program, is [set
+//!   aside](Journal::set_aside), and kept until somebody sees to it.
 //! - **One pending entry a key.** Of appends of one key at the same time, one becomes the entry, and the others learn its
 //!   sequence, and that only once it is durable.
 //! - **Sound or refused.** Bytes that cannot be what was written are never handed out. An append torn by a crash is cut
 //!   from the very end; any other damage stops [`Journal::open`] with file and offset, and nothing is touched.
 //! - **A failed sync is final.** The journal then takes nothing more until a restart, since a second sync that succeeds
-//!   would prove nothing. What was durable before can still be read, replayed and acknowledged.
+//!   would prove nothing. What was durable before can still be read, replayed and settled.
 //! - **Bounded.** Entries, bytes, waiting appends and files have limits, and at each of them an append is refused.
 //!
 //! What is not promised: a disk that is lost loses what was not yet replayed, and a disk that lies about syncs makes
@@ -35,10 +38,13 @@
 //!     fingerprint: [0; 32],
 //!     accepted_at: std::time::SystemTime::now(),
 //!     payload: "{}".into(),
+//!     version: 1,
+//!     ordering_key: "customer-4".to_owned(),
+//!     retried: false,
 //! }))?;
 //! let entry = journal.next()?.expect("an entry waits");
 //! assert_eq!((entry.sequence, entry.key.as_str()), (appended.sequence, "order-17"));
-//! journal.acknowledge(entry.sequence);
+//! journal.settled(&[entry.sequence]);
 //! drop(journal);
 //! thread.join().expect("the writer ends without a panic");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -53,16 +59,19 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::journal::aside::AsideSlot;
 use crate::journal::disk::Disk;
 use crate::journal::index::Place;
 use crate::journal::recovery::Paths;
 use crate::journal::state::Shared;
 use crate::metrics;
 
+mod aside;
 mod config;
 mod cursor;
 mod disk;
 mod error;
+mod heads;
 mod index;
 mod inspect;
 mod order;
@@ -71,13 +80,16 @@ mod recovery;
 mod scan;
 mod segment;
 mod state;
+mod store;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+pub use crate::journal::aside::{Aside, AsideCounts, AsideEntry};
 pub use crate::journal::config::JournalConfig;
-pub use crate::journal::error::{AppendError, JournalError};
+pub use crate::journal::error::{AppendError, JournalError, RetryError};
 pub use crate::journal::inspect::{CursorState, Loss, SegmentState, SegmentSurvey, Survey, inspect};
+pub use crate::journal::store::{Store, StoreFuture};
 pub use crate::journal::writer::JournalWriter;
 
 /// An entry to append.
@@ -93,6 +105,14 @@ pub struct NewEntry {
     pub accepted_at: SystemTime,
     /// What the command needs, at most [`JournalConfig::payload_bytes_max`].
     pub payload: Bytes,
+    /// The version of the payload, as the command counts it.
+    pub version: u16,
+    /// At most 255 bytes. Entries with the same one keep their order among themselves; different ones may be applied in any
+    /// order. The empty one is like any other.
+    pub ordering_key: String,
+    /// An operator gave the entry back after it was rejected, so what the database recorded of that may be overwritten
+    /// once.
+    pub retried: bool,
 }
 
 /// An entry as it was appended, read back from disk.
@@ -110,6 +130,12 @@ pub struct Entry {
     pub accepted_at: SystemTime,
     /// What the command needs.
     pub payload: Bytes,
+    /// The version of the payload.
+    pub version: u16,
+    /// What it is in order with.
+    pub ordering_key: String,
+    /// It was rejected before, and an operator gave it back.
+    pub retried: bool,
 }
 
 /// An entry that is durable.
@@ -146,7 +172,7 @@ pub struct Backlog {
 pub enum JournalHealth {
     /// Take it.
     Ok,
-    /// Refuse it until entries are acknowledged or the disk has room.
+    /// Refuse it until entries are settled or the disk has room.
     Full,
     /// Refuse it until a restart.
     Failed,
@@ -166,7 +192,7 @@ pub struct Recovery {
     pub duration: Duration,
 }
 
-/// The handle: append, look up, read, acknowledge. Clones share one journal; when the last is dropped, the writer ends.
+/// The handle: append, look up, read, settle, set aside. Clones share one journal; when the last is dropped, the writer ends.
 #[derive(Debug, Clone)]
 pub struct Journal {
     handles: Arc<Handles>,
@@ -177,6 +203,7 @@ pub struct Journal {
 struct Handles {
     shared: Arc<Shared>,
     paths: Paths,
+    id: [u8; 16],
 }
 
 impl Drop for Handles {
@@ -231,7 +258,8 @@ impl Journal {
         let disk_bytes =
             recovered.active.length + recovered.sealed.iter().map(|sealed| sealed.bytes).sum::<u64>();
         let shared = Arc::new(Shared::new(config, lock, recovered.index, disk_bytes));
-        let handles = Arc::new(Handles { shared: Arc::clone(&shared), paths });
+        let handles =
+            Arc::new(Handles { shared: Arc::clone(&shared), paths, id: recovered.active.header.journal_id });
         let writer =
             JournalWriter::new(shared, disk, recovered.active, recovered.sealed, recovered.stored_cursor);
         Ok((Self { handles }, writer, recovery))
@@ -265,6 +293,7 @@ impl Journal {
         };
         within("key", entry.key.len(), 1, record::KEY_BYTES_LIMIT as u64)?;
         within("kind", entry.kind.len(), 0, record::KIND_BYTES_LIMIT as u64)?;
+        within("ordering key", entry.ordering_key.len(), 0, record::ORDERING_KEY_BYTES_LIMIT as u64)?;
         within("payload", entry.payload.len(), 0, config.payload_bytes_max)?;
         let answer = self.handles.shared.enqueue(entry)?;
         // The writer answers everything it takes; a closed channel means that it panicked with the entry in hand.
@@ -272,12 +301,22 @@ impl Journal {
         Ok(Appended { sequence })
     }
 
-    /// The pending entry of a key: durable, and not yet acknowledged.
+    /// The random number that this folder got when it was made; no other journal has it.
+    pub fn id(&self) -> [u8; 16] {
+        self.handles.id
+    }
+
+    /// The entry of a key that is pending or held: durable, and not yet settled.
     pub fn find(&self, key: &str) -> Option<Pending> {
         self.handles.shared.with_index(|index| index.find(key))
     }
 
-    /// How much waits for replay.
+    /// Whether an entry of this ordering key waits: queued, pending, or held.
+    pub fn is_waiting(&self, ordering_key: &str) -> bool {
+        self.handles.shared.is_waiting(ordering_key)
+    }
+
+    /// How much waits for replay; what is set aside and not released does not.
     pub fn backlog(&self) -> Backlog {
         let counts = self.handles.shared.counts();
         Backlog {
@@ -302,15 +341,22 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Io`], or [`JournalError::Damaged`] where the disk no longer gives what was written.
     pub fn next(&self) -> Result<Option<Entry>, JournalError> {
-        Ok(self.batch(1, u64::MAX)?.pop())
+        Ok(self.batch(1, u64::MAX, &|_| false)?.pop())
     }
 
-    /// The oldest pending entries in order, at most `entries_max` and, after the first, at most `bytes_max` in all.
+    /// The oldest pending entries in order whose ordering keys are neither held nor to `skip`: at most `entries_max` and,
+    /// after the first, at most `bytes_max` in all. Once an entry of an ordering key is left out, no later one of it is
+    /// given. Blocks for the reads.
     ///
     /// # Errors
     /// As [`next`](Self::next), for the first entry that cannot be read.
-    pub fn batch(&self, entries_max: usize, bytes_max: u64) -> Result<Vec<Entry>, JournalError> {
-        let places = self.handles.shared.with_index(|index| index.oldest(entries_max, bytes_max));
+    pub fn batch(
+        &self,
+        entries_max: usize,
+        bytes_max: u64,
+        skip: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<Entry>, JournalError> {
+        let places = self.handles.shared.with_index(|index| index.oldest(entries_max, bytes_max, skip));
         places.iter().map(|place| self.read(place)).collect()
     }
 
@@ -337,15 +383,106 @@ impl Journal {
             fingerprint: frame.fingerprint,
             accepted_at: record::time(frame.accepted_micros),
             payload: Bytes::copy_from_slice(frame.payload),
+            version: frame.version,
+            ordering_key: frame.ordering_key.to_owned(),
+            retried: frame.retried,
         })
     }
 
-    /// Says that all entries up to and including `through` are done with; they are never given again in this process.
+    /// Says that these entries are done with, in any order; they are never given again in this process, and count no more.
     ///
-    /// The position reaches the disk about a second later, or when the journal closes; a crash before that only means
-    /// that the entries are given again. Their space returns segment by segment.
-    pub fn acknowledge(&self, through: u64) {
-        self.handles.shared.with_index(|index| index.acknowledge(through));
+    /// The position up to which everything is settled reaches the disk about a second later, or when the journal closes;
+    /// entries that were settled beyond it are given again after a restart. Space returns segment by segment.
+    pub fn settled(&self, sequences: &[u64]) {
+        self.handles.shared.with_index(|index| sequences.iter().for_each(|sequence| index.settle(*sequence)));
+    }
+
+    /// Takes entries out of the backlog and keeps them, durably before this returns; sequences that are not pending are
+    /// passed over. After a crash in between they are pending again or aside, never both.
+    ///
+    /// Of a held entry's ordering key nothing is given until it is [released](Self::release).
+    ///
+    /// # Errors
+    /// [`JournalError`]; the entries are then still pending.
+    ///
+    /// # Cancel safety
+    /// A future dropped early leaves the entries pending or aside.
+    pub async fn set_aside(&self, sequences: &[u64], why: Aside) -> Result<(), JournalError> {
+        self.handles.shared.with_index(|index| {
+            for sequence in sequences {
+                if let Some(slot) =
+                    index.park(*sequence).or_else(|| index.aside.settle(*sequence).map(|aside| aside.slot))
+                {
+                    let (why, since) = (why.clone(), SystemTime::now());
+                    index.aside.insert(*sequence, AsideSlot { slot, why, since });
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// How much is set aside.
+    pub fn aside_counts(&self) -> AsideCounts {
+        self.handles.shared.with_index(|index| index.aside.counts())
+    }
+
+    /// The entries that are set aside, in order and with their content, `entries_max` at most, from this sequence on;
+    /// blocks for the reads. Released entries are among them until they are settled.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn aside(&self, from: u64, entries_max: usize) -> Result<Vec<AsideEntry>, JournalError> {
+        let asides: Vec<(u64, AsideSlot)> = self.handles.shared.with_index(|index| {
+            let wanted = index.aside.iter().filter(|(sequence, _)| *sequence >= from).take(entries_max);
+            wanted.map(|(sequence, aside)| (sequence, aside.clone())).collect()
+        });
+        asides
+            .into_iter()
+            .map(|(sequence, AsideSlot { slot, why, since })| {
+                Ok(AsideEntry { entry: self.read(&Place { sequence, slot })?, why, since })
+            })
+            .collect()
+    }
+
+    /// Makes the held entries of an ordering key pending again, before newer ones of that key; how many there are. A restart
+    /// holds those again that were not settled.
+    pub fn release(&self, ordering_key: &str) -> u64 {
+        self.handles.shared.release(ordering_key)
+    }
+
+    /// Appends the dead letter of this key again, marked as [`retried`](Entry::retried); `None` where there is none.
+    ///
+    /// # Errors
+    /// [`RetryError`]; the dead letter is then still there.
+    ///
+    /// # Cancel safety
+    /// As [`append`](Self::append); the dead letter goes once the new entry is durable.
+    pub async fn retry(&self, key: &str) -> Result<Option<Appended>, RetryError> {
+        let Some(sequence) = self.handles.shared.with_index(|index| index.aside.rejected(key)) else {
+            return Ok(None);
+        };
+        let Some(AsideEntry { entry, .. }) = self.aside(sequence, 1)?.pop() else { return Ok(None) };
+        let Entry { key, kind, fingerprint, accepted_at, payload, version, ordering_key, .. } = entry;
+        let retried = true;
+        let entry = NewEntry { key, kind, fingerprint, accepted_at, payload, version, ordering_key, retried };
+        let appended = self.append(entry).await?;
+        self.settled(&[sequence]);
+        Ok(Some(appended))
+    }
+
+    /// Forgets the dead letter of this key for good, durably before this returns; whether there was one.
+    ///
+    /// # Errors
+    /// [`JournalError`]; the dead letter is then still there.
+    ///
+    /// # Cancel safety
+    /// A future dropped early leaves the dead letter there or gone.
+    pub async fn discard(&self, key: &str) -> Result<bool, JournalError> {
+        let Some(sequence) = self.handles.shared.with_index(|index| index.aside.rejected(key)) else {
+            return Ok(false);
+        };
+        self.settled(&[sequence]);
+        Ok(true)
     }
 
     /// Shows the sequence of the newest durable entry, and changes whenever there are more: what wakes replay.
@@ -354,7 +491,7 @@ impl Journal {
     }
 
     /// Takes no more appends. The writer finishes what is queued, stores the cursor and ends; reading and
-    /// acknowledging go on, but what is acknowledged after the writer's end is not stored.
+    /// settling go on, but what is settled after the writer's end is not stored.
     pub fn close(&self) {
         self.handles.shared.close();
     }

@@ -9,7 +9,7 @@
 //! write waits behind it.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -105,8 +105,8 @@ impl Replay {
             let Some(entries) = self.batch(at_a_time).await else { return };
             match self.settle_together(&entries).await {
                 Some(Together::Settled(_)) => {
-                    let last = entries.last().map_or(0, |last| last.sequence);
-                    self.db.0.journal.acknowledge(last);
+                    let sequences: Vec<u64> = entries.iter().map(|entry| entry.sequence).collect();
+                    self.db.0.journal.settled(&sequences);
                     (failures, settled) = (0, settled + entries.len() as u64);
                     at_a_time = (at_a_time * 2).min(BATCH_ENTRIES);
                     continue;
@@ -120,7 +120,7 @@ impl Replay {
             for entry in entries {
                 match self.settle(&entry).await {
                     Ok(()) => {
-                        self.db.0.journal.acknowledge(entry.sequence);
+                        self.db.0.journal.settled(&[entry.sequence]);
                         (failures, settled) = (0, settled + 1);
                     }
                     Err(NotYet { error }) => {
@@ -145,8 +145,9 @@ impl Replay {
     }
 
     async fn batch(&self, entries_max: usize) -> Option<Vec<Entry>> {
-        let journal = self.db.0.journal.clone();
-        let read = tokio::task::spawn_blocking(move || journal.batch(entries_max, BATCH_BYTES)).await;
+        let journal = Arc::clone(&self.db.0.journal);
+        let read =
+            tokio::task::spawn_blocking(move || journal.batch(entries_max, BATCH_BYTES, &|_| false)).await;
         match read {
             Ok(Ok(entries)) => Some(entries),
             Ok(Err(error)) => {

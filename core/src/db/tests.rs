@@ -14,7 +14,11 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::{
-    breaker::BreakerState, cache::StaleReason, error::ErrorClass, health::JournalPart, journal::JournalConfig,
+    breaker::BreakerState,
+    cache::StaleReason,
+    error::ErrorClass,
+    health::JournalPart,
+    journal::{Journal, JournalConfig},
 };
 
 /// Counts what it is told and applies nothing: no transaction is ever reached here.
@@ -76,6 +80,7 @@ fn breaker(db: &Db) -> BreakerState {
 
 struct Outage {
     db: Db,
+    journal: Journal,
     told: Arc<Told>,
     writer: Option<JoinHandle<()>>,
     _folder: tempfile::TempDir,
@@ -112,15 +117,15 @@ impl Outage {
         let writer = std::thread::spawn(move || writer.run());
         let told = Arc::new(Told::default());
         let commands: Arc<dyn Commands> = told.clone();
-        let (db, _background) = Db::new(config, CacheConfig::default(), journal, commands).unwrap();
+        let (db, _background) = Db::new(config, CacheConfig::default(), journal.clone(), commands).unwrap();
         db.set_schema(SchemaPart::Ok);
-        Self { db, told, writer: Some(writer), _folder: folder }
+        Self { db, journal, told, writer: Some(writer), _folder: folder }
     }
 }
 
 impl Drop for Outage {
     fn drop(&mut self) {
-        self.db.0.journal.close();
+        self.journal.close();
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
@@ -276,7 +281,7 @@ async fn an_unchecked_schema_is_not_written_to() {
 #[tokio::test]
 async fn a_write_that_nobody_takes_says_that_it_had_no_effect() {
     let outage = Outage::begin();
-    outage.db.0.journal.close();
+    outage.journal.close();
     let refused = outage.db.write(command("k", 1), soon()).await;
     assert!(matches!(refused, Err(WriteError::Rejected(_))), "{refused:?}");
 }

@@ -284,6 +284,9 @@ fn entry(command: &Command) -> NewEntry {
         fingerprint: command.fingerprint,
         accepted_at: command.accepted_at,
         payload: command.payload.clone(),
+        version: 1,
+        ordering_key: String::new(),
+        retried: false,
     }
 }
 

@@ -115,3 +115,15 @@ impl AppendError {
         matches!(self, Self::Unknown)
     }
 }
+
+/// Why a dead letter was not given back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetryError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] JournalError),
+    /// The journal does not take it.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}

@@ -1,10 +1,13 @@
-//! Where the pending entries lie: in memory, one slot an entry, payloads left on disk. It knows nothing of waiting
-//! tasks and does no I/O.
+//! Where the pending entries lie: in memory, one slot an entry, payloads left on disk, chained by ordering key. It knows
+//! nothing of waiting tasks and does no I/O.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::journal::aside::AsideIndex;
 use crate::journal::disk::DiskFile;
+use crate::journal::heads::Heads;
 use crate::journal::{Pending, record};
 
 /// A file that holds records, kept open while a slot points into it.
@@ -15,10 +18,11 @@ pub(crate) struct RecordFile {
     pub(crate) salt: u32,
 }
 
-/// One pending entry.
+/// One entry.
 #[derive(Debug, Clone)]
 pub(crate) struct Slot {
     pub(crate) key: Arc<str>,
+    pub(crate) ordering_key: Arc<str>,
     pub(crate) fingerprint: [u8; 32],
     pub(crate) accepted_micros: i64,
     pub(crate) file: Arc<RecordFile>,
@@ -34,89 +38,242 @@ pub(crate) struct Place {
     pub(crate) slot: Slot,
 }
 
-/// All durable entries that are not acknowledged, in order and without gaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Pending,
+    /// Set aside: not pending, and the cursor does not pass it.
+    Aside,
+    Settled,
+}
+
+#[derive(Debug)]
+struct Link {
+    slot: Slot,
+    state: State,
+    /// The sequence of the next entry of the same ordering key; 0 where there is none.
+    next: u64,
+}
+
+/// All durable entries behind the cursor, in order and without gaps, with those that were settled early among them.
 #[derive(Debug)]
 pub(crate) struct Index {
     /// The sequence of the front slot, or of the next one to come.
     first: u64,
-    slots: VecDeque<Slot>,
+    links: VecDeque<Link>,
     by_key: HashMap<Arc<str>, u64>,
+    /// The newest entry of each ordering key that has a pending one.
+    tails: HashMap<Arc<str>, u64>,
+    /// The oldest pending entry of each ordering key.
+    heads: Heads,
+    entries: u64,
     bytes: u64,
+    /// What was set aside.
+    pub(crate) aside: AsideIndex,
 }
 
 impl Index {
     /// An empty index whose first entry will have this sequence.
     pub(crate) fn starting_at(first: u64) -> Self {
-        Self { first, slots: VecDeque::new(), by_key: HashMap::new(), bytes: 0 }
+        Self {
+            first,
+            links: VecDeque::new(),
+            by_key: HashMap::new(),
+            tails: HashMap::new(),
+            heads: Heads::default(),
+            entries: 0,
+            bytes: 0,
+            aside: AsideIndex::default(),
+        }
     }
 
     /// The sequence that the next entry will have.
     pub(crate) fn next_sequence(&self) -> u64 {
-        self.first + self.slots.len() as u64
+        self.first + self.links.len() as u64
+    }
+
+    fn position(&self, sequence: u64) -> Option<usize> {
+        usize::try_from(sequence.checked_sub(self.first)?).ok()
+    }
+
+    fn link(&self, sequence: u64) -> Option<&Link> {
+        self.links.get(self.position(sequence)?)
+    }
+
+    fn link_mut(&mut self, sequence: u64) -> Option<&mut Link> {
+        let position = self.position(sequence)?;
+        self.links.get_mut(position)
     }
 
     /// Takes the next entry.
     pub(crate) fn push(&mut self, slot: Slot) -> u64 {
         let sequence = self.next_sequence();
+        self.entries += 1;
         self.bytes += u64::from(slot.length);
         // A lost cursor can bring two entries of one key back; the later one is what a caller means by the key.
         self.by_key.insert(Arc::clone(&slot.key), sequence);
-        self.slots.push_back(slot);
+        match self.tails.insert(Arc::clone(&slot.ordering_key), sequence) {
+            None => self.heads.set(sequence),
+            Some(tail) => {
+                if let Some(link) = self.link_mut(tail) {
+                    link.next = sequence;
+                }
+            }
+        }
+        self.links.push_back(Link { slot, state: State::Pending, next: 0 });
         sequence
     }
 
-    /// Drops all entries up to and including `through`; returns the sequence up to which none is left.
-    pub(crate) fn acknowledge(&mut self, through: u64) -> u64 {
-        while self.first <= through {
-            let Some(slot) = self.slots.pop_front() else { break };
-            if self.by_key.get(&slot.key) == Some(&self.first) {
-                self.by_key.remove(&slot.key);
-            }
-            self.bytes -= u64::from(slot.length);
+    /// Says that an entry is done with; the cursor can pass it once nothing before it is left.
+    pub(crate) fn settle(&mut self, sequence: u64) {
+        if self.aside.settle(sequence).is_none() {
+            self.leave(sequence, State::Settled);
+        } else if let Some(link) = self.link_mut(sequence) {
+            link.state = State::Settled;
+        }
+        while self.links.front().is_some_and(|link| link.state == State::Settled) {
+            self.links.pop_front();
             self.first += 1;
         }
-        self.acknowledged()
+        self.heads.forget_before(self.first);
     }
 
-    /// All entries up to this one are acknowledged.
-    pub(crate) fn acknowledged(&self) -> u64 {
+    /// Takes a pending entry out of its ordering key's chain; `None` where it is not pending.
+    fn leave(&mut self, sequence: u64, state: State) -> Option<Slot> {
+        let link = self.link_mut(sequence).filter(|link| link.state == State::Pending)?;
+        link.state = state;
+        let slot = link.slot.clone();
+        self.entries -= 1;
+        self.bytes -= u64::from(slot.length);
+        if self.by_key.get(&slot.key) == Some(&sequence) {
+            self.by_key.remove(&slot.key);
+        }
+        if self.heads.clear(sequence) {
+            match self.pending_after(sequence) {
+                Some(next) => self.heads.set(next),
+                None => drop(self.tails.remove(&slot.ordering_key)),
+            }
+        }
+        Some(slot)
+    }
+
+    /// Takes a pending entry out, to be set aside.
+    pub(crate) fn park(&mut self, sequence: u64) -> Option<Slot> {
+        self.leave(sequence, State::Aside)
+    }
+
+    /// The next pending entry of the same ordering key.
+    fn pending_after(&self, sequence: u64) -> Option<u64> {
+        let mut at = self.link(sequence)?.next;
+        while let Some(link) = self.link(at) {
+            if link.state == State::Pending {
+                return Some(at);
+            }
+            at = link.next;
+        }
+        None
+    }
+
+    /// Nothing up to this sequence is left.
+    pub(crate) fn settled_through(&self) -> u64 {
         self.first - 1
     }
 
-    /// The pending entry of a key.
+    /// The pending or held entry of a key.
     pub(crate) fn find(&self, key: &str) -> Option<Pending> {
-        let sequence = *self.by_key.get(key)?;
-        let slot = self.slots.get(usize::try_from(sequence.checked_sub(self.first)?).ok()?)?;
+        let Some(sequence) = self.by_key.get(key).copied() else { return self.aside.find(key) };
+        let slot = &self.link(sequence)?.slot;
         let accepted_at = record::time(slot.accepted_micros);
         Some(Pending { sequence, fingerprint: slot.fingerprint, accepted_at })
     }
 
-    /// The oldest entries, at least one where there is one, as many as fit.
-    pub(crate) fn oldest(&self, entries_max: usize, bytes_max: u64) -> Vec<Place> {
-        let mut places = Vec::new();
-        let mut bytes = 0;
-        for (sequence, slot) in (self.first..).zip(&self.slots) {
-            bytes += u64::from(slot.length);
-            if places.len() >= entries_max.max(1) || (bytes > bytes_max && !places.is_empty()) {
-                break;
+    /// Whether an entry of this ordering key is pending or held.
+    pub(crate) fn is_waiting(&self, ordering_key: &str) -> bool {
+        self.tails.contains_key(ordering_key) || self.aside.is_waiting(ordering_key)
+    }
+
+    /// The oldest entries in order, of ordering keys that are neither held nor skipped; at least one where there is one,
+    /// and as many as fit. What it costs grows with what it gives and with the skipped keys, not with the backlog.
+    pub(crate) fn oldest(
+        &self,
+        entries_max: usize,
+        bytes_max: u64,
+        skip: &dyn Fn(&str) -> bool,
+    ) -> Vec<Place> {
+        let mut taken = Taken { places: Vec::new(), bytes: 0, entries_max: entries_max.max(1), bytes_max };
+        // Released entries were appended before all others of their ordering keys.
+        let mut left_out: Vec<Arc<str>> = Vec::new();
+        for (sequence, slot) in self.aside.released() {
+            if left_out.contains(&slot.ordering_key) {
+                continue;
             }
-            places.push(Place { sequence, slot: slot.clone() });
+            if skip(&slot.ordering_key) {
+                left_out.push(Arc::clone(&slot.ordering_key));
+            } else if !taken.take(sequence, slot) {
+                return taken.places;
+            }
         }
-        places
+        let mut following = BinaryHeap::new();
+        let mut head = self.heads.at_or_after(self.first);
+        loop {
+            let next = following.peek().map(|Reverse(sequence)| *sequence);
+            let sequence = match (head, next) {
+                (Some(head), None) => head,
+                (Some(head), Some(next)) if head < next => head,
+                (_, Some(next)) => next,
+                (None, None) => return taken.places,
+            };
+            let Some(link) = self.link(sequence) else { return taken.places };
+            if head == Some(sequence) {
+                head = self.heads.at_or_after(sequence + 1);
+                let ordering_key = &link.slot.ordering_key;
+                if self.aside.is_held(ordering_key) || skip(ordering_key) {
+                    continue;
+                }
+            } else {
+                following.pop();
+            }
+            if !taken.take(sequence, &link.slot) {
+                return taken.places;
+            }
+            following.extend(self.pending_after(sequence).map(Reverse));
+        }
     }
 
-    /// Number of entries.
+    /// Number of pending entries.
     pub(crate) fn entries(&self) -> u64 {
-        self.slots.len() as u64
+        self.entries + self.aside.released_entries()
     }
 
-    /// Bytes of all frames.
+    /// Bytes of all pending frames.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// When the oldest entry was accepted, in microseconds since 1970.
+    /// When the oldest pending entry was accepted, in microseconds since 1970.
     pub(crate) fn oldest_micros(&self) -> Option<i64> {
-        self.slots.front().map(|slot| slot.accepted_micros)
+        let released = self.aside.released().next().map(|(_, slot)| slot.accepted_micros);
+        let head = || self.link(self.heads.at_or_after(self.first)?).map(|link| link.slot.accepted_micros);
+        released.or_else(head)
+    }
+}
+
+/// What a batch holds so far.
+struct Taken {
+    places: Vec<Place>,
+    bytes: u64,
+    entries_max: usize,
+    bytes_max: u64,
+}
+
+impl Taken {
+    /// Takes one more entry; `false` where it does not fit.
+    fn take(&mut self, sequence: u64, slot: &Slot) -> bool {
+        let bytes = self.bytes + u64::from(slot.length);
+        if self.places.len() >= self.entries_max || (bytes > self.bytes_max && !self.places.is_empty()) {
+            return false;
+        }
+        self.bytes = bytes;
+        self.places.push(Place { sequence, slot: slot.clone() });
+        true
     }
 }

@@ -15,12 +15,22 @@ pub(crate) const KEY_BYTES_LIMIT: usize = 255;
 /// The longest name of a command, in bytes.
 pub(crate) const KIND_BYTES_LIMIT: usize = 64;
 
-/// Magic, length, sequence, first of batch, time, fingerprint, two lengths, flags.
-const FIXED_BYTES: usize = 4 + 4 + 8 + 8 + 8 + 32 + 1 + 1 + 2;
+/// The longest ordering key, in bytes.
+pub(crate) const ORDERING_KEY_BYTES_LIMIT: usize = 255;
+
+/// Flag: an operator gave the entry back after it was rejected.
+const FLAG_RETRIED: u16 = 1;
+
+/// Magic, length, sequence, first of batch, time, fingerprint, lengths of kind and key, flags, version, length of the
+/// ordering key, zero.
+const FIXED_BYTES: usize = 4 + 4 + 8 + 8 + 8 + 32 + 1 + 1 + 2 + 2 + 1 + 1;
 const CHECKSUM_BYTES: usize = 4;
 const FRAME_BYTES_MIN: usize = FIXED_BYTES + CHECKSUM_BYTES;
-const FRAME_BYTES_MAX: usize =
-    FRAME_BYTES_MIN + KEY_BYTES_LIMIT + KIND_BYTES_LIMIT + PAYLOAD_BYTES_LIMIT as usize;
+const FRAME_BYTES_MAX: usize = FRAME_BYTES_MIN
+    + KEY_BYTES_LIMIT
+    + KIND_BYTES_LIMIT
+    + ORDERING_KEY_BYTES_LIMIT
+    + PAYLOAD_BYTES_LIMIT as usize;
 
 /// What makes a record belong to its place: the segment's salt, its own number, and the number its batch began with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +51,10 @@ pub(crate) struct Frame<'a> {
     pub(crate) accepted_micros: i64,
     pub(crate) fingerprint: [u8; 32],
     pub(crate) kind: &'a str,
+    pub(crate) version: u16,
     pub(crate) key: &'a str,
+    pub(crate) ordering_key: &'a str,
+    pub(crate) retried: bool,
     pub(crate) payload: &'a [u8],
     /// Length of the whole frame in bytes.
     pub(crate) length: usize,
@@ -64,7 +77,7 @@ pub(crate) enum FrameFault {
 
 /// The length of the frame that holds an entry, in bytes.
 pub(crate) fn frame_bytes(entry: &NewEntry) -> usize {
-    FRAME_BYTES_MIN + entry.kind.len() + entry.key.len() + entry.payload.len()
+    FRAME_BYTES_MIN + entry.kind.len() + entry.key.len() + entry.ordering_key.len() + entry.payload.len()
 }
 
 /// Appends the frame of `entry` to `out`; the entry's fields are within the limits above (`append` checked them).
@@ -80,9 +93,14 @@ pub(crate) fn encode(out: &mut Vec<u8>, stamp: Stamp, entry: &NewEntry) {
     out.extend_from_slice(&entry.fingerprint);
     out.push(u8::try_from(entry.kind.len()).expect("kinds are at most 64 bytes"));
     out.push(u8::try_from(entry.key.len()).expect("keys are at most 255 bytes"));
-    out.extend_from_slice(&[0, 0]);
+    let flags = if entry.retried { FLAG_RETRIED } else { 0 };
+    out.extend_from_slice(&flags.to_le_bytes());
+    out.extend_from_slice(&entry.version.to_le_bytes());
+    out.push(u8::try_from(entry.ordering_key.len()).expect("ordering keys are at most 255 bytes"));
+    out.push(0);
     out.extend_from_slice(entry.kind.as_bytes());
     out.extend_from_slice(entry.key.as_bytes());
+    out.extend_from_slice(entry.ordering_key.as_bytes());
     out.extend_from_slice(&entry.payload);
     let sum = checksum(stamp.salt, out.get(start..).unwrap_or_default());
     out.extend_from_slice(&sum.to_le_bytes());
@@ -118,9 +136,13 @@ fn fields(covered: &[u8], length: usize) -> Option<Frame<'_>> {
     let fingerprint = *rest.array::<32>()?;
     let [kind_bytes, key_bytes] = *rest.array()?;
     let flags = u16::from_le_bytes(*rest.array()?);
+    let version = u16::from_le_bytes(*rest.array()?);
+    let [ordering_key_bytes, zero] = *rest.array()?;
     let kind = std::str::from_utf8(rest.slice(kind_bytes.into())?).ok()?;
     let key = std::str::from_utf8(rest.slice(key_bytes.into())?).ok()?;
-    let sane = flags == 0
+    let ordering_key = std::str::from_utf8(rest.slice(ordering_key_bytes.into())?).ok()?;
+    let sane = flags & !FLAG_RETRIED == 0
+        && zero == 0
         && batch_first <= sequence
         && !key.is_empty()
         && kind.len() <= KIND_BYTES_LIMIT
@@ -131,7 +153,10 @@ fn fields(covered: &[u8], length: usize) -> Option<Frame<'_>> {
         accepted_micros,
         fingerprint,
         kind,
+        version,
         key,
+        ordering_key,
+        retried: flags & FLAG_RETRIED != 0,
         payload: rest.0,
         length,
     })

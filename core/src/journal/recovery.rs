@@ -124,6 +124,7 @@ impl Survey {
             if frame.sequence == index.next_sequence() {
                 index.push(Slot {
                     key: frame.key.into(),
+                    ordering_key: frame.ordering_key.into(),
                     fingerprint: frame.fingerprint,
                     accepted_micros: frame.accepted_micros,
                     file: Arc::clone(&file),

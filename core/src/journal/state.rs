@@ -27,6 +27,7 @@ pub(crate) type Reply = Result<u64, AppendError>;
 pub(crate) struct Request {
     pub(crate) entry: NewEntry,
     key: Arc<str>,
+    ordering_key: Arc<str>,
     reply: oneshot::Sender<Reply>,
 }
 
@@ -42,6 +43,8 @@ struct State {
     queue: VecDeque<Request>,
     /// The keys in the queue and with the writer.
     flights: HashMap<Arc<str>, Vec<Follower>>,
+    /// How many of those each ordering key has.
+    orderings: HashMap<Arc<str>, usize>,
     /// Appends and followers that have no answer yet.
     waiting: usize,
     in_flight: u64,
@@ -100,6 +103,7 @@ impl Shared {
         let state = State {
             queue: VecDeque::new(),
             flights: HashMap::new(),
+            orderings: HashMap::new(),
             waiting: 0,
             in_flight: 0,
             in_flight_bytes: 0,
@@ -146,11 +150,13 @@ impl Shared {
         }
         let key: Arc<str> = entry.key.as_str().into();
         state.flights.insert(Arc::clone(&key), Vec::new());
+        let ordering_key: Arc<str> = entry.ordering_key.as_str().into();
+        *state.orderings.entry(Arc::clone(&ordering_key)).or_insert(0) += 1;
         state.waiting += 1;
         state.in_flight += 1;
         state.in_flight_bytes += frame_bytes;
         let writer_may_sleep = state.queue.is_empty();
-        state.queue.push_back(Request { entry, key, reply });
+        state.queue.push_back(Request { entry, key, ordering_key, reply });
         drop(state);
         if writer_may_sleep {
             self.work.notify_one();
@@ -195,11 +201,13 @@ impl Shared {
             state.waiting = state.waiting.saturating_sub(1 + followers.len());
             state.in_flight -= 1;
             state.in_flight_bytes -= frame_bytes;
+            state.land(&request.ordering_key);
             let reply = match &outcome {
                 Ok(written) => {
                     let (offset, length) = places.next().expect("the writer gives a place for each request");
                     Ok(state.index.push(Slot {
                         key: request.key,
+                        ordering_key: request.ordering_key,
                         fingerprint: request.entry.fingerprint,
                         accepted_micros: record::micros(request.entry.accepted_at),
                         file: Arc::clone(&written.file),
@@ -233,6 +241,20 @@ impl Shared {
         read(&mut self.state().index)
     }
 
+    pub(crate) fn is_waiting(&self, ordering_key: &str) -> bool {
+        let state = self.state();
+        state.orderings.contains_key(ordering_key) || state.index.is_waiting(ordering_key)
+    }
+
+    /// Releases what is held of an ordering key, and wakes replay.
+    pub(crate) fn release(&self, ordering_key: &str) -> u64 {
+        let released = self.with_index(|index| index.aside.release(ordering_key));
+        if released > 0 {
+            self.changed.send_modify(|_| {});
+        }
+        released
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         let state = self.state();
         Counts {
@@ -252,7 +274,10 @@ impl Shared {
 
     /// The writer is gone: whoever still waits learns that nobody knows (their channels close).
     pub(crate) fn abandon(&self) {
-        let flights = std::mem::take(&mut self.state().flights);
+        let mut state = self.state();
+        state.orderings.clear();
+        let flights = std::mem::take(&mut state.flights);
+        drop(state);
         drop(flights);
     }
 
@@ -279,6 +304,16 @@ impl Shared {
 }
 
 impl State {
+    /// One append of an ordering key has come to its end.
+    fn land(&mut self, ordering_key: &str) {
+        if let Some(count) = self.orderings.get_mut(ordering_key) {
+            *count -= 1;
+            if *count == 0 {
+                self.orderings.remove(ordering_key);
+            }
+        }
+    }
+
     fn is_full_for(&self, config: &JournalConfig, frame_bytes: u64) -> bool {
         self.index.entries() + self.in_flight >= config.entries_max
             || self.index.bytes() + self.in_flight_bytes + frame_bytes > config.bytes_max

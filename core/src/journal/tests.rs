@@ -9,6 +9,7 @@ mod codec;
 mod crash;
 mod damage;
 mod inspect;
+mod order;
 mod promises;
 
 use super::disk::memory::MemoryDisk;
@@ -23,6 +24,9 @@ pub(super) fn entry(key: &str, payload: &str) -> NewEntry {
         fingerprint: [u8::try_from(payload.len() % 256).unwrap(); 32],
         accepted_at: record::time(1_795_000_000_123_456),
         payload: payload.to_owned().into(),
+        version: 1,
+        ordering_key: String::new(),
+        retried: false,
     }
 }
 
@@ -78,5 +82,9 @@ pub(super) fn one(journal: &Journal, writer: &mut JournalWriter, key: &str) -> R
 }
 
 pub(super) fn pending(journal: &Journal) -> Vec<Entry> {
-    journal.batch(usize::MAX, u64::MAX).unwrap()
+    journal.batch(usize::MAX, u64::MAX, &|_| false).unwrap()
+}
+
+pub(super) fn settle_through(journal: &Journal, through: u64) {
+    journal.settled(&(1..=through).collect::<Vec<u64>>());
 }

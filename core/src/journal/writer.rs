@@ -214,7 +214,7 @@ impl JournalWriter {
     }
 
     fn store_cursor(&mut self) -> io::Result<()> {
-        let through = self.shared.with_index(|index| index.acknowledged());
+        let through = self.shared.with_index(|index| index.settled_through());
         if through > self.stored_cursor {
             let journal_id = self.active.segment.header.journal_id;
             Cursor { journal_id, through }.store(self.disk.as_ref())?;

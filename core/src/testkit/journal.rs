@@ -49,7 +49,7 @@ mod tests {
     use crate::journal::NewEntry;
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_appended_is_read_back_and_acknowledged() {
+    async fn what_is_appended_is_read_back_and_settled() {
         let kept = journal_in_memory(JournalConfig::new("/nowhere")).unwrap();
         let entry = |key: &str| NewEntry {
             key: key.to_owned(),
@@ -57,13 +57,16 @@ mod tests {
             fingerprint: [0; 32],
             accepted_at: SystemTime::now(),
             payload: Bytes::from_static(b"{}"),
+            version: 1,
+            ordering_key: String::new(),
+            retried: false,
         };
         for (key, sequence) in [("a", 1), ("b", 2)] {
             assert_eq!(kept.journal.append(entry(key)).await.unwrap().sequence, sequence);
         }
-        let entries = kept.journal.batch(10, u64::MAX).unwrap();
+        let entries = kept.journal.batch(10, u64::MAX, &|_| false).unwrap();
         assert_eq!(entries.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        kept.journal.acknowledge(2);
+        kept.journal.settled(&[1, 2]);
         assert_eq!(kept.journal.backlog().entries, 0);
     }
 }

@@ -30,10 +30,13 @@ fn filled(settled: u64) -> (TempDir, PathBuf) {
             fingerprint: [7; 32],
             accepted_at: UNIX_EPOCH + std::time::Duration::from_secs(1_790_000_000 + number),
             payload: CANARY.repeat(300).into(),
+            version: 1,
+            ordering_key: String::new(),
+            retried: false,
         };
         runtime.block_on(journal.append(entry)).unwrap();
     }
-    journal.acknowledge(settled);
+    journal.settled(&(1..=settled).collect::<Vec<u64>>());
     drop(journal);
     thread.join().unwrap();
     (temp, folder)

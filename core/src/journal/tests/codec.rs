@@ -13,12 +13,16 @@ use crate::journal::segment::{HEADER_BYTES, Header};
 fn entries() -> impl Strategy<Value = NewEntry> {
     let texts = ("[a-z0-9é-]{1,60}", "[a-z.]{0,64}");
     let rest = (any::<[u8; 32]>(), any::<i32>(), vec(any::<u8>(), 0..300));
-    (texts, rest).prop_map(|((key, kind), (fingerprint, seconds, payload))| {
-        let distance = Duration::from_secs(seconds.unsigned_abs().into());
-        let epoch = SystemTime::UNIX_EPOCH;
-        let accepted_at = if seconds < 0 { epoch - distance } else { epoch + distance };
-        NewEntry { key, kind, fingerprint, accepted_at, payload: payload.into() }
-    })
+    let replay = (any::<u16>(), "[a-zé-]{0,100}", any::<bool>());
+    (texts, rest, replay).prop_map(
+        |((key, kind), (fingerprint, seconds, payload), (version, ordering_key, retried))| {
+            let distance = Duration::from_secs(seconds.unsigned_abs().into());
+            let epoch = SystemTime::UNIX_EPOCH;
+            let accepted_at = if seconds < 0 { epoch - distance } else { epoch + distance };
+            let payload = payload.into();
+            NewEntry { key, kind, fingerprint, accepted_at, payload, version, ordering_key, retried }
+        },
+    )
 }
 
 /// A segment's bytes: the header's place left empty, then batches of the given sizes.
@@ -44,6 +48,8 @@ proptest! {
         let frame = record::decode(&bytes, salt).unwrap();
         prop_assert_eq!(frame.length, length);
         prop_assert_eq!((frame.sequence, frame.key, frame.kind), (sequence, entry.key.as_str(), entry.kind.as_str()));
+        prop_assert_eq!((frame.version, frame.ordering_key), (entry.version, entry.ordering_key.as_str()));
+        prop_assert_eq!(frame.retried, entry.retried);
         prop_assert_eq!(frame.fingerprint, entry.fingerprint);
         prop_assert_eq!(record::time(frame.accepted_micros), entry.accepted_at);
         prop_assert_eq!(frame.payload, &entry.payload[..]);

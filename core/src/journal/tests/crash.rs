@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::inspect::surveyed;
-use super::{entry, one, open, pending, together};
+use super::{entry, one, open, pending, settle_through, together};
 use crate::journal::disk::memory::{Fault, MemoryDisk, Survival};
 use crate::journal::{AppendError, Journal, JournalConfig, JournalHealth, NewEntry};
 
@@ -40,7 +40,7 @@ fn representative_run(disk: &MemoryDisk) -> Told {
         }
         if round % 3 == 2 {
             told.acknowledged = told.durable.keys().copied().max().unwrap_or(0).min(3 * round - 2);
-            journal.acknowledge(told.acknowledged);
+            settle_through(&journal, told.acknowledged);
             writer.housekeep();
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::inspect::surveyed;
-use super::{entry, one, open, pending, together};
+use super::{entry, one, open, pending, settle_through, together};
 use crate::journal::disk::memory::{MemoryDisk, Survival};
 use crate::journal::{CursorState, Entry, Journal, JournalConfig, JournalError, SegmentState};
 
@@ -193,7 +193,7 @@ fn a_missing_or_foreign_segment_is_refused() {
 fn an_acknowledged_record_that_is_missing_proves_a_loss() {
     let (disk, _) = filled();
     let (journal, mut writer, _) = open(&disk);
-    journal.acknowledge(3);
+    settle_through(&journal, 3);
     writer.housekeep();
     drop((journal, writer));
     let cut = disk.after_crash(Survival::Nothing);
@@ -220,7 +220,7 @@ fn a_sound_record_of_a_newer_program_is_refused_and_not_cut() {
     let mut bytes = disk.bytes(SEGMENT);
     let header = crate::journal::segment::Header::decode(&bytes).unwrap();
     let (last, end) = (last_record(&bytes), bytes.len() - 4);
-    bytes[last + 66] = 1;
+    bytes[last + 66] = 2;
     let sum = crc32c::crc32c_append(crc32c::crc32c(&header.salt.to_le_bytes()), &bytes[last..end]);
     bytes[end..].copy_from_slice(&sum.to_le_bytes());
     assert!(refusal(&with_segment(bytes)).contains("fields are not those of format version 1"));

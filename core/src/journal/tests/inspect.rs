@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 
-use super::{entry, one, open, open_with, together};
+use super::{entry, one, open, open_with, settle_through, together};
 use crate::journal::cursor::CURSOR_NAME;
 use crate::journal::disk::memory::{MemoryDisk, Survival};
 use crate::journal::disk::{Disk, DiskView, LOCK_NAME};
@@ -77,7 +77,7 @@ fn a_healthy_folder_is_told_by_segment_position_and_command() {
 fn the_cursor_divides_what_is_done_from_what_waits() {
     let disk = three_segments();
     let (journal, mut writer, _) = open_with(&disk, |config| config.segment_bytes = 1 << 20);
-    journal.acknowledge(3);
+    settle_through(&journal, 3);
     writer.housekeep();
     let survey = surveyed(&disk);
     assert!(survey.in_use, "its owner is there");
@@ -133,7 +133,7 @@ fn damage_in_what_is_done_with_costs_nothing() {
     let disk = three_segments();
     let (first, second) = (disk.bytes(FIRST), disk.bytes(SECOND));
     let (journal, mut writer, _) = open(&disk);
-    journal.acknowledge(2);
+    settle_through(&journal, 2);
     writer.housekeep();
     drop((journal, writer));
     // A crash may bring deleted files back.

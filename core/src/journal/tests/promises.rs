@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{entry, one, open, open_with, pending, together};
+use super::{entry, one, open, open_with, pending, settle_through, together};
 use crate::journal::disk::memory::MemoryDisk;
 use crate::journal::disk::volatile::VolatileDisk;
 use crate::journal::disk::{Disk, RealDisk};
@@ -50,7 +50,7 @@ fn a_thread_on_a_real_folder_serves_many_tasks() {
             task.await.unwrap();
         }
     });
-    journal.acknowledge(150);
+    settle_through(&journal, 150);
     drop(journal);
     thread.join().unwrap();
     let (journal, _writer, recovery) = Journal::open(JournalConfig::new(&dir)).unwrap();
@@ -89,7 +89,7 @@ fn a_key_is_free_again_once_its_entry_is_acknowledged() {
     let disk = MemoryDisk::default();
     let (journal, mut writer, _) = open(&disk);
     one(&journal, &mut writer, "k").unwrap();
-    journal.acknowledge(1);
+    settle_through(&journal, 1);
     assert_eq!(journal.find("k"), None);
     assert_eq!(one(&journal, &mut writer, "k"), Ok(2));
 }
@@ -124,11 +124,11 @@ fn replay_is_woken_and_batches_keep_order_and_limits() {
     assert_eq!(*changed.borrow_and_update(), 5);
     let keys =
         |entries: Vec<crate::journal::Entry>| entries.into_iter().map(|one| one.key).collect::<Vec<_>>();
-    assert_eq!(keys(journal.batch(3, u64::MAX).unwrap()), ["0", "1", "2"]);
-    assert_eq!(keys(journal.batch(3, 1).unwrap()), ["0"], "one entry always fits");
-    journal.acknowledge(2);
-    assert_eq!(keys(journal.batch(9, u64::MAX).unwrap()), ["2", "3", "4"]);
-    journal.acknowledge(99);
+    assert_eq!(keys(journal.batch(3, u64::MAX, &|_| false).unwrap()), ["0", "1", "2"]);
+    assert_eq!(keys(journal.batch(3, 1, &|_| false).unwrap()), ["0"], "one entry always fits");
+    settle_through(&journal, 2);
+    assert_eq!(keys(journal.batch(9, u64::MAX, &|_| false).unwrap()), ["2", "3", "4"]);
+    settle_through(&journal, 99);
     assert!(journal.next().unwrap().is_none());
     assert_eq!(journal.backlog(), crate::journal::Backlog::default());
     assert_eq!(one(&journal, &mut writer, "next"), Ok(6), "acknowledging ahead of the journal gives no gap");
@@ -145,10 +145,10 @@ fn acknowledged_segments_are_deleted_and_a_large_active_one_too() {
     let segments =
         |disk: &MemoryDisk| disk.everything().keys().filter(|name| name.ends_with(".segment")).count();
     assert_eq!(segments(&disk), 5, "two of these records fit into a segment");
-    journal.acknowledge(5);
+    settle_through(&journal, 5);
     writer.housekeep();
     assert_eq!(segments(&disk), 3);
-    journal.acknowledge(9);
+    settle_through(&journal, 9);
     writer.housekeep();
     assert_eq!(segments(&disk), 1, "all is acknowledged: one empty segment is left");
     drop((journal, writer));
@@ -164,7 +164,7 @@ fn a_lost_cursor_gives_the_entries_again_in_order() {
     for key in ["a", "b", "a2"] {
         one(&journal, &mut writer, key).unwrap();
     }
-    journal.acknowledge(2);
+    settle_through(&journal, 2);
     one(&journal, &mut writer, "a").unwrap();
     writer.housekeep();
     drop((journal, writer));
@@ -174,7 +174,7 @@ fn a_lost_cursor_gives_the_entries_again_in_order() {
     let keys: Vec<String> = pending(&journal).into_iter().map(|entry| entry.key).collect();
     assert_eq!(keys, ["a", "b", "a2", "a"]);
     assert_eq!(journal.find("a").unwrap().sequence, 4, "the later entry is what the key means");
-    journal.acknowledge(1);
+    settle_through(&journal, 1);
     assert_eq!(journal.find("a").unwrap().sequence, 4);
 }
 
@@ -192,7 +192,7 @@ fn at_each_bound_an_append_is_refused_and_taken_again_later() {
     assert_eq!(one(&journal, &mut writer, "third"), Ok(3));
     assert_eq!(one(&journal, &mut writer, "fourth"), Err(AppendError::Full));
     assert_eq!(journal.health(), JournalHealth::Full);
-    journal.acknowledge(1);
+    settle_through(&journal, 1);
     assert_eq!(journal.health(), JournalHealth::Ok);
     assert_eq!(one(&journal, &mut writer, "fourth"), Ok(4));
     for wrong in [entry("", "x"), entry(&"k".repeat(256), "x"), entry("k", &"x".repeat(101))] {
