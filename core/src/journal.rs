@@ -56,14 +56,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::journal::aside::AsideSlot;
 use crate::journal::disk::Disk;
 use crate::journal::index::Place;
 use crate::journal::recovery::Paths;
-use crate::journal::state::Shared;
+use crate::journal::state::{Chore, SetAside, Shared};
 use crate::metrics;
 
 mod aside;
@@ -75,6 +75,7 @@ mod heads;
 mod index;
 mod inspect;
 mod order;
+mod read;
 mod record;
 mod recovery;
 mod scan;
@@ -88,7 +89,9 @@ mod writer;
 pub use crate::journal::aside::{Aside, AsideCounts, AsideEntry};
 pub use crate::journal::config::JournalConfig;
 pub use crate::journal::error::{AppendError, JournalError, RetryError};
-pub use crate::journal::inspect::{CursorState, Loss, SegmentState, SegmentSurvey, Survey, inspect};
+pub use crate::journal::inspect::{
+    AsideGroup, AsideSurvey, CursorState, Loss, SegmentState, SegmentSurvey, Survey, export, inspect,
+};
 pub use crate::journal::store::{Store, StoreFuture};
 pub use crate::journal::writer::JournalWriter;
 
@@ -255,13 +258,12 @@ impl Journal {
             cursor_lost: recovered.cursor_lost,
             duration: started.elapsed(),
         };
-        let disk_bytes =
-            recovered.active.length + recovered.sealed.iter().map(|sealed| sealed.bytes).sum::<u64>();
+        let start = recovered.start;
+        let disk_bytes = start.active.length + start.sealed.iter().map(|sealed| sealed.bytes).sum::<u64>();
         let shared = Arc::new(Shared::new(config, lock, recovered.index, disk_bytes));
-        let handles =
-            Arc::new(Handles { shared: Arc::clone(&shared), paths, id: recovered.active.header.journal_id });
-        let writer =
-            JournalWriter::new(shared, disk, recovered.active, recovered.sealed, recovered.stored_cursor);
+        let id = start.active.header.journal_id;
+        let writer = JournalWriter::new(Arc::clone(&shared), disk, start, paths.clone());
+        let handles = Arc::new(Handles { shared, paths, id });
         Ok((Self { handles }, writer, recovery))
     }
 
@@ -357,36 +359,7 @@ impl Journal {
         skip: &dyn Fn(&str) -> bool,
     ) -> Result<Vec<Entry>, JournalError> {
         let places = self.handles.shared.with_index(|index| index.oldest(entries_max, bytes_max, skip));
-        places.iter().map(|place| self.read(place)).collect()
-    }
-
-    fn read(&self, place: &Place) -> Result<Entry, JournalError> {
-        let paths = &self.handles.paths;
-        let Place { sequence, slot } = place;
-        let mut bytes = vec![0; slot.length as usize];
-        slot.file
-            .file
-            .read_exact_at(&mut bytes, slot.offset)
-            .map_err(|error| paths.io("read", &slot.file.name, error))?;
-        let damaged = |what: String| paths.damaged(&slot.file.name, slot.offset, what);
-        let frame = record::decode(&bytes, slot.file.salt).map_err(|fault| damaged(fault.to_string()))?;
-        if frame.sequence != *sequence || *frame.key != *slot.key {
-            return Err(damaged(format!(
-                "record {} stands where record {sequence} was written",
-                frame.sequence
-            )));
-        }
-        Ok(Entry {
-            sequence: frame.sequence,
-            key: frame.key.to_owned(),
-            kind: frame.kind.to_owned(),
-            fingerprint: frame.fingerprint,
-            accepted_at: record::time(frame.accepted_micros),
-            payload: Bytes::copy_from_slice(frame.payload),
-            version: frame.version,
-            ordering_key: frame.ordering_key.to_owned(),
-            retried: frame.retried,
-        })
+        read::read(&self.handles.paths, &places)
     }
 
     /// Says that these entries are done with, in any order; they are never given again in this process, and count no more.
@@ -408,17 +381,11 @@ impl Journal {
     /// # Cancel safety
     /// A future dropped early leaves the entries pending or aside.
     pub async fn set_aside(&self, sequences: &[u64], why: Aside) -> Result<(), JournalError> {
-        self.handles.shared.with_index(|index| {
-            for sequence in sequences {
-                if let Some(slot) =
-                    index.park(*sequence).or_else(|| index.aside.settle(*sequence).map(|aside| aside.slot))
-                {
-                    let (why, since) = (why.clone(), SystemTime::now());
-                    index.aside.insert(*sequence, AsideSlot { slot, why, since });
-                }
-            }
-        });
-        Ok(())
+        let (reply, answer) = oneshot::channel();
+        let chore = SetAside { sequences: sequences.to_vec(), why, reply };
+        self.handles.shared.enqueue_chore(Chore::SetAside(chore))?;
+        // A closed channel means that the writer is gone.
+        answer.await.unwrap_or(Err(JournalError::Closed))
     }
 
     /// How much is set aside.
@@ -436,12 +403,17 @@ impl Journal {
             let wanted = index.aside.iter().filter(|(sequence, _)| *sequence >= from).take(entries_max);
             wanted.map(|(sequence, aside)| (sequence, aside.clone())).collect()
         });
-        asides
-            .into_iter()
-            .map(|(sequence, AsideSlot { slot, why, since })| {
-                Ok(AsideEntry { entry: self.read(&Place { sequence, slot })?, why, since })
-            })
-            .collect()
+        let place =
+            |(sequence, aside): &(u64, AsideSlot)| Place { sequence: *sequence, slot: aside.slot.clone() };
+        let entries = read::read(&self.handles.paths, &asides.iter().map(place).collect::<Vec<Place>>())?;
+        let reasons = asides.into_iter().map(|(_, AsideSlot { why, since, .. })| (why, since));
+        let whole = entries.into_iter().zip(reasons);
+        Ok(whole.map(|(entry, (why, since))| AsideEntry { entry, why, since }).collect())
+    }
+
+    /// The keys of all dead letters, in the order of their entries.
+    pub fn rejected_keys(&self) -> Vec<String> {
+        self.handles.shared.with_index(|index| index.aside.rejected_keys())
     }
 
     /// Makes the held entries of an ordering key pending again, before newer ones of that key; how many there are. A restart
@@ -465,15 +437,13 @@ impl Journal {
         let Entry { key, kind, fingerprint, accepted_at, payload, version, ordering_key, .. } = entry;
         let retried = true;
         let entry = NewEntry { key, kind, fingerprint, accepted_at, payload, version, ordering_key, retried };
-        let appended = self.append(entry).await?;
-        self.settled(&[sequence]);
-        Ok(Some(appended))
+        Ok(Some(self.append(entry).await?))
     }
 
     /// Forgets the dead letter of this key for good, durably before this returns; whether there was one.
     ///
     /// # Errors
-    /// [`JournalError`]; the dead letter is then still there.
+    /// [`JournalError`]; the dead letter may then come back with a restart.
     ///
     /// # Cancel safety
     /// A future dropped early leaves the dead letter there or gone.
@@ -482,6 +452,9 @@ impl Journal {
             return Ok(false);
         };
         self.settled(&[sequence]);
+        let (reply, answer) = oneshot::channel();
+        self.handles.shared.enqueue_chore(Chore::SaveGone(reply))?;
+        answer.await.unwrap_or(Err(JournalError::Closed))?;
         Ok(true)
     }
 

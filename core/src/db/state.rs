@@ -79,6 +79,9 @@ impl Db {
         metrics::gauge("ridethrough_lanes_in_use", questions as f64);
         metrics::gauge("ridethrough_journal_depth", backlog.entries as f64);
         metrics::gauge("ridethrough_journal_bytes", backlog.bytes as f64);
+        let aside = self.0.journal.aside_counts();
+        metrics::journal_set_aside("rejected", aside.rejected as f64);
+        metrics::journal_set_aside("held", aside.held as f64);
         metrics::gauge("ridethrough_journal_oldest_seconds", age(backlog.oldest_accepted_at).as_secs_f64());
     }
 
@@ -87,6 +90,7 @@ impl Db {
     #[must_use]
     pub fn state(&self, now: Instant) -> serde_json::Value {
         let backlog = self.0.journal.backlog();
+        let aside = self.0.journal.aside_counts();
         let (entries, weight) = self.0.cache.size();
         let (size, idle) = self.connections();
         let hosts: Vec<serde_json::Value> =
@@ -116,6 +120,8 @@ impl Db {
                 "entries": backlog.entries,
                 "bytes": backlog.bytes,
                 "oldest_seconds": age(backlog.oldest_accepted_at).as_secs_f64(),
+                "rejected": aside.rejected,
+                "held": aside.held,
                 "replayed": self.0.replayed.load(std::sync::atomic::Ordering::Relaxed),
             },
         })

@@ -1,12 +1,16 @@
 //! Entries that were set aside: dead letters that wait for an operator, and held ones that wait for a newer program. It
 //! does no I/O.
 
+pub(crate) mod file;
+pub(crate) mod record;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::journal::index::Slot;
-use crate::journal::{Entry, Pending, record};
+use crate::journal::record::time;
+use crate::journal::{Entry, Pending};
 
 /// Why an entry is set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,10 +68,14 @@ pub(crate) struct AsideIndex {
     held: HashMap<Arc<str>, (u64, u64)>,
     held_by_key: HashMap<Arc<str>, u64>,
     counts: AsideCounts,
+    /// What is aside no more, but still in the file as if it were.
+    gone: Vec<u64>,
 }
 
 impl AsideIndex {
     pub(crate) fn insert(&mut self, sequence: u64, aside: AsideSlot) {
+        // Set aside once more, for another reason: the newest record in the file is the one that counts.
+        self.take(sequence);
         self.counts.bytes += u64::from(aside.slot.length);
         match &aside.why {
             Aside::Rejected { .. } => self.counts.rejected += 1,
@@ -82,8 +90,49 @@ impl AsideIndex {
         self.slots.insert(sequence, aside);
     }
 
-    /// Takes an entry out, whatever its state.
-    pub(crate) fn settle(&mut self, sequence: u64) -> Option<AsideSlot> {
+    /// Takes an entry out for good, whatever its state.
+    pub(crate) fn settle(&mut self, sequence: u64) -> bool {
+        let was_here = self.take(sequence).is_some();
+        if was_here {
+            self.gone.push(sequence);
+        }
+        was_here
+    }
+
+    /// Takes an entry out that the file says is gone.
+    pub(crate) fn forget(&mut self, sequence: u64) {
+        self.take(sequence);
+    }
+
+    /// What the file must be told is gone.
+    pub(crate) fn take_gone(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// The file could not be told.
+    pub(crate) fn gone_again(&mut self, gone: Vec<u64>) {
+        self.gone.extend(gone);
+    }
+
+    /// The entry lies somewhere else now.
+    pub(crate) fn relocate(&mut self, sequence: u64, to: impl FnOnce(&Slot) -> Slot) {
+        if let Some(aside) = self.slots.get_mut(&sequence) {
+            aside.slot = to(&aside.slot);
+        }
+    }
+
+    /// An entry that was rejected before is pending again, so its dead letters are history.
+    pub(crate) fn retried(&mut self, key: &str) {
+        let letters = self
+            .slots
+            .iter()
+            .filter(|(_, aside)| matches!(aside.why, Aside::Rejected { .. }) && *aside.slot.key == *key);
+        for sequence in letters.map(|(sequence, _)| *sequence).collect::<Vec<u64>>() {
+            self.settle(sequence);
+        }
+    }
+
+    fn take(&mut self, sequence: u64) -> Option<AsideSlot> {
         let gone = self.slots.remove(&sequence)?;
         self.counts.bytes -= u64::from(gone.slot.length);
         match &gone.why {
@@ -129,7 +178,7 @@ impl AsideIndex {
     pub(crate) fn find(&self, key: &str) -> Option<Pending> {
         let sequence = *self.held_by_key.get(key)?;
         let slot = self.slot(sequence)?;
-        let accepted_at = record::time(slot.accepted_micros);
+        let accepted_at = time(slot.accepted_micros);
         Some(Pending { sequence, fingerprint: slot.fingerprint, accepted_at })
     }
 
@@ -138,6 +187,11 @@ impl AsideIndex {
         let is_it =
             |aside: &AsideSlot| matches!(aside.why, Aside::Rejected { .. }) && *aside.slot.key == *key;
         self.slots.iter().rev().find(|(_, aside)| is_it(aside)).map(|(sequence, _)| *sequence)
+    }
+
+    pub(crate) fn rejected_keys(&self) -> Vec<String> {
+        let letters = self.slots.values().filter(|aside| matches!(aside.why, Aside::Rejected { .. }));
+        letters.map(|aside| aside.slot.key.to_string()).collect()
     }
 
     pub(crate) fn slot(&self, sequence: u64) -> Option<&Slot> {

@@ -22,6 +22,12 @@ const QUEUE: usize = 4096;
 /// Appends that one sync covers; bounds how long the first of them waits for the others.
 const BATCH: usize = 1024;
 
+/// Dead letters are rare, and held entries wait for a deployment.
+const ASIDE_ENTRIES: u64 = 100_000;
+const ASIDE_BYTES: u64 = 16 * 1024 * 1024;
+/// What is gone takes as much room again in the file, which is read whole.
+const ASIDE_BYTES_MOST: u64 = 32 * 1024 * 1024;
+
 /// The least `segment_bytes`: a header and some records.
 const SEGMENT_BYTES_LEAST: u64 = 4 * 1024;
 /// The most: recovery reads a whole segment into memory.
@@ -45,6 +51,10 @@ pub struct JournalConfig {
     pub queue_max: usize,
     /// Appends that one sync may cover; default 1024.
     pub batch_max: usize,
+    /// Entries that may be set aside; default 100,000. Beyond that setting aside is refused, and they stay pending.
+    pub aside_entries_max: u64,
+    /// Their bytes, at most 32 MiB; default 16 MiB. The file takes up to twice as much, and a mebibyte.
+    pub aside_bytes_max: u64,
 }
 
 impl JournalConfig {
@@ -58,6 +68,8 @@ impl JournalConfig {
             payload_bytes_max: PAYLOAD_BYTES,
             queue_max: QUEUE,
             batch_max: BATCH,
+            aside_entries_max: ASIDE_ENTRIES,
+            aside_bytes_max: ASIDE_BYTES,
         }
     }
 
@@ -76,7 +88,12 @@ impl JournalConfig {
         if self.payload_bytes_max > PAYLOAD_BYTES_LIMIT {
             return wrong("payload_bytes_max", format!("must be at most {PAYLOAD_BYTES_LIMIT}"));
         }
+        if self.aside_bytes_max > ASIDE_BYTES_MOST {
+            return wrong("aside_bytes_max", format!("must be at most {ASIDE_BYTES_MOST}"));
+        }
         let counts = [
+            ("aside_entries_max", self.aside_entries_max),
+            ("aside_bytes_max", self.aside_bytes_max),
             ("bytes_max", self.bytes_max),
             ("entries_max", self.entries_max),
             ("queue_max", self.queue_max as u64),

@@ -43,6 +43,23 @@ pub enum JournalError {
         /// The folder to give to the command that helps.
         data_dir: PathBuf,
     },
+    /// As much is set aside as the configuration allows. Nothing was changed.
+    #[error(
+        "the journal keeps {entries} entries with {bytes} bytes aside, and takes no more; `ridethrough-server journal \
+         export`, `retry` and `discard` see to them"
+    )]
+    AsideFull {
+        /// Entries that are aside.
+        entries: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// The journal was closed, or its writer is gone.
+    #[error("journal is closed")]
+    Closed,
+    /// The journal's writer has too much to do already. Nothing was changed.
+    #[error("too much waits for the journal's writer already")]
+    Busy,
     /// The operating system refused something.
     #[error("journal: cannot {action} {}: {source}", path.display())]
     Io {

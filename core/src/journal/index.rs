@@ -5,15 +5,17 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::journal::aside::AsideIndex;
+use crate::journal::aside::{AsideIndex, AsideSlot};
 use crate::journal::disk::DiskFile;
 use crate::journal::heads::Heads;
+use crate::journal::segment::FileKind;
 use crate::journal::{Pending, record};
 
 /// A file that holds records, kept open while a slot points into it.
 #[derive(Debug)]
 pub(crate) struct RecordFile {
     pub(crate) name: Arc<str>,
+    pub(crate) kind: FileKind,
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) salt: u32,
 }
@@ -38,18 +40,10 @@ pub(crate) struct Place {
     pub(crate) slot: Slot,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Pending,
-    /// Set aside: not pending, and the cursor does not pass it.
-    Aside,
-    Settled,
-}
-
 #[derive(Debug)]
 struct Link {
     slot: Slot,
-    state: State,
+    is_pending: bool,
     /// The sequence of the next entry of the same ordering key; 0 where there is none.
     next: u64,
 }
@@ -119,53 +113,76 @@ impl Index {
                 }
             }
         }
-        self.links.push_back(Link { slot, state: State::Pending, next: 0 });
+        self.links.push_back(Link { slot, is_pending: true, next: 0 });
         sequence
     }
 
     /// Says that an entry is done with; the cursor can pass it once nothing before it is left.
     pub(crate) fn settle(&mut self, sequence: u64) {
-        if self.aside.settle(sequence).is_none() {
-            self.leave(sequence, State::Settled);
-        } else if let Some(link) = self.link_mut(sequence) {
-            link.state = State::Settled;
+        if !self.aside.settle(sequence) {
+            self.leave(sequence);
+            self.advance();
         }
-        while self.links.front().is_some_and(|link| link.state == State::Settled) {
+    }
+
+    /// Takes an entry out that was found to be aside, or gone from there.
+    pub(crate) fn left(&mut self, sequence: u64) {
+        self.leave(sequence);
+        self.advance();
+    }
+
+    /// Says that an entry is kept elsewhere from now on.
+    pub(crate) fn set_aside(&mut self, sequence: u64, aside: AsideSlot) {
+        let was_aside = self.aside.slot(sequence).is_some();
+        let was_pending = self.leave(sequence);
+        self.aside.insert(sequence, aside);
+        if !was_aside && !was_pending {
+            // Settled while it was being written there.
+            self.aside.settle(sequence);
+        }
+        self.advance();
+    }
+
+    fn advance(&mut self) {
+        while self.links.front().is_some_and(|link| !link.is_pending) {
             self.links.pop_front();
             self.first += 1;
         }
         self.heads.forget_before(self.first);
     }
 
-    /// Takes a pending entry out of its ordering key's chain; `None` where it is not pending.
-    fn leave(&mut self, sequence: u64, state: State) -> Option<Slot> {
-        let link = self.link_mut(sequence).filter(|link| link.state == State::Pending)?;
-        link.state = state;
-        let slot = link.slot.clone();
+    /// Takes a pending entry out of its ordering key's chain; whether it was pending.
+    fn leave(&mut self, sequence: u64) -> bool {
+        let Some(link) = self.link_mut(sequence).filter(|link| link.is_pending) else { return false };
+        link.is_pending = false;
+        let (key, ordering_key) = (Arc::clone(&link.slot.key), Arc::clone(&link.slot.ordering_key));
+        let length = u64::from(link.slot.length);
         self.entries -= 1;
-        self.bytes -= u64::from(slot.length);
-        if self.by_key.get(&slot.key) == Some(&sequence) {
-            self.by_key.remove(&slot.key);
+        self.bytes -= length;
+        if self.by_key.get(&key) == Some(&sequence) {
+            self.by_key.remove(&key);
         }
         if self.heads.clear(sequence) {
             match self.pending_after(sequence) {
                 Some(next) => self.heads.set(next),
-                None => drop(self.tails.remove(&slot.ordering_key)),
+                None => drop(self.tails.remove(&ordering_key)),
             }
         }
-        Some(slot)
+        true
     }
 
-    /// Takes a pending entry out, to be set aside.
-    pub(crate) fn park(&mut self, sequence: u64) -> Option<Slot> {
-        self.leave(sequence, State::Aside)
+    /// Where an entry lies that is pending or aside.
+    pub(crate) fn place(&self, sequence: u64) -> Option<Place> {
+        let pending = || self.link(sequence).filter(|link| link.is_pending).map(|link| &link.slot);
+        let slot = self.aside.slot(sequence).or_else(pending)?.clone();
+        Some(Place { sequence, slot })
     }
 
     /// The next pending entry of the same ordering key.
     fn pending_after(&self, sequence: u64) -> Option<u64> {
         let mut at = self.link(sequence)?.next;
         while let Some(link) = self.link(at) {
-            if link.state == State::Pending {
+            if link.is_pending {
                 return Some(at);
             }
             at = link.next;

@@ -1,17 +1,23 @@
 //! Looking at a journal's folder without an owner's rights: what is there, what waits, what is damaged. It changes
 //! nothing, makes nothing and keeps no lock, and it never gives keys or payloads away, which are users' text.
 
+mod aside;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
+use crate::journal::aside::file::ASIDE_NAME;
 use crate::journal::cursor::{CURSOR_NAME, Cursor};
 use crate::journal::disk::{DiskView, LOCK_NAME, RealView};
 use crate::journal::order::{self, Order, SEGMENT_FILE_BYTES_LIMIT};
 use crate::journal::record::{self, Frame};
 use crate::journal::scan::{Damage, Tail};
 use crate::journal::segment::{self, Header};
-use crate::journal::{Backlog, JournalError};
+use crate::journal::{AsideEntry, Backlog, JournalError};
+
+use self::aside::LookAside;
+pub use self::aside::{AsideGroup, AsideSurvey};
 
 /// Command names that are counted one by one; a service has some dozens, and a damaged folder could claim any number.
 const KINDS_MAX: usize = 1_000;
@@ -39,6 +45,8 @@ pub struct Survey {
     pub kinds: BTreeMap<String, u64>,
     /// Pending entries of further commands, where there are more than 1,000 names.
     pub kinds_beyond: u64,
+    /// What is set aside.
+    pub aside: AsideSurvey,
     /// What would be lost with each damaged file.
     pub losses: Vec<Loss>,
     /// Why a start would refuse the folder even without the damaged files; `None` where it would not.
@@ -136,7 +144,9 @@ impl Survey {
     pub fn is_sound(&self) -> bool {
         let cursor =
             matches!(self.cursor, CursorState::Missing | CursorState::At(_) | CursorState::Lost { .. });
-        cursor && !self.segments.iter().any(|segment| segment.state.is_damage())
+        cursor
+            && !self.segments.iter().any(|segment| segment.state.is_damage())
+            && !self.aside.state.as_ref().is_some_and(SegmentState::is_damage)
     }
 }
 
@@ -158,7 +168,19 @@ pub fn inspect(folder: &Path) -> Result<Survey, JournalError> {
     inspect_on(&RealView::new(folder), folder)
 }
 
+/// The same, with the entries that are set aside, content included.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn export(folder: &Path) -> Result<(Survey, Vec<AsideEntry>), JournalError> {
+    look_on(&RealView::new(folder), folder)
+}
+
 pub(crate) fn inspect_on(view: &dyn DiskView, folder: &Path) -> Result<Survey, JournalError> {
+    look_on(view, folder).map(|(survey, _)| survey)
+}
+
+fn look_on(view: &dyn DiskView, folder: &Path) -> Result<(Survey, Vec<AsideEntry>), JournalError> {
     let io = |action, source| JournalError::Io { action, path: folder.to_path_buf(), source };
     let owned = || view.owned().map_err(|error| io("ask for the lock of", error));
     let mut looks = 0;
@@ -173,18 +195,19 @@ pub(crate) fn inspect_on(view: &dyn DiskView, folder: &Path) -> Result<Survey, J
             return Err(JournalError::Absent { folder: folder.to_path_buf() });
         }
         let before = owned()?;
-        let mut survey = Look::new(view, &names).finish();
+        let (mut survey, aside) = Look::new(view, &names).finish();
         survey.in_use = owned()? || before;
         looks += 1;
         // An owner deletes and begins segments between the listing and the reading, which looks like damage.
         if survey.is_sound() || !survey.in_use || looks == LOOKS_MAX {
-            return Ok(survey);
+            return Ok((survey, aside));
         }
     }
 }
 
 fn is_ours(name: &str) -> bool {
     name == CURSOR_NAME
+        || name == ASIDE_NAME
         || name == LOCK_NAME
         || segment::is_unfinished(name)
         || segment::first_in_name(name).is_some()
@@ -197,6 +220,7 @@ struct Look<'a> {
     order: Order,
     /// The segments that are sound so far, each with the sequence after its last record.
     sound: Vec<(Header, u64)>,
+    aside: Option<LookAside>,
     survey: Survey,
 }
 
@@ -216,11 +240,13 @@ impl<'a> Look<'a> {
             pending: Backlog::default(),
             kinds: BTreeMap::new(),
             kinds_beyond: 0,
+            aside: AsideSurvey::default(),
             losses: Vec::new(),
             refused_without_damaged: None,
         };
         let order = Order::new(cursor, firsts.first().copied());
-        let mut look = Self { view, cursor, order, sound: Vec::new(), survey };
+        let aside = names.iter().any(|name| name == ASIDE_NAME).then(|| LookAside::new(view));
+        let mut look = Self { view, cursor, order, sound: Vec::new(), aside, survey };
         for (position, first) in firsts.iter().enumerate() {
             look.take(*first, position + 1 == firsts.len());
         }
@@ -265,11 +291,15 @@ impl<'a> Look<'a> {
     ) -> Result<SegmentState, Damage> {
         let header = self.order.admit(bytes, found.first)?;
         let start = self.order.start();
-        let survey = &mut self.survey;
+        let (survey, aside) = (&mut self.survey, &mut self.aside);
         let scan = self.order.walk(bytes, &header, newest, |_, frame| {
             found.records += 1;
             found.last = Some(frame.sequence);
-            if frame.sequence >= start {
+            let is_aside = aside.as_ref().is_some_and(|aside| aside.had(frame.sequence));
+            if frame.sequence >= start && !is_aside {
+                if let Some(aside) = aside.as_mut().filter(|_| frame.retried) {
+                    aside.retried(frame.key);
+                }
                 found.pending += 1;
                 survey.count(&frame);
             }
@@ -281,7 +311,7 @@ impl<'a> Look<'a> {
         })
     }
 
-    fn finish(mut self) -> Survey {
+    fn finish(mut self) -> (Survey, Vec<AsideEntry>) {
         let through = self.cursor.map_or(0, |cursor| cursor.through);
         if let Err(what) = self.order.finish() {
             self.survey.cursor = CursorState::Contradicts { through, what };
@@ -294,11 +324,14 @@ impl<'a> Look<'a> {
             }
             follower = Some(segment.first);
         }
+        let id = self.order.journal_id();
+        let (aside, entries) = self.aside.map(|aside| aside.finish(id)).unwrap_or_default();
+        self.survey.aside = aside;
         self.survey.losses.reverse();
         if !self.survey.losses.is_empty() {
             self.survey.refused_without_damaged = Order::rehearse(self.cursor, &self.sound).err();
         }
-        self.survey
+        (self.survey, entries)
     }
 }
 

@@ -18,6 +18,9 @@ pub(crate) const KIND_BYTES_LIMIT: usize = 64;
 /// The longest ordering key, in bytes.
 pub(crate) const ORDERING_KEY_BYTES_LIMIT: usize = 255;
 
+/// What a record of the file `aside` holds beside the payload is shorter than this.
+const ASIDE_BYTES_LIMIT: usize = 512;
+
 /// Flag: an operator gave the entry back after it was rejected.
 const FLAG_RETRIED: u16 = 1;
 
@@ -26,11 +29,9 @@ const FLAG_RETRIED: u16 = 1;
 const FIXED_BYTES: usize = 4 + 4 + 8 + 8 + 8 + 32 + 1 + 1 + 2 + 2 + 1 + 1;
 const CHECKSUM_BYTES: usize = 4;
 const FRAME_BYTES_MIN: usize = FIXED_BYTES + CHECKSUM_BYTES;
-const FRAME_BYTES_MAX: usize = FRAME_BYTES_MIN
-    + KEY_BYTES_LIMIT
-    + KIND_BYTES_LIMIT
-    + ORDERING_KEY_BYTES_LIMIT
-    + PAYLOAD_BYTES_LIMIT as usize;
+const CONTENT_BYTES_MAX: usize = PAYLOAD_BYTES_LIMIT as usize + ASIDE_BYTES_LIMIT;
+const FRAME_BYTES_MAX: usize =
+    FRAME_BYTES_MIN + KEY_BYTES_LIMIT + KIND_BYTES_LIMIT + ORDERING_KEY_BYTES_LIMIT + CONTENT_BYTES_MAX;
 
 /// What makes a record belong to its place: the segment's salt, its own number, and the number its batch began with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +147,7 @@ fn fields(covered: &[u8], length: usize) -> Option<Frame<'_>> {
         && batch_first <= sequence
         && !key.is_empty()
         && kind.len() <= KIND_BYTES_LIMIT
-        && rest.0.len() as u64 <= PAYLOAD_BYTES_LIMIT;
+        && rest.0.len() <= CONTENT_BYTES_MAX;
     sane.then_some(Frame {
         sequence,
         batch_first,

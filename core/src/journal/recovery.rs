@@ -1,18 +1,22 @@
 //! Opening: read every segment, judge it, and only then repair what a crash may have left. It changes nothing when
 //! anything is damaged, and it does not append.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::journal::JournalError;
+use crate::journal::aside::file::{ASIDE_NAME, AsideFile};
+use crate::journal::aside::record::AsideRecord;
+use crate::journal::aside::{self, AsideIndex, AsideSlot};
 use crate::journal::cursor::{CURSOR_NAME, Cursor};
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::index::{Index, RecordFile, Slot};
 use crate::journal::order::{self, Order};
+use crate::journal::record;
 use crate::journal::scan::{Damage, Scan, Tail};
-use crate::journal::segment::{self, Header, Segment};
+use crate::journal::segment::{self, FileKind, Header, Segment};
 
 /// A segment that takes no more appends.
 #[derive(Debug)]
@@ -23,14 +27,21 @@ pub(crate) struct Sealed {
     pub(crate) bytes: u64,
 }
 
-/// Everything the writer starts from.
+/// The files that the writer starts from.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) sealed: VecDeque<Sealed>,
+    pub(crate) active: Segment,
+    /// The position that is on disk.
+    pub(crate) stored_cursor: u64,
+    pub(crate) aside: Option<AsideFile>,
+}
+
+/// What opening found.
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) index: Index,
-    pub(crate) sealed: VecDeque<Sealed>,
-    pub(crate) active: Segment,
-    /// The acknowledged position that is on disk.
-    pub(crate) stored_cursor: u64,
+    pub(crate) start: Start,
     pub(crate) torn_bytes: u64,
     pub(crate) cursor_lost: bool,
 }
@@ -75,6 +86,7 @@ struct Survey {
     order: Order,
     cursor: Option<Cursor>,
     cursor_lost: bool,
+    aside: Option<FoundAside>,
 }
 
 #[derive(Debug)]
@@ -97,8 +109,14 @@ impl Survey {
             false => None,
         };
         let order = Order::new(cursor, firsts.first().copied());
+        let mut index = Index::starting_at(order.start());
+        let aside = match names.iter().any(|name| name == ASIDE_NAME) {
+            true => Some(FoundAside::read(disk, paths, &mut index.aside)?),
+            false => None,
+        };
         let mut survey = Self {
-            index: Index::starting_at(order.start()),
+            index,
+            aside,
             segments: Vec::with_capacity(firsts.len()),
             unfinished,
             order,
@@ -109,6 +127,7 @@ impl Survey {
             survey.take(disk, paths, *first, position + 1 == firsts.len())?;
         }
         survey.check_cursor(paths)?;
+        survey.check_aside(paths)?;
         Ok(survey)
     }
 
@@ -117,12 +136,18 @@ impl Survey {
         let (file, bytes) = read_whole(disk, paths, &name)?;
         let damaged = |Damage { offset, what }| paths.damaged(&name, offset, what);
         let header = self.order.admit(&bytes, first).map_err(damaged)?;
-        let file = Arc::new(RecordFile { name: name.as_str().into(), file, salt: header.salt });
-        let index = &mut self.index;
+        let file = Arc::new(RecordFile {
+            name: name.as_str().into(),
+            kind: FileKind::Segment,
+            file,
+            salt: header.salt,
+        });
+        let (index, aside) = (&mut self.index, self.aside.as_ref());
         let walked = self.order.walk(&bytes, &header, newest, |offset, frame| {
             // Everything before the index's start is acknowledged already.
             if frame.sequence == index.next_sequence() {
-                index.push(Slot {
+                let retried = frame.retried;
+                let sequence = index.push(Slot {
                     key: frame.key.into(),
                     ordering_key: frame.ordering_key.into(),
                     fingerprint: frame.fingerprint,
@@ -131,11 +156,26 @@ impl Survey {
                     offset,
                     length: u32::try_from(frame.length).expect("a decoded frame's length came from a u32"),
                 });
+                if aside.is_some_and(|aside| aside.had.contains(&sequence)) {
+                    index.left(sequence);
+                } else if retried {
+                    index.aside.retried(frame.key);
+                }
             }
         });
         let scan = walked.map_err(damaged)?;
         self.segments.push(Surveyed { file, header, length: bytes.len() as u64, scan });
         Ok(())
+    }
+
+    fn check_aside(&self, paths: &Paths) -> Result<(), JournalError> {
+        let strange = |aside: &&FoundAside| {
+            self.order.journal_id().is_some_and(|id| id != aside.surveyed.header.journal_id)
+        };
+        match self.aside.as_ref().filter(strange) {
+            Some(_) => Err(paths.damaged(ASIDE_NAME, 0, "the file belongs to another journal")),
+            None => Ok(()),
+        }
     }
 
     fn check_cursor(&self, paths: &Paths) -> Result<(), JournalError> {
@@ -153,6 +193,9 @@ impl Survey {
             Some(newest) => newest.repair().map_err(|error| paths.io("repair", &newest.file.name, error))?,
             None => 0,
         };
+        if let Some(aside) = &self.aside {
+            aside.surveyed.repair().map_err(|error| paths.io("repair", ASIDE_NAME, error))?;
+        }
         // The folder's own state may be newer than what is durable of it.
         disk.sync_folder().map_err(|error| paths.io("sync", "", error))?;
         let next = self.index.next_sequence();
@@ -169,14 +212,61 @@ impl Survey {
                 .map_err(|error| paths.io("create", &segment::name(next), error))?,
         };
         let stored_cursor = self.cursor.map_or(0, |cursor| cursor.through);
-        Ok(Recovered {
-            index: self.index,
-            sealed,
-            active,
-            stored_cursor,
-            torn_bytes,
-            cursor_lost: self.cursor_lost,
-        })
+        let aside = self.aside.map(FoundAside::reopen);
+        let start = Start { sealed, active, stored_cursor, aside };
+        Ok(Recovered { index: self.index, start, torn_bytes, cursor_lost: self.cursor_lost })
+    }
+}
+
+/// The file `aside` as it was found.
+#[derive(Debug)]
+struct FoundAside {
+    surveyed: Surveyed,
+    /// All sequences that are, or were, set aside.
+    had: HashSet<u64>,
+    gone: BTreeSet<u64>,
+}
+
+impl FoundAside {
+    /// Reads the file, and puts what is kept in it into the index.
+    fn read(disk: &dyn Disk, paths: &Paths, index: &mut AsideIndex) -> Result<Self, JournalError> {
+        let (file, bytes) = read_whole(disk, paths, ASIDE_NAME)?;
+        let header = Header::decode_as(FileKind::Aside, &bytes)
+            .map_err(|fault| paths.damaged(ASIDE_NAME, 0, fault.to_string()))?;
+        let records =
+            Arc::new(RecordFile { name: ASIDE_NAME.into(), kind: FileKind::Aside, file, salt: header.salt });
+        let (mut had, mut gone) = (HashSet::new(), BTreeSet::new());
+        let walked = aside::record::walk(&bytes, &header, |offset, frame, what| match what {
+            AsideRecord::Kept { sequence, since_micros, why, .. } => {
+                let slot = Slot {
+                    key: frame.key.into(),
+                    ordering_key: frame.ordering_key.into(),
+                    fingerprint: frame.fingerprint,
+                    accepted_micros: frame.accepted_micros,
+                    file: Arc::clone(&records),
+                    offset,
+                    length: u32::try_from(frame.length).expect("a decoded frame's length came from a u32"),
+                };
+                if frame.retried {
+                    index.retried(frame.key);
+                }
+                index.insert(sequence, AsideSlot { slot, why, since: record::time(since_micros) });
+                had.insert(sequence);
+            }
+            AsideRecord::Gone(sequences) => {
+                sequences.iter().for_each(|sequence| index.forget(*sequence));
+                had.extend(&sequences);
+                gone.extend(sequences);
+            }
+        });
+        let scan = walked.map_err(|Damage { offset, what }| paths.damaged(ASIDE_NAME, offset, what))?;
+        let length = bytes.len() as u64;
+        Ok(Self { surveyed: Surveyed { file: records, header, length, scan }, had, gone })
+    }
+
+    fn reopen(self) -> AsideFile {
+        let Surveyed { file, scan, .. } = self.surveyed;
+        AsideFile::found(file, scan.end, scan.next, self.gone)
     }
 }
 

@@ -8,7 +8,24 @@ use std::time::SystemTime;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::record;
 
-const SEGMENT_MAGIC: [u8; 8] = *b"RTjournl";
+/// What the records of a file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    /// Entries, in the order of the journal.
+    Segment,
+    /// Entries that were set aside.
+    Aside,
+}
+
+impl FileKind {
+    fn magic(self) -> [u8; 8] {
+        match self {
+            Self::Segment => *b"RTjournl",
+            Self::Aside => *b"RTasides",
+        }
+    }
+}
+
 /// The format that this code writes, and the only one it reads.
 pub(crate) const FORMAT_VERSION: u16 = 1;
 /// Length of the header; every format version keeps this length and the place of magic, version and checksum.
@@ -20,6 +37,7 @@ const UNFINISHED_SUFFIX: &str = ".unfinished";
 /// What a segment says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
+    pub(crate) kind: FileKind,
     /// Random; part of every record's checksum in this file.
     pub(crate) salt: u32,
     /// The sequence that the first record has, or will have.
@@ -33,11 +51,11 @@ pub(crate) struct Header {
 /// Why the start of a file is not a header that this code can go on from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeaderFault {
-    #[error("the file does not begin with the header of a journal segment")]
+    #[error("the file does not begin with the header of a journal file")]
     Magic,
-    #[error("the segment header's checksum does not match")]
+    #[error("the file header's checksum does not match")]
     Checksum,
-    #[error("the segment has format version {0}, and this program reads version {FORMAT_VERSION} only")]
+    #[error("the file has format version {0}, and this program reads version {FORMAT_VERSION} only")]
     Version(u16),
 }
 
@@ -45,7 +63,7 @@ impl Header {
     /// The header in bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_BYTES);
-        out.extend_from_slice(&SEGMENT_MAGIC);
+        out.extend_from_slice(&self.kind.magic());
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         out.extend_from_slice(&[0, 0]);
         out.extend_from_slice(&self.salt.to_le_bytes());
@@ -56,11 +74,16 @@ impl Header {
         out
     }
 
-    /// Reads the header at the start of a file.
+    /// Reads the header at the start of a segment.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, HeaderFault> {
+        Self::decode_as(FileKind::Segment, bytes)
+    }
+
+    /// Reads the header at the start of a file of this kind.
+    pub(crate) fn decode_as(kind: FileKind, bytes: &[u8]) -> Result<Self, HeaderFault> {
         let bytes = bytes.first_chunk::<HEADER_BYTES>().ok_or(HeaderFault::Magic)?;
         let (magic, rest) = bytes.split_first_chunk::<8>().ok_or(HeaderFault::Magic)?;
-        if *magic != SEGMENT_MAGIC {
+        if *magic != kind.magic() {
             return Err(HeaderFault::Magic);
         }
         let (version, rest) = rest.split_first_chunk::<2>().ok_or(HeaderFault::Magic)?;
@@ -72,7 +95,7 @@ impl Header {
             (FORMAT_VERSION, false) => return Err(HeaderFault::Checksum),
             (other, _) => return Err(HeaderFault::Version(other)),
         }
-        Self::fields(rest).ok_or(HeaderFault::Magic)
+        Self::fields(kind, rest).ok_or(HeaderFault::Magic)
     }
 
     /// The format version that the start of a file states, where it can be believed.
@@ -84,13 +107,14 @@ impl Header {
         }
     }
 
-    fn fields(rest: &[u8]) -> Option<Self> {
+    fn fields(kind: FileKind, rest: &[u8]) -> Option<Self> {
         let (_reserved, rest) = rest.split_first_chunk::<2>()?;
         let (salt, rest) = rest.split_first_chunk::<4>()?;
         let (first, rest) = rest.split_first_chunk::<8>()?;
         let (created_micros, rest) = rest.split_first_chunk::<8>()?;
         let (journal_id, _sum) = rest.split_first_chunk::<16>()?;
         Some(Self {
+            kind,
             salt: u32::from_le_bytes(*salt),
             first: u64::from_le_bytes(*first),
             created_micros: i64::from_le_bytes(*created_micros),
@@ -158,7 +182,8 @@ impl Segment {
     /// Whatever the disk says.
     pub(crate) fn create(disk: &dyn Disk, first: u64, journal_id: [u8; 16]) -> io::Result<Self> {
         let created_micros = record::micros(SystemTime::now());
-        let header = Header { salt: fastrand::u32(..), first, created_micros, journal_id };
+        let kind = FileKind::Segment;
+        let header = Header { kind, salt: fastrand::u32(..), first, created_micros, journal_id };
         let name = name(first);
         let file = create_whole(disk, &name, &header.encode())?;
         Ok(Self { name: name.into(), file, header, length: HEADER_BYTES as u64 })

@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use crate::journal::disk::FolderLock;
 use crate::journal::index::{Index, RecordFile, Slot};
 use crate::journal::record;
-use crate::journal::{AppendError, JournalConfig, NewEntry};
+use crate::journal::{AppendError, Aside, JournalConfig, JournalError, NewEntry};
 
 /// Bytes of waiting appends beyond which the journal is busy: queue length times payload limit would be gigabytes.
 const QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -18,6 +18,9 @@ const QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const BATCH_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// A backlog this close to `bytes_max` counts as full in health, since an ordinary entry would not fit.
 const FULL_MARGIN_BYTES: u64 = 4 * 1024;
+
+/// Chores that may wait for the writer; replay gives one at a time for each of its lanes.
+const CHORES_MAX: usize = 256;
 
 /// What the writer answers to one append.
 pub(crate) type Reply = Result<u64, AppendError>;
@@ -38,8 +41,25 @@ struct Follower {
     reply: oneshot::Sender<Reply>,
 }
 
+/// Work that is not an append.
+#[derive(Debug)]
+pub(crate) enum Chore {
+    SetAside(SetAside),
+    /// Make durable what is aside no more.
+    SaveGone(oneshot::Sender<Result<(), JournalError>>),
+}
+
+/// Entries to keep elsewhere.
+#[derive(Debug)]
+pub(crate) struct SetAside {
+    pub(crate) sequences: Vec<u64>,
+    pub(crate) why: Aside,
+    pub(crate) reply: oneshot::Sender<Result<(), JournalError>>,
+}
+
 #[derive(Debug)]
 struct State {
+    chores: VecDeque<Chore>,
     queue: VecDeque<Request>,
     /// The keys in the queue and with the writer.
     flights: HashMap<Arc<str>, Vec<Follower>>,
@@ -73,6 +93,8 @@ pub(crate) struct Shared {
 pub(crate) enum Work {
     /// Write these, in this order.
     Batch(Vec<Request>),
+    /// Do this, before any further append.
+    Chore(Chore),
     /// Nothing came for a while.
     Idle,
     /// Nothing waits and nothing will come.
@@ -101,6 +123,7 @@ impl Shared {
     pub(crate) fn new(config: JournalConfig, lock: FolderLock, index: Index, disk_bytes: u64) -> Self {
         let changed = watch::Sender::new(index.next_sequence() - 1);
         let state = State {
+            chores: VecDeque::new(),
             queue: VecDeque::new(),
             flights: HashMap::new(),
             orderings: HashMap::new(),
@@ -164,13 +187,31 @@ impl Shared {
         Ok(answer)
     }
 
+    /// Gives the writer something to do beside appends.
+    ///
+    /// # Errors
+    /// [`JournalError::Closed`].
+    pub(crate) fn enqueue_chore(&self, chore: Chore) -> Result<(), JournalError> {
+        let mut state = self.state();
+        if state.closed || state.chores.len() >= CHORES_MAX {
+            return Err(if state.closed { JournalError::Closed } else { JournalError::Busy });
+        }
+        state.chores.push_back(chore);
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
     /// Waits at most `patience` for appends; the queue is emptied before closing shows.
     pub(crate) fn next_work(&self, patience: Duration) -> Work {
         let mut state = self.state();
         // A wait of no time would still cost a system call, and the timer's slack with it.
-        if state.queue.is_empty() && !state.closed && !patience.is_zero() {
+        if state.queue.is_empty() && state.chores.is_empty() && !state.closed && !patience.is_zero() {
             let waited = self.work.wait_timeout(state, patience);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if let Some(chore) = state.chores.pop_front() {
+            return Work::Chore(chore);
         }
         let mut bytes = 0;
         let mut batch = Vec::new();
@@ -204,6 +245,9 @@ impl Shared {
             state.land(&request.ordering_key);
             let reply = match &outcome {
                 Ok(written) => {
+                    if request.entry.retried {
+                        state.index.aside.retried(&request.entry.key);
+                    }
                     let (offset, length) = places.next().expect("the writer gives a place for each request");
                     Ok(state.index.push(Slot {
                         key: request.key,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+mod aside;
 mod codec;
 mod crash;
 mod damage;
@@ -87,4 +88,21 @@ pub(super) fn pending(journal: &Journal) -> Vec<Entry> {
 
 pub(super) fn settle_through(journal: &Journal, through: u64) {
     journal.settled(&(1..=through).collect::<Vec<u64>>());
+}
+
+pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+/// Waits for the future while the writer takes its turns.
+pub(super) fn driven<T>(writer: &mut JournalWriter, future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    now(std::future::poll_fn(|context| {
+        loop {
+            if let Poll::Ready(answer) = future.as_mut().poll(context) {
+                return Poll::Ready(answer);
+            }
+            writer.turn(Duration::ZERO);
+        }
+    }))
 }

@@ -1,6 +1,8 @@
 //! The single writer: group commit, rotation, poison, and the lazy work of cursor and deletion. It reads no records
 //! and decides nothing about who may append.
 
+mod chores;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -9,12 +11,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::journal::AppendError;
+use crate::journal::aside::file::AsideFile;
 use crate::journal::cursor::Cursor;
 use crate::journal::disk::Disk;
 use crate::journal::index::RecordFile;
 use crate::journal::record::{self, Stamp};
-use crate::journal::recovery::Sealed;
-use crate::journal::segment::Segment;
+use crate::journal::recovery::{Paths, Sealed, Start};
+use crate::journal::segment::{FileKind, Segment};
 use crate::journal::state::{Request, Shared, Work, Written};
 use crate::sabotage::{self, Bug};
 
@@ -38,6 +41,9 @@ pub struct JournalWriter {
     sealed: VecDeque<Sealed>,
     next_sequence: u64,
     stored_cursor: u64,
+    /// Made when the first entry is set aside.
+    aside: Option<AsideFile>,
+    paths: Paths,
     /// Reused for every batch.
     buffer: Vec<u8>,
 }
@@ -54,6 +60,7 @@ impl Active {
     fn new(segment: Segment) -> Self {
         let records = Arc::new(RecordFile {
             name: Arc::clone(&segment.name),
+            kind: FileKind::Segment,
             file: Arc::clone(&segment.file),
             salt: segment.header.salt,
         });
@@ -62,16 +69,12 @@ impl Active {
 }
 
 impl JournalWriter {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        disk: Arc<dyn Disk>,
-        segment: Segment,
-        sealed: VecDeque<Sealed>,
-        stored_cursor: u64,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, disk: Arc<dyn Disk>, recovered: Start, paths: Paths) -> Self {
+        let Start { active: segment, sealed, stored_cursor, aside } = recovered;
         let next_sequence = shared.with_index(|index| index.next_sequence());
         let active = Active::new(segment);
-        Self { shared, disk, active, sealed, next_sequence, stored_cursor, buffer: Vec::new() }
+        let buffer = Vec::new();
+        Self { shared, disk, active, sealed, next_sequence, stored_cursor, aside, paths, buffer }
     }
 
     /// Serves appends until the journal is closed (by [`Journal::close`](crate::journal::Journal::close) or because
@@ -96,6 +99,10 @@ impl JournalWriter {
             Work::Batch(batch) => {
                 let outcome = self.write(&batch);
                 self.shared.settle(batch, outcome);
+                true
+            }
+            Work::Chore(chore) => {
+                self.do_chore(chore);
                 true
             }
             Work::Idle => true,
@@ -205,7 +212,10 @@ impl JournalWriter {
     /// Stores the cursor, returns space, and looks whether a full disk has room again. Failures cost space or a
     /// repeated replay, never an entry, so they are logged and met again next time.
     pub(crate) fn housekeep(&mut self) {
-        if let Err(error) = self.store_cursor().and_then(|()| self.return_space()) {
+        // Before the cursor passes what came of a dead letter, the dead letter must be gone for good.
+        if let Err(error) = self.save_gone() {
+            tracing::warn!(%error, "could not tidy what the journal keeps aside; its files stay until this works");
+        } else if let Err(error) = self.store_cursor().and_then(|()| self.return_space()) {
             tracing::warn!(%error, "could not tidy the journal; its files stay until this works");
         }
         if self.shared.is_disk_full() && !self.shared.is_failed() {
@@ -250,6 +260,12 @@ impl JournalWriter {
         Ok(())
     }
 
+    /// The position that is on disk.
+    #[cfg(test)]
+    pub(crate) fn stored_position(&self) -> u64 {
+        self.stored_cursor
+    }
+
     /// Tries whether zeros fit behind the last record (recovery takes them for padding), and takes them back.
     fn probe_room(&self) {
         let segment = &self.active.segment;
@@ -267,8 +283,13 @@ impl Drop for JournalWriter {
     /// Also runs when the thread panics: nobody may wait for a writer that is gone.
     fn drop(&mut self) {
         self.shared.close();
-        while let Work::Batch(batch) = self.shared.next_work(Duration::ZERO) {
-            self.shared.settle(batch, Err(AppendError::Closed));
+        loop {
+            match self.shared.next_work(Duration::ZERO) {
+                Work::Batch(batch) => self.shared.settle(batch, Err(AppendError::Closed)),
+                // Whoever waits for it learns from the closed channel.
+                Work::Chore(_) => {}
+                Work::Idle | Work::Closed => break,
+            }
         }
         self.shared.abandon();
     }

@@ -71,3 +71,7 @@ pub(crate) fn gauge(name: &'static str, value: f64) {
 pub(crate) fn pool_connections(state: &'static str, value: f64) {
     metrics::gauge!("ridethrough_pool_connections", "state" => state).set(value);
 }
+
+pub(crate) fn journal_set_aside(state: &'static str, entries: f64) {
+    metrics::gauge!("ridethrough_journal_set_aside", "state" => state).set(entries);
+}

@@ -1,6 +1,6 @@
 //! Ordering keys: what settles early, what is skipped, and what waits aside; all in the order of appending.
 
-use super::{entry, one, open, pending, together};
+use super::{driven, entry, now, one, open, pending, together};
 use crate::journal::disk::memory::MemoryDisk;
 use crate::journal::heads::Heads;
 use crate::journal::{Aside, Entry, Journal, JournalWriter, NewEntry};
@@ -24,10 +24,6 @@ fn three_orders(disk: &MemoryDisk) -> (Journal, JournalWriter) {
 
 fn held() -> Aside {
     Aside::Held { reason: "unknown-command".to_owned() }
-}
-
-fn now<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
 #[test]
@@ -85,7 +81,7 @@ fn an_ordering_key_waits_from_the_moment_its_entry_is_queued() {
 fn a_held_ordering_key_waits_in_order_until_it_is_released() {
     let disk = MemoryDisk::default();
     let (journal, mut writer) = three_orders(&disk);
-    now(journal.set_aside(&[1], held())).unwrap();
+    driven(&mut writer, journal.set_aside(&[1], held())).unwrap();
     assert_eq!(keys(&pending(&journal)), ["b1", "c1", "b2"]);
     assert_eq!((journal.backlog().entries, journal.aside_counts().held), (5, 1));
     assert!(journal.is_waiting("a") && journal.find("a1").is_some());
@@ -104,27 +100,22 @@ fn a_held_ordering_key_waits_in_order_until_it_is_released() {
 fn a_dead_letter_blocks_nobody_and_can_be_given_back_or_discarded() {
     let disk = MemoryDisk::default();
     let (journal, mut writer) = three_orders(&disk);
-    now(journal.set_aside(&[1, 2, 99], Aside::Rejected { reason: "23505".to_owned() })).unwrap();
+    let rejected = || Aside::Rejected { reason: "23505".to_owned() };
+    driven(&mut writer, journal.set_aside(&[1, 2, 99], rejected())).unwrap();
     assert_eq!(keys(&pending(&journal)), ["a2", "c1", "b2", "a3"]);
     assert_eq!((journal.aside_counts().rejected, journal.find("a1")), (2, None));
     let letters = journal.aside(0, 9).unwrap();
-    assert_eq!(letters[0].why, Aside::Rejected { reason: "23505".to_owned() });
+    assert_eq!(letters[0].why, rejected());
     assert_eq!((letters[0].entry.key.as_str(), letters[0].entry.sequence), ("a1", 1));
     assert_eq!(journal.aside(2, 9).unwrap().len(), 1);
-    assert!(now(journal.discard("b1")).unwrap());
-    assert!(!now(journal.discard("b1")).unwrap());
-    let again = std::thread::scope(|scope| {
-        let again = scope.spawn(|| now(journal.retry("a1")).unwrap().unwrap());
-        while !again.is_finished() {
-            writer.turn(std::time::Duration::from_millis(1));
-        }
-        again.join().unwrap()
-    });
+    assert!(driven(&mut writer, journal.discard("b1")).unwrap());
+    assert!(!driven(&mut writer, journal.discard("b1")).unwrap());
+    let again = driven(&mut writer, journal.retry("a1")).unwrap().unwrap();
     assert_eq!(again.sequence, 7);
     let last = pending(&journal).pop().unwrap();
     assert!(last.retried && last.key == "a1" && last.ordering_key == "a" && last.version == 1);
     assert_eq!(journal.aside_counts().rejected, 0);
-    assert!(now(journal.retry("a1")).unwrap().is_none());
+    assert!(driven(&mut writer, journal.retry("a1")).unwrap().is_none());
 }
 
 #[test]
