@@ -53,13 +53,13 @@ struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Check the configuration, open nothing, and exit with 0 or 1
     CheckConfig,
     /// Bring the schema of the database up to date once, and exit
     Migrate,
-    /// Look at the writes that wait on this machine's disk
+    /// Look at the writes that wait on this machine's disk, and see to those that were rejected
     #[command(subcommand)]
     Journal(JournalCommand),
 }
@@ -98,7 +98,7 @@ fn execute(cli: Cli, environment: impl Iterator<Item = (OsString, OsString)>) ->
             CLEAN
         }
         Some(Command::Migrate) => migrate::once(&config),
-        Some(Command::Journal(command)) => journal::run(command, &config),
+        Some(Command::Journal(command)) => journal::run(&command, &config),
         None => life::run(config),
     }
 }
@@ -188,6 +188,22 @@ mod tests {
         assert_eq!(config.server.data_dir, PathBuf::from("/var/lib/todos"));
         let wrong = configured(&["journal", "inspect"], &[("RIDETHROUGH_SERVER__DATADIR", "x")]);
         assert!(wrong.err().unwrap().contains("RIDETHROUGH_SERVER__DATADIR"));
+    }
+
+    #[test]
+    fn what_is_to_be_forgotten_must_be_named_or_confirmed() {
+        let parsed = |arguments: &[&str]| {
+            Cli::try_parse_from(["x", "journal"].iter().chain(arguments)).map_err(|error| error.to_string())
+        };
+        for wrong in [&["discard"][..], &["discard", "--all"], &["retry"], &["retry", "--all", "--key", "k"]]
+        {
+            assert!(parsed(wrong).is_err(), "{wrong:?}");
+        }
+        for right in
+            [&["discard", "--all", "--yes"][..], &["discard", "--key", "k"], &["retry", "--all"], &["export"]]
+        {
+            assert!(parsed(right).is_ok(), "{right:?}");
+        }
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! The sub-command `journal`: looks at the journal of a server that may be stopped, running or unable to start, and says
-//! what it sees. It changes nothing, and what it prints holds no key and no content of a write.
+//! what it sees; `letters` sees to what was rejected. What `inspect` prints holds no key and no content of a write.
 
+mod letters;
 mod text;
 
 use std::{
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use clap::{Subcommand, ValueEnum};
-use ridethrough::journal::{self, CursorState, JournalError, SegmentState, SegmentSurvey, Survey};
+use ridethrough::journal::{
+    self, Aside, AsideGroup, CursorState, JournalError, SegmentState, SegmentSurvey, Survey,
+};
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -20,7 +23,7 @@ use crate::{
 };
 
 /// What to do with the journal.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(crate) enum JournalCommand {
     /// Say what lies in the journal of --data-dir: files, position, waiting writes by command, damage. Changes nothing
     /// and needs no database; exit 0 sound (a torn tail too), 1 no journal there, 70 damaged
@@ -28,6 +31,41 @@ pub(crate) enum JournalCommand {
         /// Form of the answer on standard output
         #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
         format: Format,
+    },
+    /// Write out what is set aside, rejected or held, one JSON object a line with everything that was accepted. Changes
+    /// nothing; exit 0 all written, 1 no journal or no such key, 70 damaged (what can be read is written)
+    Export {
+        /// Only the write with this idempotency key
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+        /// Into this file, which must not exist yet, instead of standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Give rejected writes back: they wait again, behind all others, until a server that starts with this folder applies
+    /// them. The server must be stopped; exit 0 done, 1 no journal, no such key or in use, 70 a fault
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Retry {
+        /// The write with this idempotency key
+        #[arg(long, value_name = "KEY", group = "which")]
+        key: Option<String>,
+        /// All rejected writes
+        #[arg(long, group = "which")]
+        all: bool,
+    },
+    /// Forget rejected writes for good. Export them first. The server must be stopped; exit 0 done, 1 no journal, no such
+    /// key or in use, 70 a fault
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Discard {
+        /// The write with this idempotency key
+        #[arg(long, value_name = "KEY", group = "which")]
+        key: Option<String>,
+        /// All rejected writes; needs --yes
+        #[arg(long, group = "which", requires = "yes")]
+        all: bool,
+        /// Yes, what --all names is to be forgotten
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -42,10 +80,17 @@ pub(crate) enum Format {
 }
 
 /// Runs the sub-command. Answers the exit code.
-pub(crate) fn run(command: JournalCommand, config: &Config) -> u8 {
-    let JournalCommand::Inspect { format } = command;
-    let inspected = inspect(config, format, &mut std::io::stdout().lock());
-    inspected.unwrap_or_else(|(code, reason)| {
+pub(crate) fn run(command: &JournalCommand, config: &Config) -> u8 {
+    let out = &mut std::io::stdout().lock();
+    let done = match command {
+        JournalCommand::Inspect { format } => inspect(config, *format, out),
+        JournalCommand::Export { key, out: file } => {
+            letters::export(config, key.as_deref(), file.as_deref(), out)
+        }
+        JournalCommand::Retry { key, .. } => letters::retry(config, key.as_deref(), out),
+        JournalCommand::Discard { key, .. } => letters::discard(config, key.as_deref(), out),
+    };
+    done.unwrap_or_else(|(code, reason)| {
         let _ = writeln!(std::io::stderr().lock(), "ridethrough-server: {reason}");
         code
     })
@@ -54,10 +99,7 @@ pub(crate) fn run(command: JournalCommand, config: &Config) -> u8 {
 /// Looks, and writes the answer. Answers the exit code; where nothing could be looked at, with the reason.
 fn inspect(config: &Config, format: Format, out: &mut dyn Write) -> Result<u8, (u8, String)> {
     let folder = config.journal().dir;
-    let survey = journal::inspect(&folder).map_err(|error| match error {
-        JournalError::Absent { .. } => (WRONG_CONFIGURATION, no_journal(&config.server.data_dir, &folder)),
-        other => (INTERNAL_FAULT, other.to_string()),
-    })?;
+    let survey = journal::inspect(&folder).map_err(|error| not_looked_at(config, &error))?;
     let answer = match format {
         Format::Text => text::report(&folder, &survey),
         Format::Json => format!("{:#}\n", object(&folder, &survey)),
@@ -65,6 +107,14 @@ fn inspect(config: &Config, format: Format, out: &mut dyn Write) -> Result<u8, (
     // A reader that went away changes nothing about the exit code.
     let _ = out.write_all(answer.as_bytes());
     Ok(if survey.is_sound() { CLEAN } else { INTERNAL_FAULT })
+}
+
+/// The exit code for a journal that could not be looked at, and why.
+fn not_looked_at(config: &Config, error: &JournalError) -> (u8, String) {
+    match error {
+        JournalError::Absent { folder } => (WRONG_CONFIGURATION, no_journal(&config.server.data_dir, folder)),
+        other => (INTERNAL_FAULT, other.to_string()),
+    }
 }
 
 fn no_journal(data_dir: &Path, folder: &Path) -> String {
@@ -100,18 +150,49 @@ fn object(folder: &Path, survey: &Survey) -> Value {
             "by_command": survey.kinds.iter().map(|(kind, count)| (kind.clone(), json!(count))).collect::<Map<_, _>>(),
             "of_further_commands": survey.kinds_beyond,
         },
+        "set_aside": {
+            "rejected": survey.aside.rejected,
+            "held": survey.aside.held,
+            "bytes": survey.aside.bytes,
+            "state": survey.aside.state.as_ref().map(state),
+            "groups": survey.aside.groups.iter().map(group).collect::<Vec<_>>(),
+            "of_further_groups": survey.aside.beyond,
+        },
         "lost_without_damaged_files": losses,
         "refused_without_damaged_files": survey.refused_without_damaged,
     })
 }
 
-fn segment(segment: &SegmentSurvey) -> Value {
-    let state = match &segment.state {
+fn group(group: &AsideGroup) -> Value {
+    let (is, reason) = aside_words(&group.why);
+    json!({
+        "is": is,
+        "reason": reason,
+        "command": group.kind,
+        "version": group.version,
+        "entries": group.entries,
+        "ordering_keys": group.ordering_keys,
+    })
+}
+
+/// What an entry is that is set aside, and the code of the reason.
+fn aside_words(why: &Aside) -> (&'static str, &str) {
+    match why {
+        Aside::Rejected { reason } => ("rejected", reason),
+        Aside::Held { reason } => ("held", reason),
+    }
+}
+
+fn state(state: &SegmentState) -> Value {
+    match state {
         SegmentState::Sound => json!({"is": "sound"}),
         SegmentState::Torn { offset, bytes } => json!({"is": "torn", "offset": offset, "bytes": bytes}),
         SegmentState::Damaged { offset, what } => json!({"is": "damaged", "offset": offset, "what": what}),
         SegmentState::Unreadable { what } => json!({"is": "unreadable", "what": what}),
-    };
+    }
+}
+
+fn segment(segment: &SegmentSurvey) -> Value {
     json!({
         "name": segment.name,
         "format_version": segment.format_version,
@@ -120,7 +201,7 @@ fn segment(segment: &SegmentSurvey) -> Value {
         "records": segment.records,
         "pending": segment.pending,
         "bytes": segment.bytes,
-        "state": state,
+        "state": state(&segment.state),
     })
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ridethrough::journal::{Journal, JournalConfig, NewEntry};
+use ridethrough::journal::{Aside, Journal, JournalConfig, NewEntry};
 use tempfile::TempDir;
 
 use super::*;
@@ -202,4 +202,100 @@ fn a_time_beyond_the_calendar_is_no_panic() {
     let far = UNIX_EPOCH + std::time::Duration::from_secs(9_000_000_000_000);
     assert_eq!(rfc3339(far), None);
     assert_eq!(rfc3339(UNIX_EPOCH - std::time::Duration::from_secs(1)).unwrap(), "1969-12-31T23:59:59Z");
+}
+
+/// The same with one write rejected and one held.
+fn with_letters() -> (TempDir, PathBuf) {
+    let (temp, folder) = filled(0);
+    let (journal, writer, _) = Journal::open(JournalConfig::new(&folder)).unwrap();
+    let thread = std::thread::spawn(move || writer.run());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let reason = || "23505".to_owned();
+    runtime.block_on(journal.set_aside(&[2, 3], Aside::Rejected { reason: reason() })).unwrap();
+    runtime.block_on(journal.set_aside(&[5], Aside::Held { reason: "unknown-command".to_owned() })).unwrap();
+    drop(journal);
+    thread.join().unwrap();
+    (temp, folder)
+}
+
+fn config_of(data: &TempDir) -> Config {
+    let mut config = Config::default();
+    config.server.data_dir = data.path().to_path_buf();
+    config
+}
+
+fn said(done: impl FnOnce(&mut dyn Write) -> Result<u8, (u8, String)>) -> (u8, String) {
+    let mut out = Vec::new();
+    match done(&mut out) {
+        Ok(code) => (code, String::from_utf8(out).unwrap()),
+        Err((code, reason)) => (code, reason),
+    }
+}
+
+#[test]
+fn what_is_set_aside_is_told_by_command_and_reason() {
+    let (data, _) = with_letters();
+    let (code, text) = looked(data.path(), Format::Text);
+    assert_eq!(code, CLEAN, "{text}");
+    for part in [
+        "waiting: 3 writes",
+        "set aside: 2 rejected, 1 held",
+        "  rejected (23505): todo.create/1 version 1, 1 write of 1 ordering key\n",
+        "  held (unknown-command): todo.create/1 version 1, 1 write",
+    ] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+    let (_, object) = looked(data.path(), Format::Json);
+    let object: Value = serde_json::from_str(&object).unwrap();
+    assert_eq!((&object["set_aside"]["rejected"], &object["set_aside"]["held"]), (&json!(2), &json!(1)));
+}
+
+#[test]
+fn export_writes_everything_that_is_set_aside_and_changes_nothing() {
+    let (data, folder) = with_letters();
+    let before = everything(&folder);
+    let config = config_of(&data);
+    let (code, lines) = said(|out| letters::export(&config, None, None, out));
+    assert_eq!((code, lines.lines().count()), (CLEAN, 3), "{lines}");
+    let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&first["key"], &first["is"], &first["reason"]),
+        (&json!("canary-2"), &json!("rejected"), &json!("23505"))
+    );
+    assert_eq!(first["payload"]["hex"].as_str().unwrap().len(), CANARY.len() * 600);
+    let file = data.path().join("letters.jsonl");
+    let (code, words) = said(|out| letters::export(&config, Some("canary-5"), Some(&file), out));
+    assert!(code == CLEAN && words.starts_with("wrote 1 write to "), "{words}");
+    assert!(fs::read_to_string(&file).unwrap().contains("\"held\""));
+    let (code, _) = said(|out| letters::export(&config, None, Some(&file), out));
+    assert_eq!(code, INTERNAL_FAULT, "a file that is there is not written over");
+    assert_eq!(said(|out| letters::export(&config, Some("nobody"), None, out)).0, WRONG_CONFIGURATION);
+    assert_eq!(everything(&folder), before);
+}
+
+#[test]
+fn rejected_writes_are_given_back_or_forgotten_and_held_ones_are_not() {
+    let (data, _) = with_letters();
+    let config = config_of(&data);
+    let (code, words) = said(|out| letters::retry(&config, Some("canary-2"), out));
+    assert!(code == CLEAN && words.starts_with("gave back 1 write;"), "{words}");
+    assert_eq!(said(|out| letters::retry(&config, Some("canary-2"), out)).0, WRONG_CONFIGURATION);
+    assert_eq!(said(|out| letters::discard(&config, Some("canary-5"), out)).0, WRONG_CONFIGURATION);
+    let (code, words) = said(|out| letters::discard(&config, None, out));
+    assert_eq!((code, words.as_str()), (CLEAN, "discarded 1 write\n"));
+    let (_, text) = looked(data.path(), Format::Text);
+    assert!(text.contains("waiting: 4 writes") && text.contains("set aside: 0 rejected, 1 held"), "{text}");
+}
+
+#[test]
+fn a_running_server_keeps_its_dead_letters_to_itself() {
+    let (data, folder) = with_letters();
+    let config = config_of(&data);
+    let owner = Journal::open(JournalConfig::new(&folder)).unwrap();
+    let (code, words) = said(|out| letters::discard(&config, None, out));
+    assert!(code == WRONG_CONFIGURATION && words.contains("stop the server first"), "{words}");
+    drop(owner);
+    let nowhere = tempfile::tempdir().unwrap();
+    assert_eq!(said(|out| letters::retry(&config_of(&nowhere), None, out)).0, WRONG_CONFIGURATION);
+    assert!(!nowhere.path().join("journal").exists());
 }

@@ -2,9 +2,9 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use ridethrough::journal::{CursorState, Loss, SegmentState, SegmentSurvey, Survey};
+use ridethrough::journal::{AsideSurvey, CursorState, Loss, SegmentState, SegmentSurvey, Survey};
 
-use super::rfc3339;
+use super::{aside_words, rfc3339};
 
 /// The whole answer for people.
 pub(super) fn report(folder: &Path, survey: &Survey) -> String {
@@ -31,6 +31,7 @@ fn write(out: &mut String, folder: &Path, survey: &Survey) -> std::fmt::Result {
         writeln!(out, "unfinished files: {}, which the next start removes", survey.unfinished)?;
     }
     waiting(out, survey)?;
+    set_aside_entries(out, &survey.aside)?;
     if !survey.is_sound() {
         writeln!(out)?;
         advice(out, &folder.to_string(), survey)?;
@@ -113,6 +114,46 @@ fn waiting(out: &mut String, survey: &Survey) -> std::fmt::Result {
     }
     if survey.kinds_beyond > 0 {
         writeln!(out, "  further commands: {}", survey.kinds_beyond)?;
+    }
+    Ok(())
+}
+
+fn set_aside_entries(out: &mut String, aside: &AsideSurvey) -> std::fmt::Result {
+    let Some(file) = &aside.state else { return writeln!(out, "set aside: nothing") };
+    writeln!(
+        out,
+        "set aside: {} rejected, {} held; the file aside: {}, {}",
+        aside.rejected,
+        aside.held,
+        counted(aside.bytes, "byte"),
+        state(file)
+    )?;
+    for group in &aside.groups {
+        let (is, reason) = aside_words(&group.why);
+        writeln!(
+            out,
+            "  {is} ({}): {} version {}, {} of {}",
+            reason.escape_debug(),
+            group.kind.escape_debug(),
+            group.version,
+            counted(group.entries, "write"),
+            counted(group.ordering_keys, "ordering key")
+        )?;
+    }
+    if aside.beyond > 0 {
+        writeln!(out, "  further commands and reasons: {}", aside.beyond)?;
+    }
+    if aside.rejected > 0 {
+        writeln!(
+            out,
+            "  `journal export` shows them whole, `journal retry` gives rejected ones back, `journal discard` forgets them"
+        )?;
+    }
+    if aside.held > 0 {
+        writeln!(
+            out,
+            "  held writes wait for a program that knows the command in that version; start one with this folder"
+        )?;
     }
     Ok(())
 }
