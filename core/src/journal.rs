@@ -87,7 +87,7 @@ mod tests;
 mod writer;
 
 pub use crate::journal::aside::{Aside, AsideCounts, AsideEntry};
-pub use crate::journal::config::JournalConfig;
+pub use crate::journal::config::{JournalConfig, WhenTooOld};
 pub use crate::journal::error::{AppendError, JournalError, RetryError};
 pub use crate::journal::inspect::{
     AsideGroup, AsideSurvey, CursorState, Loss, SegmentState, SegmentSurvey, Survey, export, inspect,
@@ -251,7 +251,7 @@ impl Journal {
             std::io::ErrorKind::WouldBlock => JournalError::Locked { folder: config.dir.clone() },
             _ => paths.io("lock", disk::LOCK_NAME, error),
         })?;
-        let recovered = recovery::recover(disk.as_ref(), &paths)?;
+        let recovered = recovery::recover(disk.as_ref(), &paths, config.segment_bytes)?;
         let recovery = Recovery {
             entries: recovered.index.entries(),
             torn_bytes: recovered.torn_bytes,

@@ -1,13 +1,13 @@
 //! The configuration: its sections, what makes sense together, and how it is shown without its secrets. Where it comes
 //! from (file, environment, flags) is the business of `cli`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ridethrough::{
     cache::CacheConfig,
     db::DbConfig,
     health::ReadyPolicy,
-    journal::JournalConfig,
+    journal::{JournalConfig, WhenTooOld},
     service::{Limits, LogFormat},
 };
 use serde::{Deserialize, Serialize};
@@ -68,12 +68,40 @@ pub(crate) struct JournalSection {
     pub(crate) segment_bytes: u64,
     /// Appends that may wait for the disk. Default 4096.
     pub(crate) queue_max: usize,
+    /// Age of the oldest write that waits, beyond which `when_too_old` applies. Default 24 h.
+    #[serde(with = "ridethrough::duration_text")]
+    pub(crate) age_max: Duration,
+    /// `warn`, `refuse` or `set-aside`. Default warn.
+    pub(crate) when_too_old: WhenTooOld,
+    /// Writes that may be set aside. Default 100,000.
+    pub(crate) aside_entries_max: u64,
+    /// Their bytes. Default 16 MiB.
+    pub(crate) aside_bytes_max: u64,
 }
 
 impl Default for JournalSection {
     fn default() -> Self {
-        let JournalConfig { bytes_max, entries_max, segment_bytes, queue_max, .. } = JournalConfig::new("");
-        Self { bytes_max, entries_max, segment_bytes, queue_max }
+        let JournalConfig {
+            bytes_max,
+            entries_max,
+            segment_bytes,
+            queue_max,
+            age_max,
+            when_too_old,
+            aside_entries_max,
+            aside_bytes_max,
+            ..
+        } = JournalConfig::new("");
+        Self {
+            bytes_max,
+            entries_max,
+            segment_bytes,
+            queue_max,
+            age_max,
+            when_too_old,
+            aside_entries_max,
+            aside_bytes_max,
+        }
     }
 }
 
@@ -96,9 +124,18 @@ impl Default for LogSection {
 impl Config {
     /// The journal's settings, in its folder below the data folder.
     pub(crate) fn journal(&self) -> JournalConfig {
-        let JournalSection { bytes_max, entries_max, segment_bytes, queue_max } = self.journal.clone();
-        let defaults = JournalConfig::new(self.server.data_dir.join("journal"));
-        JournalConfig { bytes_max, entries_max, segment_bytes, queue_max, ..defaults }
+        let section = self.journal.clone();
+        JournalConfig {
+            bytes_max: section.bytes_max,
+            entries_max: section.entries_max,
+            segment_bytes: section.segment_bytes,
+            queue_max: section.queue_max,
+            age_max: section.age_max,
+            when_too_old: section.when_too_old,
+            aside_entries_max: section.aside_entries_max,
+            aside_bytes_max: section.aside_bytes_max,
+            ..JournalConfig::new(self.server.data_dir.join("journal"))
+        }
     }
 
     /// The configuration for `/debug/config`: everything but the password.

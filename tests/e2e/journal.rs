@@ -122,7 +122,8 @@ async fn a_damaged_journal_stops_the_server_and_is_left_alone() {
     let folder = server.home().join("data").join("journal");
     let (path, mut bytes) = largest_file(&folder);
     // In the middle: what follows proves that these bytes were durable once.
-    let middle = bytes.len() / 4;
+    let written = bytes.iter().rposition(|byte| *byte != 0).expect("the file is not empty");
+    let middle = written / 4;
     *bytes.get_mut(middle).expect("the file is not empty") ^= 0x20;
     std::fs::write(&path, &bytes).expect("the journal can be written to");
     let before = files(server.home().join("data").as_path());

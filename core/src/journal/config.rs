@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::journal::JournalError;
 use crate::journal::disk::{Disk, RealDisk};
@@ -22,6 +23,10 @@ const QUEUE: usize = 4096;
 /// Appends that one sync covers; bounds how long the first of them waits for the others.
 const BATCH: usize = 1024;
 
+/// Longer than outages last; a database that was away for a day is an incident of its own.
+const AGE: Duration = Duration::from_secs(24 * 60 * 60);
+const AGE_LEAST: Duration = Duration::from_secs(1);
+
 /// Dead letters are rare, and held entries wait for a deployment.
 const ASIDE_ENTRIES: u64 = 100_000;
 const ASIDE_BYTES: u64 = 16 * 1024 * 1024;
@@ -33,12 +38,27 @@ const SEGMENT_BYTES_LEAST: u64 = 4 * 1024;
 /// The most: recovery reads a whole segment into memory.
 const SEGMENT_BYTES_MOST: u64 = 64 * 1024 * 1024;
 
+/// What happens once the oldest pending entry is older than [`JournalConfig::age_max`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(rename_all = "kebab-case"))]
+pub enum WhenTooOld {
+    /// A warning is logged, once for each time it comes to that. The default.
+    #[default]
+    Warn,
+    /// New appends are refused until that entry is settled, and a warning is logged.
+    Refuse,
+    /// Entries as old as that are set aside as rejected, with the reason `too-old`, and a warning is logged. They are never
+    /// applied unless an operator gives them back; the database does not learn of it.
+    SetAside,
+}
+
 /// Settings of a [`Journal`](crate::journal::Journal).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalConfig {
     /// A folder that holds nothing else and belongs to one process. No default.
     pub dir: PathBuf,
-    /// Bytes of pending entries beyond which appends are refused; default 256 MiB. The folder may hold three
+    /// Bytes of pending entries beyond which appends are refused, as at every bound here: a write that cannot be kept must
+    /// not be accepted, and none that was accepted makes room for it. Default 256 MiB. The folder may hold three
     /// `segment_bytes` more, since space returns by whole segments.
     pub bytes_max: u64,
     /// Pending entries beyond which appends are refused; default 1,000,000 (each takes about 200 bytes of memory).
@@ -51,6 +71,10 @@ pub struct JournalConfig {
     pub queue_max: usize,
     /// Appends that one sync may cover; default 1024.
     pub batch_max: usize,
+    /// The age of a pending entry that calls for [`when_too_old`](Self::when_too_old), at least 1 s; default 24 h.
+    pub age_max: Duration,
+    /// Default [`WhenTooOld::Warn`].
+    pub when_too_old: WhenTooOld,
     /// Entries that may be set aside; default 100,000. Beyond that setting aside is refused, and they stay pending.
     pub aside_entries_max: u64,
     /// Their bytes, at most 32 MiB; default 16 MiB. The file takes up to twice as much, and a mebibyte.
@@ -68,6 +92,8 @@ impl JournalConfig {
             payload_bytes_max: PAYLOAD_BYTES,
             queue_max: QUEUE,
             batch_max: BATCH,
+            age_max: AGE,
+            when_too_old: WhenTooOld::default(),
             aside_entries_max: ASIDE_ENTRIES,
             aside_bytes_max: ASIDE_BYTES,
         }
@@ -87,6 +113,9 @@ impl JournalConfig {
         }
         if self.payload_bytes_max > PAYLOAD_BYTES_LIMIT {
             return wrong("payload_bytes_max", format!("must be at most {PAYLOAD_BYTES_LIMIT}"));
+        }
+        if self.age_max < AGE_LEAST {
+            return wrong("age_max", "must be at least 1 s".to_owned());
         }
         if self.aside_bytes_max > ASIDE_BYTES_MOST {
             return wrong("aside_bytes_max", format!("must be at most {ASIDE_BYTES_MOST}"));

@@ -52,6 +52,9 @@ pub(crate) trait DiskFile: Debug + Send + Sync {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Cuts the file, or extends it with zeros.
     fn set_length(&self, length: u64) -> io::Result<()>;
+    /// Asks for room up to this length, which then reads as zeros; where the disk cannot give it, nothing happens. A sync of
+    /// bytes inside that room has less to write than one that extends the file.
+    fn reserve(&self, length: u64);
     /// Makes the content durable, with as much of the metadata as reading it back needs.
     fn sync_data(&self) -> io::Result<()>;
     /// Makes content and all metadata durable.
@@ -223,6 +226,11 @@ impl DiskFile for RealFile {
 
     fn set_length(&self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
+    }
+
+    fn reserve(&self, length: u64) {
+        // Some file systems cannot, and a full disk will say so when it matters.
+        let _ = rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, length);
     }
 
     fn sync_data(&self) -> io::Result<()> {

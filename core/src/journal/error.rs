@@ -79,6 +79,11 @@ pub enum AppendError {
     /// The disk is full, or `bytes_max` or `entries_max` is reached. The entry has no effect.
     #[error("journal is full")]
     Full,
+    /// The oldest pending entry is older than `age_max`, and `when_too_old` says to refuse. The entry has no effect.
+    #[error(
+        "the oldest entry of the journal has waited too long, and nothing more is taken until it is applied"
+    )]
+    TooOld,
     /// A write or sync failed earlier, so nothing is taken until a restart. The entry has no effect.
     #[error("journal failed earlier and takes nothing until a restart")]
     Poisoned,
@@ -118,6 +123,7 @@ impl AppendError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Full => "full",
+            Self::TooOld => "too_old",
             Self::Poisoned => "poisoned",
             Self::Unknown => "unknown",
             Self::TooLarge { .. } => "too_large",

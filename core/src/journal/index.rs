@@ -266,6 +266,20 @@ impl Index {
         self.bytes
     }
 
+    /// Whether the oldest pending entry was accepted before this, in microseconds since 1970.
+    pub(crate) fn is_older_than(&self, micros: i64) -> bool {
+        self.oldest_micros().is_some_and(|oldest| oldest < micros)
+    }
+
+    /// The oldest pending entries that were accepted before this, at most so many. One that was accepted earlier than
+    /// those before it is found once those are gone.
+    pub(crate) fn older_than(&self, micros: i64, entries_max: usize) -> Vec<u64> {
+        let numbered = (self.first..).zip(&self.links);
+        let pending = numbered.filter(|(_, link)| link.is_pending);
+        let old = pending.take_while(|(_, link)| link.slot.accepted_micros < micros);
+        old.take(entries_max).map(|(sequence, _)| sequence).collect()
+    }
+
     /// When the oldest pending entry was accepted, in microseconds since 1970.
     pub(crate) fn oldest_micros(&self) -> Option<i64> {
         let released = self.aside.released().next().map(|(_, slot)| slot.accepted_micros);

@@ -192,6 +192,11 @@ pub(crate) fn micros(time: SystemTime) -> i64 {
     }
 }
 
+/// That long before `time`, in microseconds since 1970.
+pub(crate) fn micros_before(time: SystemTime, distance: Duration) -> i64 {
+    micros(time).saturating_sub(i64::try_from(distance.as_micros()).unwrap_or(i64::MAX))
+}
+
 /// The time that [`micros`] gave, to the microsecond.
 pub(crate) fn time(micros: i64) -> SystemTime {
     let distance = Duration::from_micros(micros.unsigned_abs());

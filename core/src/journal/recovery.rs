@@ -72,9 +72,9 @@ impl Paths {
 ///
 /// # Errors
 /// [`JournalError::Damaged`] before anything was changed; [`JournalError::Io`] at any step.
-pub(crate) fn recover(disk: &dyn Disk, paths: &Paths) -> Result<Recovered, JournalError> {
+pub(crate) fn recover(disk: &dyn Disk, paths: &Paths, segment_bytes: u64) -> Result<Recovered, JournalError> {
     let survey = Survey::read(disk, paths)?;
-    survey.repair(disk, paths)
+    survey.repair(disk, paths, segment_bytes)
 }
 
 /// What the folder holds, before anything is changed.
@@ -185,7 +185,7 @@ impl Survey {
         })
     }
 
-    fn repair(self, disk: &dyn Disk, paths: &Paths) -> Result<Recovered, JournalError> {
+    fn repair(self, disk: &dyn Disk, paths: &Paths, segment_bytes: u64) -> Result<Recovered, JournalError> {
         for name in &self.unfinished {
             disk.remove(name).map_err(|error| paths.io("remove", name, error))?;
         }
@@ -205,10 +205,11 @@ impl Survey {
         let active = match self.segments.into_iter().next_back() {
             Some(newest) if continues => {
                 sealed.pop_back();
+                newest.file.file.reserve(segment_bytes);
                 newest.reopen()
             }
             // The folder is new, or a planted bug lost records: numbers must not be given twice.
-            _ => Segment::create(disk, next, id.unwrap_or_else(new_id))
+            _ => Segment::create(disk, next, id.unwrap_or_else(new_id), segment_bytes)
                 .map_err(|error| paths.io("create", &segment::name(next), error))?,
         };
         let stored_cursor = self.cursor.map_or(0, |cursor| cursor.through);

@@ -176,16 +176,23 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Makes a new empty segment, durable under its name.
+    /// Makes a new empty segment, durable under its name, with room for this many bytes where the disk can give it.
     ///
     /// # Errors
     /// Whatever the disk says.
-    pub(crate) fn create(disk: &dyn Disk, first: u64, journal_id: [u8; 16]) -> io::Result<Self> {
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        first: u64,
+        journal_id: [u8; 16],
+        reserve: u64,
+    ) -> io::Result<Self> {
         let created_micros = record::micros(SystemTime::now());
         let kind = FileKind::Segment;
         let header = Header { kind, salt: fastrand::u32(..), first, created_micros, journal_id };
         let name = name(first);
         let file = create_whole(disk, &name, &header.encode())?;
+        // Zeros after the last record are padding, so nothing depends on it.
+        file.reserve(reserve);
         Ok(Self { name: name.into(), file, header, length: HEADER_BYTES as u64 })
     }
 }

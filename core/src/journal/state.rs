@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use crate::journal::disk::FolderLock;
 use crate::journal::index::{Index, RecordFile, Slot};
 use crate::journal::record;
-use crate::journal::{AppendError, Aside, JournalConfig, JournalError, NewEntry};
+use crate::journal::{AppendError, Aside, JournalConfig, JournalError, NewEntry, WhenTooOld};
 
 /// Bytes of waiting appends beyond which the journal is busy: queue length times payload limit would be gigabytes.
 const QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -167,6 +167,11 @@ impl Shared {
             followers.push(Follower { fingerprint: entry.fingerprint, reply });
             state.waiting += 1;
             return Ok(answer);
+        }
+        if self.config.when_too_old == WhenTooOld::Refuse
+            && state.index.is_older_than(record::micros_before(entry.accepted_at, self.config.age_max))
+        {
+            return Err(AppendError::TooOld);
         }
         if state.is_full_for(&self.config, frame_bytes) {
             return Err(AppendError::Full);

@@ -1,12 +1,13 @@
 //! The single writer: group commit, rotation, poison, and the lazy work of cursor and deletion. It reads no records
 //! and decides nothing about who may append.
 
+mod age;
 mod chores;
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -44,6 +45,8 @@ pub struct JournalWriter {
     /// Made when the first entry is set aside.
     aside: Option<AsideFile>,
     paths: Paths,
+    /// It was said that the oldest entry is too old.
+    told_too_old: bool,
     /// Reused for every batch.
     buffer: Vec<u8>,
 }
@@ -74,7 +77,18 @@ impl JournalWriter {
         let next_sequence = shared.with_index(|index| index.next_sequence());
         let active = Active::new(segment);
         let buffer = Vec::new();
-        Self { shared, disk, active, sealed, next_sequence, stored_cursor, aside, paths, buffer }
+        Self {
+            shared,
+            disk,
+            active,
+            sealed,
+            next_sequence,
+            stored_cursor,
+            aside,
+            paths,
+            told_too_old: false,
+            buffer,
+        }
     }
 
     /// Serves appends until the journal is closed (by [`Journal::close`](crate::journal::Journal::close) or because
@@ -91,6 +105,16 @@ impl JournalWriter {
             }
         }
         self.housekeep();
+        self.give_room_back();
+    }
+
+    /// Cuts what was reserved and not used; a start does the same.
+    fn give_room_back(&self) {
+        if !self.shared.is_failed() {
+            let segment = &self.active.segment;
+            // What stays is padding.
+            let _ = segment.file.set_length(segment.length);
+        }
     }
 
     /// Serves one batch, or waits for one that long; false once the journal is closed and nothing waits.
@@ -197,7 +221,12 @@ impl JournalWriter {
     fn rotate(&mut self) -> io::Result<()> {
         self.active.must_rotate = true;
         let id = self.active.segment.header.journal_id;
-        let next = Active::new(Segment::create(self.disk.as_ref(), self.next_sequence, id)?);
+        let next = Active::new(Segment::create(
+            self.disk.as_ref(),
+            self.next_sequence,
+            id,
+            self.shared.config.segment_bytes,
+        )?);
         let old = std::mem::replace(&mut self.active, next).segment;
         self.sealed.push_back(Sealed { name: old.name, last: self.next_sequence - 1, bytes: old.length });
         self.report_disk_bytes();
@@ -218,6 +247,7 @@ impl JournalWriter {
         } else if let Err(error) = self.store_cursor().and_then(|()| self.return_space()) {
             tracing::warn!(%error, "could not tidy the journal; its files stay until this works");
         }
+        self.see_to_age(SystemTime::now());
         if self.shared.is_disk_full() && !self.shared.is_failed() {
             self.probe_room();
         }

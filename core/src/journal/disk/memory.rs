@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::journal::disk::{Disk, DiskFile, DiskView, FolderLock};
@@ -77,6 +77,7 @@ struct World {
     faults: Mutex<Vec<Fault>>,
     steps: AtomicU64,
     syncs: AtomicU64,
+    reserves: AtomicBool,
 }
 
 /// How much of what was not synced survives.
@@ -103,6 +104,11 @@ pub(crate) struct MemoryDisk {
 impl MemoryDisk {
     pub(crate) fn set_faults(&self, faults: &[Fault]) {
         *self.world.faults.lock().unwrap() = faults.to_vec();
+    }
+
+    /// Whether files get the room that is asked for, as zeros at their ends.
+    pub(crate) fn set_reserves(&self, reserves: bool) {
+        self.world.reserves.store(reserves, Ordering::SeqCst);
     }
 
     /// Steps so far: every call that changes something.
@@ -311,6 +317,15 @@ impl DiskFile for MemoryFile {
         self.world.step()?;
         self.node.lock().unwrap().unsynced.push(Change::Length(usize::try_from(length).unwrap()));
         Ok(())
+    }
+
+    fn reserve(&self, length: u64) {
+        let length = usize::try_from(length).unwrap();
+        let reserves = self.world.reserves.load(Ordering::SeqCst);
+        let mut content = self.node.lock().unwrap();
+        if reserves && content.live().len() < length && self.world.step().is_ok() {
+            content.unsynced.push(Change::Length(length));
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -92,6 +92,8 @@ impl DiskFile for ScratchFile {
         Ok(())
     }
 
+    fn reserve(&self, _length: u64) {}
+
     fn sync_data(&self) -> io::Result<()> {
         Ok(())
     }

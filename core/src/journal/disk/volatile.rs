@@ -124,6 +124,8 @@ impl DiskFile for VolatileFile {
         Ok(())
     }
 
+    fn reserve(&self, _length: u64) {}
+
     fn sync_data(&self) -> io::Result<()> {
         let mut image = self.image();
         if let Some(dirty) = image.dirty_from {

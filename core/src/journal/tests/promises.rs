@@ -6,7 +6,9 @@ use super::{entry, one, open, open_with, pending, settle_through, together};
 use crate::journal::disk::memory::MemoryDisk;
 use crate::journal::disk::volatile::VolatileDisk;
 use crate::journal::disk::{Disk, RealDisk};
-use crate::journal::{AppendError, Appended, Journal, JournalConfig, JournalError, JournalHealth, NewEntry};
+use crate::journal::{
+    AppendError, Appended, Aside, Journal, JournalConfig, JournalError, JournalHealth, NewEntry, WhenTooOld,
+};
 
 #[test]
 fn what_was_appended_is_there_after_a_restart_in_order() {
@@ -280,4 +282,59 @@ fn a_wrong_setting_is_named() {
     config.segment_bytes = 1;
     let refused = config.validate().unwrap_err().to_string();
     assert!(refused.contains("segment_bytes") && refused.contains("4096"), "{refused}");
+}
+
+/// One entry that was accepted a day and an hour before all others of the tests.
+fn old(key: &str) -> NewEntry {
+    let entry = entry(key, "x");
+    let accepted_at = entry.accepted_at - Duration::from_hours(25);
+    NewEntry { accepted_at, ..entry }
+}
+
+#[test]
+fn an_entry_that_waits_too_long_closes_the_journal_to_new_ones_where_that_is_wanted() {
+    for (policy, answer) in [
+        (WhenTooOld::Refuse, Err(AppendError::TooOld)),
+        (WhenTooOld::Warn, Ok(2)),
+        (WhenTooOld::SetAside, Ok(2)),
+    ] {
+        let disk = MemoryDisk::default();
+        let (journal, mut writer, _) = open_with(&disk, |config| config.when_too_old = policy);
+        together(&journal, &mut writer, &[old("old")]);
+        assert_eq!(one(&journal, &mut writer, "new"), answer, "{policy:?}");
+        journal.settled(&[1]);
+        assert!(one(&journal, &mut writer, "newer").is_ok(), "{policy:?}");
+    }
+}
+
+#[test]
+fn entries_that_wait_too_long_become_dead_letters_where_that_is_wanted() {
+    let disk = MemoryDisk::default();
+    let (journal, mut writer, _) = open_with(&disk, |config| config.when_too_old = WhenTooOld::SetAside);
+    let fresh = NewEntry { accepted_at: std::time::SystemTime::now(), ..entry("fresh", "x") };
+    together(&journal, &mut writer, &[old("a"), old("b"), fresh]);
+    writer.housekeep();
+    assert_eq!(pending(&journal).iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["fresh"]);
+    let letters = journal.aside(0, 9).unwrap();
+    assert_eq!(letters.len(), 2);
+    assert_eq!(letters[0].why, Aside::Rejected { reason: "too-old".to_owned() });
+}
+
+#[test]
+fn a_clean_end_leaves_no_reserved_room_and_a_start_finds_the_records_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let length = || {
+        let file = std::fs::read_dir(folder.path()).unwrap().map(|item| item.unwrap());
+        let segment =
+            file.into_iter().find(|item| item.path().extension().is_some_and(|end| end == "segment"));
+        segment.unwrap().metadata().unwrap().len()
+    };
+    let (journal, mut writer, _) = Journal::open(JournalConfig::new(folder.path())).unwrap();
+    one(&journal, &mut writer, "a").unwrap();
+    drop((journal, writer));
+    let (journal, writer, recovery) = Journal::open(JournalConfig::new(folder.path())).unwrap();
+    assert_eq!((recovery.entries, recovery.torn_bytes), (1, 0));
+    drop(journal);
+    writer.run();
+    assert!(length() < 1000, "{}", length());
 }

@@ -25,7 +25,7 @@ impl JournalWriter {
         }
     }
 
-    fn set_aside(&mut self, sequences: &[u64], why: &Aside) -> Result<(), JournalError> {
+    pub(super) fn set_aside(&mut self, sequences: &[u64], why: &Aside) -> Result<(), JournalError> {
         let places: Vec<Place> = self
             .shared
             .with_index(|index| sequences.iter().filter_map(|sequence| index.place(*sequence)).collect());
