@@ -80,6 +80,21 @@ impl Index {
         }
     }
 
+    /// Makes room for so many more entries.
+    pub(crate) fn reserve(&mut self, entries: usize) {
+        self.links.reserve(entries);
+        self.by_key.reserve(entries);
+    }
+
+    /// The text of an ordering key, shared with the entries of it that are pending.
+    pub(crate) fn ordering_key(&self, ordering_key: &str, key: &Arc<str>) -> Arc<str> {
+        if *ordering_key == **key {
+            return Arc::clone(key);
+        }
+        let known = self.tails.get_key_value(ordering_key);
+        known.map_or_else(|| ordering_key.into(), |(known, _)| Arc::clone(known))
+    }
+
     /// The sequence that the next entry will have.
     pub(crate) fn next_sequence(&self) -> u64 {
         self.first + self.links.len() as u64

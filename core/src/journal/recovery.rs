@@ -18,6 +18,9 @@ use crate::journal::record;
 use crate::journal::scan::{Damage, Scan, Tail};
 use crate::journal::segment::{self, FileKind, Header, Segment};
 
+/// Room that is made at once for what the segments are likely to hold.
+const ENTRIES_AHEAD_MAX: usize = 1_000_000;
+
 /// A segment that takes no more appends.
 #[derive(Debug)]
 pub(crate) struct Sealed {
@@ -123,19 +126,32 @@ impl Survey {
             cursor,
             cursor_lost: had_cursor && cursor.is_none(),
         };
+        // One buffer for all: fresh memory costs more than what is done with it.
+        let mut bytes = Vec::new();
         for (position, first) in firsts.iter().enumerate() {
-            survey.take(disk, paths, *first, position + 1 == firsts.len())?;
+            survey.take((disk, paths), *first, position + 1 == firsts.len(), &mut bytes)?;
+            if position == 0 {
+                // Segments are of one length, so the others hold about as many; growing step by step costs more.
+                let entries = usize::try_from(survey.index.entries()).unwrap_or_default();
+                survey.index.reserve(entries.saturating_mul(firsts.len() - 1).min(ENTRIES_AHEAD_MAX));
+            }
         }
         survey.check_cursor(paths)?;
         survey.check_aside(paths)?;
         Ok(survey)
     }
 
-    fn take(&mut self, disk: &dyn Disk, paths: &Paths, first: u64, newest: bool) -> Result<(), JournalError> {
+    fn take(
+        &mut self,
+        (disk, paths): (&dyn Disk, &Paths),
+        first: u64,
+        newest: bool,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), JournalError> {
         let name = segment::name(first);
-        let (file, bytes) = read_whole(disk, paths, &name)?;
+        let file = read_whole(disk, paths, &name, bytes)?;
         let damaged = |Damage { offset, what }| paths.damaged(&name, offset, what);
-        let header = self.order.admit(&bytes, first).map_err(damaged)?;
+        let header = self.order.admit(bytes, first).map_err(damaged)?;
         let file = Arc::new(RecordFile {
             name: name.as_str().into(),
             kind: FileKind::Segment,
@@ -143,13 +159,15 @@ impl Survey {
             salt: header.salt,
         });
         let (index, aside) = (&mut self.index, self.aside.as_ref());
-        let walked = self.order.walk(&bytes, &header, newest, |offset, frame| {
+        let walked = self.order.walk(bytes, &header, newest, |offset, frame| {
             // Everything before the index's start is acknowledged already.
             if frame.sequence == index.next_sequence() {
                 let retried = frame.retried;
+                let key: Arc<str> = frame.key.into();
+                let ordering_key = index.ordering_key(frame.ordering_key, &key);
                 let sequence = index.push(Slot {
-                    key: frame.key.into(),
-                    ordering_key: frame.ordering_key.into(),
+                    key,
+                    ordering_key,
                     fingerprint: frame.fingerprint,
                     accepted_micros: frame.accepted_micros,
                     file: Arc::clone(&file),
@@ -231,7 +249,8 @@ struct FoundAside {
 impl FoundAside {
     /// Reads the file, and puts what is kept in it into the index.
     fn read(disk: &dyn Disk, paths: &Paths, index: &mut AsideIndex) -> Result<Self, JournalError> {
-        let (file, bytes) = read_whole(disk, paths, ASIDE_NAME)?;
+        let mut bytes = Vec::new();
+        let file = read_whole(disk, paths, ASIDE_NAME, &mut bytes)?;
         let header = Header::decode_as(FileKind::Aside, &bytes)
             .map_err(|fault| paths.damaged(ASIDE_NAME, 0, fault.to_string()))?;
         let records =
@@ -316,13 +335,14 @@ fn read_whole(
     disk: &dyn Disk,
     paths: &Paths,
     name: &str,
-) -> Result<(Arc<dyn DiskFile>, Vec<u8>), JournalError> {
+    bytes: &mut Vec<u8>,
+) -> Result<Arc<dyn DiskFile>, JournalError> {
     let file = disk.open(name).map_err(|error| paths.io("open", name, error))?;
     let length = file.length().map_err(|error| paths.io("read", name, error))?;
     if let Some(Damage { offset, what }) = order::too_long(length) {
         return Err(paths.damaged(name, offset, what));
     }
-    let mut bytes = vec![0; usize::try_from(length).expect("a segment's length is below 96 MiB")];
-    file.read_exact_at(&mut bytes, 0).map_err(|error| paths.io("read", name, error))?;
-    Ok((file, bytes))
+    bytes.resize(usize::try_from(length).expect("a segment's length is below 96 MiB"), 0);
+    file.read_exact_at(bytes, 0).map_err(|error| paths.io("read", name, error))?;
+    Ok(file)
 }
