@@ -56,14 +56,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::journal::aside::AsideSlot;
 use crate::journal::disk::Disk;
-use crate::journal::index::Place;
 use crate::journal::recovery::Paths;
-use crate::journal::state::{Chore, SetAside, Shared};
+use crate::journal::state::Shared;
 use crate::metrics;
 
 mod aside;
@@ -368,94 +366,6 @@ impl Journal {
     /// entries that were settled beyond it are given again after a restart. Space returns segment by segment.
     pub fn settled(&self, sequences: &[u64]) {
         self.handles.shared.with_index(|index| sequences.iter().for_each(|sequence| index.settle(*sequence)));
-    }
-
-    /// Takes entries out of the backlog and keeps them, durably before this returns; sequences that are not pending are
-    /// passed over. After a crash in between they are pending again or aside, never both.
-    ///
-    /// Of a held entry's ordering key nothing is given until it is [released](Self::release).
-    ///
-    /// # Errors
-    /// [`JournalError`]; the entries are then still pending.
-    ///
-    /// # Cancel safety
-    /// A future dropped early leaves the entries pending or aside.
-    pub async fn set_aside(&self, sequences: &[u64], why: Aside) -> Result<(), JournalError> {
-        let (reply, answer) = oneshot::channel();
-        let chore = SetAside { sequences: sequences.to_vec(), why, reply };
-        self.handles.shared.enqueue_chore(Chore::SetAside(chore))?;
-        // A closed channel means that the writer is gone.
-        answer.await.unwrap_or(Err(JournalError::Closed))
-    }
-
-    /// How much is set aside.
-    pub fn aside_counts(&self) -> AsideCounts {
-        self.handles.shared.with_index(|index| index.aside.counts())
-    }
-
-    /// The entries that are set aside, in order and with their content, `entries_max` at most, from this sequence on;
-    /// blocks for the reads. Released entries are among them until they are settled.
-    ///
-    /// # Errors
-    /// As [`next`](Self::next).
-    pub fn aside(&self, from: u64, entries_max: usize) -> Result<Vec<AsideEntry>, JournalError> {
-        let asides: Vec<(u64, AsideSlot)> = self.handles.shared.with_index(|index| {
-            let wanted = index.aside.iter().filter(|(sequence, _)| *sequence >= from).take(entries_max);
-            wanted.map(|(sequence, aside)| (sequence, aside.clone())).collect()
-        });
-        let place =
-            |(sequence, aside): &(u64, AsideSlot)| Place { sequence: *sequence, slot: aside.slot.clone() };
-        let entries = read::read(&self.handles.paths, &asides.iter().map(place).collect::<Vec<Place>>())?;
-        let reasons = asides.into_iter().map(|(_, AsideSlot { why, since, .. })| (why, since));
-        let whole = entries.into_iter().zip(reasons);
-        Ok(whole.map(|(entry, (why, since))| AsideEntry { entry, why, since }).collect())
-    }
-
-    /// The keys of all dead letters, in the order of their entries.
-    pub fn rejected_keys(&self) -> Vec<String> {
-        self.handles.shared.with_index(|index| index.aside.rejected_keys())
-    }
-
-    /// Makes the held entries of an ordering key pending again, before newer ones of that key; how many there are. A restart
-    /// holds those again that were not settled.
-    pub fn release(&self, ordering_key: &str) -> u64 {
-        self.handles.shared.release(ordering_key)
-    }
-
-    /// Appends the dead letter of this key again, marked as [`retried`](Entry::retried); `None` where there is none.
-    ///
-    /// # Errors
-    /// [`RetryError`]; the dead letter is then still there.
-    ///
-    /// # Cancel safety
-    /// As [`append`](Self::append); the dead letter goes once the new entry is durable.
-    pub async fn retry(&self, key: &str) -> Result<Option<Appended>, RetryError> {
-        let Some(sequence) = self.handles.shared.with_index(|index| index.aside.rejected(key)) else {
-            return Ok(None);
-        };
-        let Some(AsideEntry { entry, .. }) = self.aside(sequence, 1)?.pop() else { return Ok(None) };
-        let Entry { key, kind, fingerprint, accepted_at, payload, version, ordering_key, .. } = entry;
-        let retried = true;
-        let entry = NewEntry { key, kind, fingerprint, accepted_at, payload, version, ordering_key, retried };
-        Ok(Some(self.append(entry).await?))
-    }
-
-    /// Forgets the dead letter of this key for good, durably before this returns; whether there was one.
-    ///
-    /// # Errors
-    /// [`JournalError`]; the dead letter may then come back with a restart.
-    ///
-    /// # Cancel safety
-    /// A future dropped early leaves the dead letter there or gone.
-    pub async fn discard(&self, key: &str) -> Result<bool, JournalError> {
-        let Some(sequence) = self.handles.shared.with_index(|index| index.aside.rejected(key)) else {
-            return Ok(false);
-        };
-        self.settled(&[sequence]);
-        let (reply, answer) = oneshot::channel();
-        self.handles.shared.enqueue_chore(Chore::SaveGone(reply))?;
-        answer.await.unwrap_or(Err(JournalError::Closed))?;
-        Ok(true)
     }
 
     /// Shows the sequence of the newest durable entry, and changes whenever there are more: what wakes replay.

@@ -2,6 +2,7 @@
 //! does no I/O.
 
 pub(crate) mod file;
+mod handle;
 pub(crate) mod record;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -23,7 +23,7 @@ const GAP_BYTES_MAX: u64 = 16 * 1024;
 /// [`JournalError::Io`], or [`JournalError::Damaged`] where the disk no longer gives what was written.
 pub(crate) fn read(paths: &Paths, places: &[Place]) -> Result<Vec<Entry>, JournalError> {
     let mut entries = Vec::with_capacity(places.len());
-    for run in places.chunk_by(|one, next| follows(one, next)) {
+    for run in places.chunk_by(follows) {
         let mut rest = run;
         while let Some(first) = rest.first() {
             let fits =

@@ -50,6 +50,11 @@ pub struct AsideGroup {
     pub ordering_keys: u64,
 }
 
+/// Command, version, whether held, and reason.
+type Group = (String, u16, bool, String);
+/// How many entries, and their ordering keys.
+type Members<'a> = (u64, BTreeSet<&'a str>);
+
 /// The content of the file.
 #[derive(Debug, Default)]
 pub(super) struct LookAside {
@@ -123,7 +128,7 @@ impl LookAside {
             let what = "the file belongs to another journal".to_owned();
             survey.state = Some(SegmentState::Damaged { offset: 0, what });
         }
-        let mut groups: BTreeMap<(String, u16, bool, String), (u64, BTreeSet<&str>)> = BTreeMap::new();
+        let mut groups: BTreeMap<Group, Members<'_>> = BTreeMap::new();
         let entries: Vec<AsideEntry> = self.kept.into_values().collect();
         for AsideEntry { entry, why, .. } in &entries {
             let (is_held, reason) = match why {
@@ -140,11 +145,10 @@ impl LookAside {
             *count += 1;
             ordering_keys.insert(&entry.ordering_key);
         }
-        let told =
-            |((kind, version, is_held, reason), (entries, ordering_keys)): (_, (u64, BTreeSet<&str>))| {
-                let why = if is_held { Aside::Held { reason } } else { Aside::Rejected { reason } };
-                AsideGroup { kind, version, why, entries, ordering_keys: ordering_keys.len() as u64 }
-            };
+        let told = |((kind, version, is_held, reason), (entries, ordering_keys)): (Group, Members<'_>)| {
+            let why = if is_held { Aside::Held { reason } } else { Aside::Rejected { reason } };
+            AsideGroup { kind, version, why, entries, ordering_keys: ordering_keys.len() as u64 }
+        };
         survey.groups = groups.into_iter().map(told).collect();
         (survey, entries)
     }
