@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use ridethrough::{
     Db, Deadline,
     bulkhead::BulkheadConfig,
-    cache::CacheConfig,
+    cache::{CacheConfig, CacheKey},
     db::{Applied, ApplyError, BoxFuture, Command, Commands, DbConfig, PoolConfig, Query, Statements},
     drain::Drain,
     health::SchemaPart,
@@ -181,6 +181,7 @@ impl Round {
 }
 
 /// One title by its id.
+#[derive(Clone)]
 struct TitleQuery(i64);
 
 impl Query for TitleQuery {
@@ -190,8 +191,8 @@ impl Query for TitleQuery {
         "title"
     }
 
-    fn cache_key(&self) -> String {
-        format!("title:{}", self.0)
+    fn cache_key(&self) -> CacheKey {
+        CacheKey::shared(format_args!("title:{}", self.0))
     }
 
     fn is_short(&self) -> bool {

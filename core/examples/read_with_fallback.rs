@@ -6,7 +6,7 @@ use std::{env, sync::Arc, time::Duration};
 
 use ridethrough::{
     Db, DbConfig, Deadline,
-    cache::{CacheConfig, Json},
+    cache::{CacheConfig, CacheKey, Json},
     db::{Applied, ApplyError, BoxFuture, Command, Commands, Query, Refusal, Statements},
     drain::Drain,
     health::SchemaPart,
@@ -14,6 +14,7 @@ use ridethrough::{
 };
 use tokio::time::{Instant, sleep};
 
+#[derive(Clone)]
 struct ServerTime;
 
 impl Query for ServerTime {
@@ -23,8 +24,8 @@ impl Query for ServerTime {
         "server-time"
     }
 
-    fn cache_key(&self) -> String {
-        "server-time".to_owned()
+    fn cache_key(&self) -> CacheKey {
+        CacheKey::shared("server-time")
     }
 
     async fn fetch<'c>(

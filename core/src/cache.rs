@@ -1,16 +1,21 @@
-//! The read cache: the last good answers, kept so that a read can still be answered while the database is away.
+//! The read cache: the last good answers, kept so that a read can still be answered while the database is away, and,
+//! where a query's policy says so, without asking.
 //!
-//! It stores encoded answers with the time they were true. It never decides to serve one (that is `db`), never talks to
-//! the database, and is bounded by weight. While the database is there every read goes to it; nothing is served from
-//! here unlabelled.
+//! It stores encoded answers with the time they were true and the tags by which a change finds them. It never decides to
+//! serve one (that is `db`, by the query's [`ReadPolicy`]), never talks to the database, and is bounded by weight.
+//! Nothing is served from here unlabelled.
 //!
 //! Defaults, metrics and what not to do: `docs/patterns/degraded-reads.md`.
 
+mod answer;
+mod entry;
 mod freshness;
+mod key;
+mod policy;
 
 use std::{
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,7 +25,16 @@ use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
 use tokio::time::Instant;
 
-pub use self::freshness::{Freshness, StaleReason};
+#[cfg(feature = "serde")]
+pub use self::answer::Json;
+use self::entry::{Entry, Known};
+pub use self::{
+    answer::Cacheable,
+    entry::Tags,
+    freshness::{Freshness, StaleReason},
+    key::{CacheKey, Principal},
+    policy::{ReadPolicy, Usable},
+};
 
 /// The bounds of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +46,7 @@ pub use self::freshness::{Freshness, StaleReason};
 pub struct CacheConfig {
     /// Weight of all keys and answers in bytes. Default 64 MiB.
     pub bytes_max: u64,
-    /// Answers older than this are expired and not served. Default 24 h: in an outage an old answer that says how old
+    /// Answers older than this are expired and not served, whatever a query's policy says. Default 24 h: in an outage an old answer that says how old
     /// it is helps more than none.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub stale_max: Duration,
@@ -44,94 +58,65 @@ impl Default for CacheConfig {
     }
 }
 
-/// An answer that can be stored: to bytes and back.
-pub trait Cacheable: Sized {
-    /// The bytes to store.
-    fn encode(&self) -> Bytes;
-    /// The answer again, or `None` where the bytes are not one.
-    fn decode(bytes: &Bytes) -> Option<Self>;
-}
-
-/// An answer that is bytes already, such as a rendered JSON document, is stored without a copy.
-impl Cacheable for Bytes {
-    fn encode(&self) -> Bytes {
-        self.clone()
-    }
-
-    fn decode(bytes: &Bytes) -> Option<Self> {
-        Some(bytes.clone())
-    }
-}
-
-/// Any serde type as a cacheable answer, stored as JSON.
-#[cfg(feature = "serde")]
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Json<T>(pub T);
-
-#[cfg(feature = "serde")]
-impl<T: serde::Serialize + serde::de::DeserializeOwned> Cacheable for Json<T> {
-    fn encode(&self) -> Bytes {
-        // A type that cannot be written as JSON is stored as nothing and so never served.
-        serde_json::to_vec(&self.0).unwrap_or_default().into()
-    }
-
-    fn decode(bytes: &Bytes) -> Option<Self> {
-        serde_json::from_slice(bytes).ok().map(Json)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Entry {
-    /// `None` marks what is known to be gone: it keeps older answers out and is served to nobody.
-    value: Option<Bytes>,
-    /// When the question was sent whose answer this is: the answer was true then or later, so an age counted from here
-    /// is never too low.
-    as_of: Instant,
-    /// Answers to questions sent before this instant may be older than this entry and are not let in.
-    barrier: Instant,
-}
-
-/// An answer that says again what was known this much earlier is not stored: a busy key would be written anew all the
-/// time, to say that its answer is a moment younger.
-const AGAIN: Duration = Duration::from_millis(500);
-
-impl Entry {
-    /// Whether it has this answer already, known at about the same time.
-    fn says_the_same(&self, value: Option<&Bytes>, as_of: Instant) -> bool {
-        value.is_some()
-            && self.value.as_ref() == value
-            && as_of.checked_duration_since(self.as_of).is_some_and(|later| later < AGAIN)
-    }
-}
-
 #[derive(Debug, Clone)]
 struct ByBytes;
 
-impl Weighter<String, Entry> for ByBytes {
-    fn weight(&self, key: &String, entry: &Entry) -> u64 {
+impl Weighter<CacheKey, Arc<Entry>> for ByBytes {
+    fn weight(&self, key: &CacheKey, entry: &Arc<Entry>) -> u64 {
         // About what an entry costs besides its bytes.
-        const OVERHEAD: u64 = 128;
-        key.len() as u64 + entry.value.as_ref().map_or(0, Bytes::len) as u64 + OVERHEAD
+        const OVERHEAD: u64 = 192;
+        (key.as_bytes().len() + entry.weight()) as u64 + OVERHEAD
     }
 }
 
 /// What the cache knows of one key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[must_use = "what is kept is served with its age, or not at all"]
 pub struct Cached {
-    /// The encoded answer.
-    pub value: Bytes,
+    entry: Arc<Entry>,
+    age: Duration,
+    /// Older than the cache keeps answers.
+    expired: bool,
+    doubtful: bool,
+}
+
+impl Cached {
+    /// The encoded answer; `None` where the answer was that there is no such thing.
+    #[must_use]
+    pub fn value(&self) -> Option<&Bytes> {
+        match &self.entry.known {
+            Known::Answer(answer) => Some(answer),
+            Known::Nothing | Known::Forgotten => None,
+        }
+    }
+
     /// Time since it was known to be true.
-    pub age: Duration,
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.age
+    }
+
+    /// What it may be used for.
+    #[must_use]
+    pub fn usable(&self, policy: &ReadPolicy) -> Usable {
+        if self.expired {
+            return Usable::Expired;
+        }
+        policy.usable(self.age, self.entry.known == Known::Nothing, self.doubtful)
+    }
 }
 
 /// Encoded answers by key. Shared by reference; asking it waits for nothing.
 #[derive(Debug)]
 pub struct ReadCache {
     config: CacheConfig,
-    entries: Cache<String, Entry, ByBytes>,
-    /// When the newest entry was true, to a tenth of a second: older than `stale_max`, and everything is expired. Milliseconds since
-    /// the first entry, and one more; 0 for none. Read before it is written, because every answer passes here.
+    /// Behind one count each, so that a hit copies neither tags nor bytes.
+    entries: Cache<CacheKey, Arc<Entry>, ByBytes>,
+    /// When the newest entry was true, to a tenth of a second: older than `stale_max`, and everything is expired.
+    /// Milliseconds since `first`, and one more; 0 for none. Read before it is written, because every answer passes here.
     newest: AtomicU64,
+    /// Whatever was true before this may have changed unseen. Nanoseconds since `first`, and one more; 0 for none.
+    doubtful_before: AtomicU64,
     first: OnceLock<Instant>,
 }
 
@@ -143,16 +128,26 @@ impl ReadCache {
         const TYPICAL_BYTES: u64 = 512;
         let estimate = usize::try_from(config.bytes_max / TYPICAL_BYTES).unwrap_or(usize::MAX);
         let entries = Cache::with_weighter(estimate.clamp(16, 1 << 20), config.bytes_max, ByBytes);
-        Self { config, entries, newest: AtomicU64::new(0), first: OnceLock::new() }
+        let (newest, doubtful_before) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { config, entries, newest, doubtful_before, first: OnceLock::new() }
     }
 
-    /// The last known answer for `key` at `now`, unless it is expired.
-    #[must_use]
-    pub fn peek(&self, key: &str, now: Instant) -> Option<Cached> {
+    /// What was last known of `key` at `now`, unless it is expired.
+    #[inline]
+    pub fn peek(&self, key: &CacheKey, now: Instant) -> Option<Cached> {
+        self.find(key, now).filter(|cached| !cached.expired)
+    }
+
+    /// The same, expired or not.
+    #[inline]
+    pub(crate) fn find(&self, key: &CacheKey, now: Instant) -> Option<Cached> {
         let entry = self.entries.get(key)?;
+        if entry.known == Known::Forgotten {
+            return None;
+        }
         let age = now.saturating_duration_since(entry.as_of);
-        let value = entry.value.filter(|_| age <= self.config.stale_max)?;
-        Some(Cached { value, age })
+        let (expired, doubtful) = (age > self.config.stale_max, self.is_doubtful(&entry));
+        Some(Cached { entry, age, expired, doubtful })
     }
 
     /// Lets answers in to questions that were sent at `as_of`.
@@ -175,6 +170,44 @@ impl ReadCache {
         CacheFill { cache: self, as_of, now, source: Source::OldWrite }
     }
 
+    /// From now on whatever was asked before `at` only helps where the database cannot be asked: news of changes may have
+    /// been missed until then.
+    pub fn doubt_before(&self, at: Instant) {
+        let first = self.first_before(at);
+        let after = u64::try_from(at.saturating_duration_since(first).as_nanos()).unwrap_or(u64::MAX - 1);
+        self.doubtful_before.fetch_max(after.saturating_add(1), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn is_doubtful(&self, entry: &Entry) -> bool {
+        let Some(after) = self.doubtful_before.load(Ordering::Relaxed).checked_sub(1) else { return false };
+        let first = self.first.get().copied();
+        first
+            .and_then(|first| first.checked_add(Duration::from_nanos(after)))
+            .is_none_or(|at| entry.as_of < at)
+    }
+
+    /// All that could be served now or later, to be carried over a restart. In no order; what is stored or leaves
+    /// meanwhile may be among it or not.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the snapshot on disk will ask for it"))]
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (CacheKey, Arc<Entry>)> {
+        self.entries.iter().filter(|(_, entry)| entry.known != Known::Forgotten)
+    }
+
+    /// Takes back what was kept before a restart, true `age` ago, unless something newer is known already. It is doubtful
+    /// from the start: nobody listened for changes meanwhile.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the snapshot on disk will bring it back"))]
+    pub(crate) fn restore(&self, key: CacheKey, known: Known, tags: Tags, age: Duration, now: Instant) {
+        self.doubt_before(now);
+        // Older than this clock can tell is expired for sure.
+        let Some(as_of) = now.checked_sub(age) else { return };
+        if age > self.config.stale_max || known == Known::Forgotten || self.entries.peek(&key).is_some() {
+            return;
+        }
+        self.entries.insert(key, Arc::new(Entry { known, tags, as_of, barrier: as_of }));
+        self.note_newest(as_of);
+    }
+
     /// Whether anything at all could be served at `now`.
     #[must_use]
     pub fn is_warm(&self, now: Instant) -> bool {
@@ -185,10 +218,15 @@ impl ReadCache {
         usable && !self.entries.is_empty()
     }
 
+    /// From where times are counted: before anything that can be served, so that what comes back after a restart counts.
+    fn first_before(&self, at: Instant) -> Instant {
+        *self.first.get_or_init(|| at.checked_sub(self.config.stale_max).unwrap_or(at))
+    }
+
     fn note_newest(&self, as_of: Instant) {
         /// Noted this exactly, so that the answers of a busy moment do not all write to one place.
         const STEP: u64 = 100;
-        let first = *self.first.get_or_init(|| as_of);
+        let first = self.first_before(as_of);
         let after = u64::try_from(as_of.saturating_duration_since(first).as_millis()).unwrap_or(u64::MAX - 1);
         if self.newest.load(Ordering::Relaxed) <= after.saturating_sub(STEP) {
             self.newest.fetch_max(after + 1, Ordering::Relaxed);
@@ -219,43 +257,68 @@ enum Source {
 }
 
 impl CacheFill<'_> {
-    /// Stores an answer, unless the cache knows a newer one.
-    pub fn put(&self, key: &str, value: Bytes) {
-        let value = Some(value).filter(|_| self.source != Source::OldWrite);
-        let stored = value.is_some();
-        self.insert(key, value);
-        if stored {
-            self.cache.note_newest(self.as_of);
-        }
+    /// Stores an answer, unless the cache knows a newer one. It has the tags that the answer before it had.
+    pub fn put(&self, key: &CacheKey, value: Bytes) {
+        self.insert(key, Known::Answer(value), None::<fn() -> Tags>);
+    }
+
+    /// Stores an answer with these tags, which are asked for only where it is stored.
+    pub fn put_tagged(&self, key: &CacheKey, value: Bytes, tags: impl FnOnce() -> Tags) {
+        self.insert(key, Known::Answer(value), Some(tags));
+    }
+
+    /// Stores that there is no such thing, unless the cache knows something newer. How long that is good for is said by
+    /// [`ReadPolicy::negative_for`].
+    pub fn put_nothing(&self, key: &CacheKey, tags: impl FnOnce() -> Tags) {
+        self.insert(key, Known::Nothing, Some(tags));
     }
 
     /// Forgets an answer that is not true any more, and keeps older answers from bringing it back.
-    pub fn remove(&self, key: &str) {
-        self.insert(key, None);
+    pub fn remove(&self, key: &CacheKey) {
+        self.insert(key, Known::Forgotten, None::<fn() -> Tags>);
     }
 
-    fn insert(&self, key: &str, value: Option<Bytes>) {
+    fn insert(&self, key: &CacheKey, known: Known, tags: Option<impl FnOnce() -> Tags>) {
+        let known = if self.source == Source::OldWrite { Known::Forgotten } else { known };
         let own_write = self.source != Source::Answer;
         // Between this look and the insert another answer may slip in; it is about as new, and labelled with its own age.
-        let known = self.cache.entries.peek(key);
-        if !own_write && known.as_ref().is_some_and(|known| known.says_the_same(value.as_ref(), self.as_of)) {
-            return;
+        let before = self.cache.entries.peek(key);
+        if let Some(before) = before.as_ref().filter(|_| !own_write) {
+            let again = before.says_the_same(&known, self.as_of) && !self.cache.is_doubtful(before);
+            if again || self.as_of < before.barrier {
+                return;
+            }
         }
-        if own_write || known.is_none_or(|known| self.as_of >= known.barrier) {
-            let barrier = if own_write { self.now } else { self.as_of };
-            self.cache.entries.insert(key.to_owned(), Entry { value, as_of: self.as_of, barrier });
+        let tags = match tags {
+            Some(tags) => tags(),
+            None => before.map_or_else(Tags::none, |before| before.tags.clone()),
+        };
+        let barrier = if own_write { self.now } else { self.as_of };
+        let servable = known != Known::Forgotten;
+        let entry = Arc::new(Entry { known, tags, as_of: self.as_of, barrier });
+        self.cache.entries.insert(key.clone(), entry);
+        if servable {
+            self.cache.note_newest(self.as_of);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{entry::AGAIN, *};
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn cache() -> ReadCache {
         ReadCache::new(CacheConfig { bytes_max: 10_000, stale_max: SECOND * 60 })
+    }
+
+    fn a() -> CacheKey {
+        CacheKey::shared("a")
+    }
+
+    fn text(cached: Option<Cached>) -> Option<Bytes> {
+        cached.and_then(|cached| cached.value().cloned())
     }
 
     fn value(text: &'static str) -> Bytes {
@@ -265,25 +328,25 @@ mod tests {
     #[test]
     fn age_counts_from_the_question_not_from_the_answer() {
         let (cache, asked) = (cache(), Instant::now());
-        cache.fill(asked, asked + SECOND).put("a", value("1"));
-        assert_eq!(cache.peek("a", asked + SECOND * 3).unwrap().age, SECOND * 3);
+        cache.fill(asked, asked + SECOND).put(&a(), value("1"));
+        assert_eq!(cache.peek(&a(), asked + SECOND * 3).unwrap().age(), SECOND * 3);
     }
 
     #[test]
     fn expired_answers_are_not_served() {
         let (cache, now) = (cache(), Instant::now());
-        cache.fill(now, now).put("a", value("1"));
-        assert!(cache.peek("a", now + SECOND * 60).is_some());
-        assert!(cache.peek("a", now + SECOND * 61).is_none());
+        cache.fill(now, now).put(&a(), value("1"));
+        assert!(cache.peek(&a(), now + SECOND * 60).is_some());
+        assert!(cache.peek(&a(), now + SECOND * 61).is_none());
         assert!(cache.is_warm(now + SECOND * 60) && !cache.is_warm(now + SECOND * 61));
     }
 
     #[test]
     fn a_slow_old_answer_does_not_replace_a_newer_one() {
         let (cache, now) = (cache(), Instant::now());
-        cache.fill(now + SECOND, now + SECOND).put("a", value("new"));
-        cache.fill(now, now + SECOND * 2).put("a", value("old"));
-        assert_eq!(cache.peek("a", now + SECOND * 2).unwrap().value, "new");
+        cache.fill(now + SECOND, now + SECOND).put(&a(), value("new"));
+        cache.fill(now, now + SECOND * 2).put(&a(), value("old"));
+        assert_eq!(text(cache.peek(&a(), now + SECOND * 2)).unwrap(), "new");
     }
 
     /// A read was sent while a write of the same key was under way, saw the row as it was before, and came back later
@@ -291,61 +354,101 @@ mod tests {
     #[test]
     fn a_read_sent_before_a_write_was_answered_does_not_undo_it() {
         let (cache, now) = (cache(), Instant::now());
-        cache.fill_by_write(now, now + SECOND * 2).put("a", value("written"));
-        cache.fill(now + SECOND, now + SECOND * 3).put("a", value("before"));
-        assert_eq!(cache.peek("a", now + SECOND * 3).unwrap().value, "written");
-        cache.fill(now + SECOND * 2, now + SECOND * 3).put("a", value("after"));
-        assert_eq!(cache.peek("a", now + SECOND * 3).unwrap().value, "after");
+        cache.fill_by_write(now, now + SECOND * 2).put(&a(), value("written"));
+        cache.fill(now + SECOND, now + SECOND * 3).put(&a(), value("before"));
+        assert_eq!(text(cache.peek(&a(), now + SECOND * 3)).unwrap(), "written");
+        cache.fill(now + SECOND * 2, now + SECOND * 3).put(&a(), value("after"));
+        assert_eq!(text(cache.peek(&a(), now + SECOND * 3)).unwrap(), "after");
     }
 
     /// A list was asked for, one of its items was deleted, and then the list's answer came and brought the item back.
     #[test]
     fn a_read_sent_before_a_removal_was_answered_does_not_undo_it() {
         let (cache, now) = (cache(), Instant::now());
-        cache.fill(now, now).put("a", value("here"));
-        cache.fill_by_write(now, now + SECOND * 2).remove("a");
-        cache.fill(now + SECOND, now + SECOND * 3).put("a", value("before"));
-        assert!(cache.peek("a", now + SECOND * 3).is_none());
-        cache.fill(now + SECOND * 3, now + SECOND * 3).put("a", value("anew"));
-        assert!(cache.peek("a", now + SECOND * 3).is_some());
+        cache.fill(now, now).put(&a(), value("here"));
+        cache.fill_by_write(now, now + SECOND * 2).remove(&a());
+        cache.fill(now + SECOND, now + SECOND * 3).put(&a(), value("before"));
+        assert!(cache.peek(&a(), now + SECOND * 3).is_none());
+        cache.fill(now + SECOND * 3, now + SECOND * 3).put(&a(), value("anew"));
+        assert!(cache.peek(&a(), now + SECOND * 3).is_some());
     }
 
     /// A busy key was written anew with every answer, which was most of what a read cost.
     #[test]
     fn the_same_answer_a_moment_later_changes_nothing_but_a_later_one_makes_it_younger() {
         let (cache, now) = (cache(), Instant::now());
-        cache.fill(now, now).put("a", value("1"));
-        cache.fill(now + AGAIN / 2, now + AGAIN).put("a", value("1"));
-        assert_eq!(cache.peek("a", now + SECOND).unwrap().age, SECOND);
-        cache.fill(now + AGAIN, now + AGAIN).put("a", value("1"));
-        assert_eq!(cache.peek("a", now + SECOND).unwrap().age, SECOND - AGAIN);
-        cache.fill(now + AGAIN + AGAIN / 2, now + SECOND).put("a", value("2"));
-        assert_eq!(cache.peek("a", now + SECOND).unwrap().value, "2");
+        cache.fill(now, now).put(&a(), value("1"));
+        cache.fill(now + AGAIN / 2, now + AGAIN).put(&a(), value("1"));
+        assert_eq!(cache.peek(&a(), now + SECOND).unwrap().age(), SECOND);
+        cache.fill(now + AGAIN, now + AGAIN).put(&a(), value("1"));
+        assert_eq!(cache.peek(&a(), now + SECOND).unwrap().age(), SECOND - AGAIN);
+        cache.fill(now + AGAIN + AGAIN / 2, now + SECOND).put(&a(), value("2"));
+        assert_eq!(text(cache.peek(&a(), now + SECOND)).unwrap(), "2");
     }
 
     /// Replay found that a write had been applied long ago and put its document into the cache as if it were true now.
     #[test]
     fn news_of_unknown_age_only_forgets() {
         let (cache, now) = (cache(), Instant::now());
-        cache.fill(now, now).put("a", value("newer"));
-        cache.forget_by_write(now, now + SECOND).put("a", value("older"));
-        assert!(cache.peek("a", now + SECOND).is_none());
+        cache.fill(now, now).put(&a(), value("newer"));
+        cache.forget_by_write(now, now + SECOND).put(&a(), value("older"));
+        assert!(cache.peek(&a(), now + SECOND).is_none());
     }
 
     #[test]
     fn weight_stays_within_its_bound() {
         let (cache, now) = (cache(), Instant::now());
         for key in 0..1_000 {
-            cache.fill(now, now).put(&format!("key {key}"), Bytes::from(vec![b'x'; 500]));
+            cache
+                .fill(now, now)
+                .put(&CacheKey::shared(format_args!("key {key}")), Bytes::from(vec![b'x'; 500]));
         }
         assert!(cache.size().1 <= 10_000);
     }
 
-    #[cfg(feature = "serde")]
     #[test]
-    fn json_answers_survive_the_round_trip_and_garbage_is_no_answer() {
-        let answer = Json(vec![1, 2, 3]);
-        assert_eq!(Json::decode(&answer.encode()), Some(answer));
-        assert_eq!(Json::<Vec<i32>>::decode(&value("{")), None);
+    fn what_was_asked_before_the_doubt_only_helps_in_an_outage_and_what_was_asked_after_it_is_fresh() {
+        let policy = ReadPolicy { fresh_for: SECOND * 10, ..ReadPolicy::default() };
+        let (cache, now) = (cache(), Instant::now());
+        let usable = |at| cache.peek(&a(), at).map(|cached| cached.usable(&policy));
+        cache.fill(now, now).put(&a(), value("1"));
+        assert_eq!(usable(now + SECOND), Some(Usable::Fresh));
+        cache.doubt_before(now + SECOND);
+        assert_eq!(usable(now + SECOND), Some(Usable::IfError));
+        cache.doubt_before(now);
+        assert_eq!(usable(now + SECOND), Some(Usable::IfError), "an older doubt takes nothing back");
+        cache.fill(now + SECOND, now + SECOND).put(&a(), value("1"));
+        assert_eq!(usable(now + SECOND), Some(Usable::Fresh));
+    }
+
+    #[test]
+    fn what_comes_back_after_a_restart_has_its_age_and_is_never_fresh() {
+        let (before, now) = (cache(), Instant::now());
+        before.fill(now, now).put_tagged(&a(), value("1"), || Tags::of(["t"]));
+        before.fill(now, now).put_nothing(&CacheKey::shared("b"), Tags::none);
+        before.fill(now, now).remove(&CacheKey::shared("c"));
+        let (after, later) = (cache(), now + SECOND * 1_000);
+        for (key, entry) in before.kept() {
+            after.restore(key, entry.known.clone(), entry.tags.clone(), SECOND * 50, later);
+        }
+        assert_eq!(after.size().0, 2);
+        let policy =
+            ReadPolicy { fresh_for: SECOND * 60, negative_for: SECOND * 60, ..ReadPolicy::default() };
+        for key in [a(), CacheKey::shared("b")] {
+            let cached = after.peek(&key, later).unwrap();
+            assert_eq!((cached.age(), cached.usable(&policy)), (SECOND * 50, Usable::IfError));
+        }
+        assert!(after.is_warm(later + SECOND * 10) && !after.is_warm(later + SECOND * 11));
+        after.restore(a(), Known::Answer(value("0")), Tags::none(), SECOND, later);
+        assert_eq!(text(after.peek(&a(), later)).unwrap(), "1", "what is known stays");
+    }
+
+    #[test]
+    fn a_write_without_tags_leaves_those_that_the_answer_had() {
+        let (cache, now) = (cache(), Instant::now());
+        cache.fill(now, now).put_tagged(&a(), value("1"), || Tags::of(["t"]));
+        cache.fill_by_write(now, now + SECOND).put(&a(), value("2"));
+        let (_, entry) = cache.kept().next().unwrap();
+        assert_eq!((&entry.known, &entry.tags), (&Known::Answer(value("2")), &Tags::of(["t"])));
     }
 }

@@ -10,6 +10,7 @@ mod waiting;
 use std::fmt;
 
 use bytes::Bytes;
+use ridethrough::cache::{CacheKey, Tags};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio_postgres::Row;
@@ -23,6 +24,9 @@ pub(crate) use self::{
     settled::SettledKeys,
     waiting::Waiting,
 };
+
+/// The tag of all lists: any change of any todo may change them.
+pub(crate) const TODOS: &str = "todos";
 
 /// Longest title in characters; the table checks the same.
 pub(crate) const TITLE_CHARACTERS_MAX: usize = 500;
@@ -97,8 +101,13 @@ impl Todo {
     }
 
     /// The key of the cache under which the todo is found.
-    pub(crate) fn cache_key(id: Uuid) -> String {
-        format!("todo/{id}")
+    pub(crate) fn cache_key(id: Uuid) -> CacheKey {
+        CacheKey::shared(format_args!("todo/{id}"))
+    }
+
+    /// By which a change of the todo finds the answers that show it alone.
+    pub(crate) fn tags(id: Uuid) -> Tags {
+        Tags::of([format!("todo/{id}")])
     }
 
     /// Where it stands in the order of the list.

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use ridethrough::{
     Db, DbConfig, Deadline, Error,
-    cache::CacheConfig,
+    cache::{CacheConfig, CacheKey},
     db::{
         Applied, ApplyError, Background, BoxFuture, Command, Commands, Query, SCHEMA_SQL, Statements,
         WriteError, Written,
@@ -84,6 +84,7 @@ impl Commands for Put {
 }
 
 /// Any question of a test, asked through the library.
+#[derive(Clone)]
 pub(crate) enum Ask {
     /// One statement, prepared as the library does it; answers the first column of the first row, which is text.
     One(String),
@@ -100,9 +101,9 @@ impl Query for Ask {
         "ask"
     }
 
-    fn cache_key(&self) -> String {
+    fn cache_key(&self) -> CacheKey {
         // Nothing is ever to be answered from memory here, so no two questions share a key.
-        format!("ask:{}", fastrand::u64(..))
+        CacheKey::shared(format_args!("ask:{}", fastrand::u64(..)))
     }
 
     async fn fetch<'c>(

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use ridethrough::{
     DbConfig, Deadline,
-    cache::{Freshness, StaleReason},
+    cache::{CacheKey, Freshness, StaleReason},
     db::{Query, Read, Source, Statements, WriteError, Written},
     error::ErrorClass,
 };
@@ -24,6 +24,7 @@ const WRITERS: usize = 4;
 const WRITE_EVERY: Duration = Duration::from_millis(25);
 
 /// Asks whoever the bound allows, and is never answered from memory.
+#[derive(Clone)]
 struct Anybody(Option<Duration>);
 
 impl Query for Anybody {
@@ -33,8 +34,8 @@ impl Query for Anybody {
         "anybody"
     }
 
-    fn cache_key(&self) -> String {
-        format!("anybody:{}", fastrand::u64(..))
+    fn cache_key(&self) -> CacheKey {
+        CacheKey::shared(format_args!("anybody:{}", fastrand::u64(..)))
     }
 
     async fn fetch<'c>(

@@ -7,19 +7,30 @@ use tokio_postgres::Error;
 use super::statements::Statements;
 use crate::{
     bulkhead::Priority,
-    cache::{CacheFill, Cacheable, Freshness},
+    cache::{CacheFill, CacheKey, Cacheable, Freshness, ReadPolicy, Tags},
 };
 
-/// One question to the database whose last answer is worth keeping.
-pub trait Query: Send + Sync {
+/// One question to the database whose last answer is worth keeping. A copy of it may ask again in the background.
+pub trait Query: Clone + Send + Sync + 'static {
     /// The answer.
     type Answer: Cacheable + Send;
 
     /// What it is called in metrics; one of few.
     fn name(&self) -> &'static str;
 
-    /// Tells this question from all others, its principal included where answers differ by principal.
-    fn cache_key(&self) -> String;
+    /// Tells this question from all others, and says whose the answer is.
+    fn cache_key(&self) -> CacheKey;
+
+    /// How long its answers are good for. Default [`ReadPolicy::default`]: every read asks, and what is kept helps where
+    /// the database fails.
+    fn policy(&self) -> ReadPolicy {
+        ReadPolicy::default()
+    }
+
+    /// Of what its answers are made, for changes to name. Default none.
+    fn tags(&self) -> Tags {
+        Tags::none()
+    }
 
     /// Asks. `None` where there is no such thing. Runs again in a retry, so it must only read.
     fn fetch<'c>(

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     bulkhead::Priority,
-    cache::{Cacheable, Freshness, StaleReason},
+    cache::{CacheKey, Cacheable, Cached, Freshness, StaleReason, Usable},
     deadline::Deadline,
     error::{Error, ErrorClass, RejectReason, Stage},
     metrics,
@@ -51,7 +51,7 @@ impl Db {
     pub(super) async fn read_hosts<Q: Query>(
         &self,
         query: &Q,
-        key: &str,
+        key: &CacheKey,
         deadline: Deadline,
         started: Instant,
     ) -> Result<(Read<Q::Answer>, Instant), Error> {
@@ -61,7 +61,7 @@ impl Db {
             let Some(route) = self.0.hosts.reader(bound, tried, now) else {
                 return Err(self.nowhere(Circuit::Reads, now).error);
             };
-            if let Some(copy) = self.copy_as_good::<Q::Answer>(key, route, now) {
+            if let Some(copy) = self.copy_as_good(query, key, route, now) {
                 return Ok((copy, now));
             }
             let failed = match self.attempt_on(route, query, key, deadline, now).await {
@@ -103,7 +103,7 @@ impl Db {
         &self,
         route: Route,
         query: &Q,
-        key: &str,
+        key: &CacheKey,
         deadline: Deadline,
         now: Instant,
     ) -> Result<(Read<Q::Answer>, Instant), Failed> {
@@ -136,19 +136,23 @@ impl Db {
 
     /// Where only a standby is left: the copy in the cache, if that is no older than the standby's answer would be. It
     /// costs nothing, and so nobody sees a thing go back to what it was before.
-    fn copy_as_good<T: Cacheable>(&self, key: &str, route: Route, now: Instant) -> Option<Read<T>> {
+    fn copy_as_good<Q: Query>(
+        &self,
+        query: &Q,
+        key: &CacheKey,
+        route: Route,
+        now: Instant,
+    ) -> Option<Read<Q::Answer>> {
         let Route::Standby { lag, .. } = route else { return None };
-        let cached = self.0.cache.peek(key, now).filter(|cached| cached.age <= lag)?;
-        let value = T::decode(&cached.value)?;
-        metrics::stale_age(cached.age);
-        let freshness = Freshness::Stale { age: cached.age, reason: StaleReason::DatabaseAway };
-        Some(Read { value: Some(value), freshness, source: Source::Cache { age: cached.age } })
+        let cached = self.0.cache.peek(key, now).filter(|cached| cached.age() <= lag)?;
+        (cached.usable(&query.policy()) < Usable::Expired).then_some(())?;
+        labelled(&cached, StaleReason::DatabaseAway)
     }
 
     fn remember<Q: Query>(
         &self,
         query: &Q,
-        key: &str,
+        key: &CacheKey,
         answer: Option<&Q::Answer>,
         as_of: Instant,
         now: Instant,
@@ -156,24 +160,34 @@ impl Db {
         let fill = self.0.cache.fill(as_of, now);
         match answer {
             Some(answer) => {
-                fill.put(key, answer.encode());
+                fill.put_tagged(key, answer.encode(), || query.tags());
                 query.fill(answer, &fill);
             }
-            None => fill.remove(key),
+            None => fill.put_nothing(key, || query.tags()),
         }
     }
 
     /// The last good answer, if the read can do with its age.
-    pub(super) fn stale<Q: Query>(&self, query: &Q, key: &str, error: &Error) -> Option<Read<Q::Answer>> {
+    pub(super) fn stale<Q: Query>(
+        &self,
+        query: &Q,
+        key: &CacheKey,
+        error: &Error,
+    ) -> Option<Read<Q::Answer>> {
         // A wrong question stays wrong; an old answer to it would only hide that.
         if error.class() == ErrorClass::Permanent && error.stage() == Stage::Query {
             return None;
         }
-        let within = |age| query.max_staleness().is_none_or(|limit| age <= limit);
-        let cached = self.0.cache.peek(key, Instant::now()).filter(|cached| within(cached.age));
-        metrics::cache_request(if cached.is_some() { "stale" } else { "miss" });
-        let cached = cached?;
-        metrics::stale_age(cached.age);
+        let (policy, bound) = (query.policy(), query.max_staleness());
+        let usable = |cached: &Cached| {
+            cached.usable(&policy) < Usable::Expired && bound.is_none_or(|bound| cached.age() <= bound)
+        };
+        let found = self.0.cache.find(key, Instant::now());
+        metrics::cache_request(match &found {
+            Some(cached) if usable(cached) => "stale",
+            Some(_) => "expired",
+            None => "miss",
+        });
         // Nobody was asked, or nobody waited: the database itself may be well.
         let slow = matches!(
             error,
@@ -181,8 +195,17 @@ impl Db {
                 | Error::Rejected { reason: RejectReason::Overloaded | RejectReason::DeadlinePassed, .. }
         );
         let reason = if slow { StaleReason::Slow } else { StaleReason::DatabaseAway };
-        let freshness = Freshness::Stale { age: cached.age, reason };
-        let value = Some(Q::Answer::decode(&cached.value)?);
-        Some(Read { value, freshness, source: Source::Cache { age: cached.age } })
+        labelled(&found.filter(usable)?, reason)
     }
+}
+
+/// What is kept, as an answer that says so; `None` where it cannot be read any more.
+fn labelled<T: Cacheable>(cached: &Cached, reason: StaleReason) -> Option<Read<T>> {
+    let value = match cached.value() {
+        Some(bytes) => Some(T::decode(bytes)?),
+        None => None,
+    };
+    let age = cached.age();
+    metrics::stale_age(age);
+    Some(Read { value, freshness: Freshness::Stale { age, reason }, source: Source::Cache { age } })
 }

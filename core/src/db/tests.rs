@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use super::*;
 use crate::{
     breaker::BreakerState,
-    cache::StaleReason,
+    cache::{CacheKey, StaleReason},
     error::ErrorClass,
     health::JournalPart,
     journal::{Journal, JournalConfig},
@@ -42,6 +42,7 @@ impl Commands for Told {
     }
 }
 
+#[derive(Clone)]
 struct Answer;
 
 impl Query for Answer {
@@ -51,8 +52,8 @@ impl Query for Answer {
         "answer"
     }
 
-    fn cache_key(&self) -> String {
-        "answer".to_owned()
+    fn cache_key(&self) -> CacheKey {
+        CacheKey::shared("answer")
     }
 
     async fn fetch<'c>(
@@ -185,13 +186,14 @@ async fn a_read_in_an_outage_gives_what_is_kept_and_says_so() {
     let asked = Instant::now();
     let refused = is_send(outage.db.read(&Answer, soon())).await;
     assert!(refused.is_err());
-    outage.db.cache().fill(asked, asked).put("answer", Bytes::from_static(b"41"));
+    outage.db.cache().fill(asked, asked).put(&Answer.cache_key(), Bytes::from_static(b"41"));
     let read = outage.db.read(&Answer, soon()).await.unwrap();
     assert_eq!(read.value.unwrap(), "41");
     assert!(matches!(read.freshness, Freshness::Stale { reason: StaleReason::DatabaseAway, .. }));
 }
 
 /// The same question, for who cannot do with an old answer.
+#[derive(Clone)]
 struct Exact(Duration);
 
 impl Query for Exact {
@@ -201,8 +203,8 @@ impl Query for Exact {
         "exact"
     }
 
-    fn cache_key(&self) -> String {
-        "answer".to_owned()
+    fn cache_key(&self) -> CacheKey {
+        CacheKey::shared("answer")
     }
 
     fn max_staleness(&self) -> Option<Duration> {
@@ -221,7 +223,7 @@ impl Query for Exact {
 async fn a_read_with_a_bound_takes_no_older_answer_and_is_told_who_gave_it() {
     let outage = Outage::begin();
     let asked = Instant::now();
-    outage.db.cache().fill(asked, asked).put("answer", Bytes::from_static(b"41"));
+    outage.db.cache().fill(asked, asked).put(&Answer.cache_key(), Bytes::from_static(b"41"));
     assert!(outage.db.read(&Exact(Duration::ZERO), soon()).await.is_err());
     let read = outage.db.read(&Exact(Duration::from_secs(3_600)), soon()).await.unwrap();
     let (Source::Cache { age }, Freshness::Stale { age: labelled, .. }) = (read.source, read.freshness)

@@ -9,7 +9,7 @@ use std::{
 use ridethrough::{
     Deadline,
     bulkhead::Priority,
-    cache::CacheConfig,
+    cache::{CacheConfig, CacheKey},
     db::{
         Applied, ApplyError, BoxFuture, BoxStream, Command, Commands, Connecting, Connector, Db, DbConfig,
         HostAddress, Outcome, Query, Source, Statements, TransactionOptions, Written,
@@ -60,6 +60,7 @@ impl Commands for Shop {
     }
 }
 
+#[derive(Clone)]
 struct Stock;
 
 impl Query for Stock {
@@ -69,8 +70,8 @@ impl Query for Stock {
         "stock"
     }
 
-    fn cache_key(&self) -> String {
-        "stock".to_owned()
+    fn cache_key(&self) -> CacheKey {
+        CacheKey::shared("stock")
     }
 
     async fn fetch<'c>(
@@ -352,6 +353,7 @@ async fn a_host_that_is_slow_at_each_step_of_a_look_is_slow_as_a_whole() {
 }
 
 /// A report: nobody waits for it.
+#[derive(Clone)]
 struct Report(Priority);
 
 impl Query for Report {
@@ -361,8 +363,8 @@ impl Query for Report {
         "report"
     }
 
-    fn cache_key(&self) -> String {
-        format!("{:?}", self.0)
+    fn cache_key(&self) -> CacheKey {
+        CacheKey::shared(format_args!("{:?}", self.0))
     }
 
     fn priority(&self) -> Priority {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use ridethrough::{
     Deadline,
-    cache::{Cacheable, Freshness},
+    cache::{CacheKey, Cacheable, Freshness},
     db::{Applied, ApplyError, BoxFuture, Command, Commands, DbConfig, PoolConfig, Query, Statements},
     testkit::TestDb,
 };
@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use super::kit::*;
 
 /// Asks for the row with the number; 13 is the slow one.
+#[derive(Clone)]
 struct Title(i64);
 
 impl Query for Title {
@@ -23,8 +24,8 @@ impl Query for Title {
         if self.0 == 13 { "slow" } else { "title" }
     }
 
-    fn cache_key(&self) -> String {
-        format!("title {}", self.0)
+    fn cache_key(&self) -> CacheKey {
+        CacheKey::shared(format_args!("title {}", self.0))
     }
 
     fn is_short(&self) -> bool {
@@ -187,8 +188,8 @@ async fn answers_of_a_lane_are_kept_for_an_outage() {
     let server = server();
     let kit = start(&server, 2).await;
     assert!(read(&kit, 77).await.1);
-    let kept = kit.db.cache().peek("title 77", Instant::now()).unwrap();
-    assert_eq!(Bytes::decode(&kept.value), Some(answer(77)));
+    let kept = kit.db.cache().peek(&CacheKey::shared("title 77"), Instant::now()).unwrap();
+    assert_eq!(kept.value().and_then(Bytes::decode), Some(answer(77)));
     server.outage();
     assert_eq!(read(&kit, 77).await.0, answer(77));
 }

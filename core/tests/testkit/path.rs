@@ -4,6 +4,7 @@ pub(crate) use std::sync::Arc;
 
 pub(crate) use ridethrough::{
     Deadline,
+    cache::CacheKey,
     db::{
         Applied, ApplyError, BoxFuture, Command, Commands, DbConfig, Outcome, Query, Read, Statements,
         TransactionOptions, WriteError, Written,
@@ -35,7 +36,7 @@ impl Commands for Shop {
 }
 
 /// The titles of all things to do, under another key each time: no answer is found in the cache.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Titles;
 
 impl Query for Titles {
@@ -45,8 +46,8 @@ impl Query for Titles {
         "titles"
     }
 
-    fn cache_key(&self) -> String {
-        format!("titles-{}", fastrand::u64(..))
+    fn cache_key(&self) -> CacheKey {
+        CacheKey::shared(format_args!("titles-{}", fastrand::u64(..)))
     }
 
     async fn fetch<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Option<Bytes>, Error> {

@@ -113,7 +113,7 @@ fn known(app: &App, id: Uuid) -> Known {
         return change.becomes.map_or(Known::Gone, Known::Becomes);
     }
     let cached = app.db.cache().peek(&Todo::cache_key(id), Instant::now());
-    cached.and_then(|cached| Todo::decode(&cached.value)).map_or(Known::Unseen, Known::Was)
+    cached.and_then(|cached| Todo::decode(cached.value()?)).map_or(Known::Unseen, Known::Was)
 }
 
 fn is_as_asked(todo: &Todo, intent: &Intent) -> bool {

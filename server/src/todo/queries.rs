@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use ridethrough::{
-    cache::{CacheFill, Cacheable},
+    cache::{CacheFill, CacheKey, Cacheable, Tags},
     db::{Query, Statements},
 };
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio_postgres::{Error, types::ToSql};
 use uuid::Uuid;
 
-use crate::todo::{Cursor, Todo, encode};
+use crate::todo::{Cursor, TODOS, Todo, encode};
 
 /// One todo by its id; the answer is its document.
 #[derive(Debug, Clone, Copy)]
@@ -27,8 +27,12 @@ impl Query for TodoQuery {
         "todo"
     }
 
-    fn cache_key(&self) -> String {
+    fn cache_key(&self) -> CacheKey {
         Todo::cache_key(self.id)
+    }
+
+    fn tags(&self) -> Tags {
+        Todo::tags(self.id)
     }
 
     fn is_short(&self) -> bool {
@@ -143,17 +147,27 @@ impl Query for PageQuery {
         "todos"
     }
 
-    fn cache_key(&self) -> String {
+    fn cache_key(&self) -> CacheKey {
         // A dash is no number: a bound that is not there must not read like the epoch.
         let time = |time: Option<OffsetDateTime>| {
             time.map_or_else(|| "-".to_owned(), |time| time.unix_timestamp_nanos().to_string())
         };
         let after = self.after.map(|after| after.to_string()).unwrap_or_default();
-        format!("todos/{}/{after}/{:?}/{}/{}", self.limit, self.done, time(self.from), time(self.to))
+        CacheKey::shared(format_args!(
+            "todos/{}/{after}/{:?}/{}/{}",
+            self.limit,
+            self.done,
+            time(self.from),
+            time(self.to)
+        ))
     }
 
     fn is_short(&self) -> bool {
         true
+    }
+
+    fn tags(&self) -> Tags {
+        Tags::of([TODOS])
     }
 
     async fn fetch<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Option<PageAnswer>, Error> {
@@ -169,13 +183,15 @@ impl Query for PageQuery {
     /// Each item of a list can be read by itself in an outage.
     fn fill(&self, answer: &PageAnswer, cache: &CacheFill<'_>) {
         for todo in &answer.items {
-            cache.put(&Todo::cache_key(todo.id), todo.encode());
+            cache.put_tagged(&Todo::cache_key(todo.id), todo.encode(), || Todo::tags(todo.id));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use time::macros::datetime;
 
     use super::*;
@@ -220,9 +236,7 @@ mod tests {
             PageQuery { from: epoch, to: epoch, ..base },
             PageQuery { after: Some(todo(1, 1).cursor()), ..base },
         ];
-        let mut keys: Vec<String> = all.iter().map(Query::cache_key).collect();
-        keys.sort();
-        keys.dedup();
+        let keys: HashSet<CacheKey> = all.iter().map(Query::cache_key).collect();
         assert_eq!(keys.len(), all.len());
     }
 

@@ -1,0 +1,128 @@
+//! What is kept under a key: an answer, when it was true, and the tags by which a change finds it. It decides nothing.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+/// Tags of one answer at the most.
+const TAGS_MAX: usize = 8;
+/// Bytes of one tag at the most: a few of them must fit into one notice of PostgreSQL.
+const TAG_BYTES_MAX: usize = 128;
+
+/// Of what an answer is made, in a few short words of the service's own, such as `todos` or `todo/17`: a change that
+/// names one of them makes the answer doubtful.
+///
+/// Up to 8 tags of 1 to 128 bytes each. An answer with others counts as made of everything, so that any change makes it
+/// doubtful: too much is asked anew then, and nothing is overlooked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tags {
+    names: Box<[Box<str>]>,
+    everything: bool,
+}
+
+impl Tags {
+    /// No tags: no notice of a change concerns the answer.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// These tags.
+    #[must_use]
+    pub fn of<T: Into<Box<str>>>(names: impl IntoIterator<Item = T>) -> Self {
+        let names: Vec<Box<str>> = names.into_iter().map(Into::into).take(TAGS_MAX + 1).collect();
+        let fit = names.iter().all(|name| (1..=TAG_BYTES_MAX).contains(&name.len()));
+        if names.len() > TAGS_MAX || !fit {
+            return Self::everything();
+        }
+        Self { names: names.into_boxed_slice(), everything: false }
+    }
+
+    /// Made of so much that any change concerns it.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { names: Box::default(), everything: true }
+    }
+
+    /// The tags, one by one.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|name| &**name)
+    }
+
+    /// Whether any change concerns the answer.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.everything
+    }
+
+    /// Whether there is no tag, and so no change that concerns the answer.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.names.is_empty() && !self.everything
+    }
+
+    pub(super) fn weight(&self) -> usize {
+        self.names.iter().map(|name| name.len() + size_of::<Box<str>>()).sum()
+    }
+}
+
+/// What is known of the thing asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// This answer.
+    Answer(Bytes),
+    /// That there is no such thing.
+    Nothing,
+    /// That what was known is not true any more. It keeps older answers out and is served to nobody.
+    Forgotten,
+}
+
+/// What the cache holds under one key.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) known: Known,
+    pub(crate) tags: Tags,
+    /// When the question was sent whose answer this is: the answer was true then or later, so an age counted from here
+    /// is never too low.
+    pub(crate) as_of: Instant,
+    /// Answers to questions sent before this instant may be older than this entry and are not let in.
+    pub(super) barrier: Instant,
+}
+
+/// An answer that says again what was known this much earlier is not stored: a busy key would be written anew all the
+/// time, to say that its answer is a moment younger.
+pub(super) const AGAIN: Duration = Duration::from_millis(500);
+
+impl Entry {
+    /// Whether it has this answer already, known at about the same time.
+    pub(super) fn says_the_same(&self, known: &Known, as_of: Instant) -> bool {
+        *known != Known::Forgotten
+            && self.known == *known
+            && as_of.checked_duration_since(self.as_of).is_some_and(|later| later < AGAIN)
+    }
+
+    pub(super) fn weight(&self) -> usize {
+        let answer = match &self.known {
+            Known::Answer(answer) => answer.len(),
+            Known::Nothing | Known::Forgotten => 0,
+        };
+        answer + self.tags.weight()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_that_do_not_fit_count_as_everything() {
+        assert!(Tags::none().is_none() && Tags::of::<&str>([]).is_none());
+        assert!(Tags::of(["a", "b"]).names().eq(["a", "b"]));
+        let long = "x".repeat(TAG_BYTES_MAX + 1);
+        for tags in [Tags::of([""]), Tags::of([long]), Tags::of(vec!["a"; TAGS_MAX + 1])] {
+            assert!(tags.is_everything() && !tags.is_none(), "{tags:?}");
+        }
+        assert!(!Tags::of(vec!["a"; TAGS_MAX]).is_everything());
+    }
+}
