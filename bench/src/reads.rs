@@ -100,7 +100,7 @@ impl Ground {
             async move {
                 let read = db.read(&TitleQuery(id), Deadline::after(Instant::now(), DEADLINE)).await;
                 assert!(
-                    read.is_ok_and(|read| read.value.is_some()),
+                    read.is_ok_and(|read| read.into_parts().0.is_some()),
                     "a read of a living database is answered"
                 );
             }

@@ -41,6 +41,9 @@ fn main() -> std::io::Result<()> {
         return Ok(());
     }
     let mut out = std::io::stdout().lock();
+    if arguments == ["--only-the-cache"] {
+        return cache(&mut out);
+    }
     writeln!(out, "median of {ROUNDS} interleaved rounds (smallest to largest)\n")?;
     guards(&mut out)?;
     pieces::measure(&mut out)?;

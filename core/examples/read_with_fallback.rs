@@ -69,7 +69,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..40 {
         let deadline = Deadline::after(Instant::now(), Duration::from_secs(1));
         match db.read(&ServerTime, deadline).await {
-            Ok(read) => eprintln!("{:?}: {:?}", read.freshness, read.value.map(|Json(time)| time)),
+            Ok(read) => {
+                let (time, freshness, _) = read.into_parts();
+                eprintln!("{freshness}: {:?}", time.map(|Json(time)| time));
+            }
             Err(error) => eprintln!("{error}; again in {:?}", error.retry_after()),
         }
         sleep(Duration::from_millis(250)).await;

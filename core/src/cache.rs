@@ -12,6 +12,8 @@ mod entry;
 mod freshness;
 mod key;
 mod policy;
+#[cfg(feature = "postgres")]
+mod single_flight;
 
 use std::{
     sync::{
@@ -27,7 +29,9 @@ use tokio::time::Instant;
 
 #[cfg(feature = "serde")]
 pub use self::answer::Json;
-use self::entry::{Entry, Known};
+use self::entry::{AGAIN, Entry, Known};
+#[cfg(feature = "postgres")]
+pub(crate) use self::single_flight::Flights;
 pub use self::{
     answer::Cacheable,
     entry::Tags,
@@ -96,6 +100,16 @@ impl Cached {
         self.age
     }
 
+    /// Whether it is to be shown rather than what the standby `host`, at most `lag` behind, shows at `now`: it is as young
+    /// as that would be, or something newer than that may have been shown already. Only from the very standby that
+    /// gave it a later answer is surely no older.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn goes_before(&self, host: usize, now: Instant, lag: Duration) -> bool {
+        let seen_there = || self.entry.standby == Some(host);
+        let seen_before = || now.checked_sub(lag).is_some_and(|as_of| self.entry.shown_until() <= as_of);
+        self.age <= lag || !(seen_there() || seen_before())
+    }
+
     /// What it may be used for.
     #[must_use]
     pub fn usable(&self, policy: &ReadPolicy) -> Usable {
@@ -153,21 +167,21 @@ impl ReadCache {
     /// Lets answers in to questions that were sent at `as_of`.
     #[must_use]
     pub fn fill(&self, as_of: Instant, now: Instant) -> CacheFill<'_> {
-        CacheFill { cache: self, as_of, now, source: Source::Answer }
+        CacheFill { cache: self, as_of, now, source: Source::Answer, standby: None, again: AGAIN }
     }
 
     /// Lets in what an own write made true that was sent at `as_of` and answered at `now`: whatever was asked before
     /// `now` may not have seen it and is kept out.
     #[must_use]
     pub fn fill_by_write(&self, as_of: Instant, now: Instant) -> CacheFill<'_> {
-        CacheFill { cache: self, as_of, now, source: Source::OwnWrite }
+        CacheFill { cache: self, as_of, now, source: Source::OwnWrite, standby: None, again: AGAIN }
     }
 
     /// Lets in nothing: whatever is put or removed through it is forgotten. For news of unknown age, such as a write that
     /// turns out to have been applied some time ago.
     #[must_use]
     pub fn forget_by_write(&self, as_of: Instant, now: Instant) -> CacheFill<'_> {
-        CacheFill { cache: self, as_of, now, source: Source::OldWrite }
+        CacheFill { cache: self, as_of, now, source: Source::OldWrite, standby: None, again: AGAIN }
     }
 
     /// From now on whatever was asked before `at` only helps where the database cannot be asked: news of changes may have
@@ -204,7 +218,7 @@ impl ReadCache {
         if age > self.config.stale_max || known == Known::Forgotten || self.entries.peek(&key).is_some() {
             return;
         }
-        self.entries.insert(key, Arc::new(Entry { known, tags, as_of, barrier: as_of }));
+        self.entries.insert(key, Arc::new(Entry::new(known, tags, as_of, as_of, None)));
         self.note_newest(as_of);
     }
 
@@ -247,6 +261,10 @@ pub struct CacheFill<'a> {
     as_of: Instant,
     now: Instant,
     source: Source,
+    /// Which standby answered, where one did.
+    standby: Option<usize>,
+    /// The same answer this much later is not stored.
+    again: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,6 +275,18 @@ enum Source {
 }
 
 impl CacheFill<'_> {
+    /// The answers come from this standby.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn by_standby(self, standby: Option<usize>) -> Self {
+        Self { standby, ..self }
+    }
+
+    /// Also makes an answer younger that is the same as a moment ago: for answers that are served by their age.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn at_any_age(self) -> Self {
+        Self { again: Duration::ZERO, ..self }
+    }
+
     /// Stores an answer, unless the cache knows a newer one. It has the tags that the answer before it had.
     pub fn put(&self, key: &CacheKey, value: Bytes) {
         self.insert(key, Known::Answer(value), None::<fn() -> Tags>);
@@ -284,8 +314,12 @@ impl CacheFill<'_> {
         // Between this look and the insert another answer may slip in; it is about as new, and labelled with its own age.
         let before = self.cache.entries.peek(key);
         if let Some(before) = before.as_ref().filter(|_| !own_write) {
-            let again = before.says_the_same(&known, self.as_of) && !self.cache.is_doubtful(before);
-            if again || self.as_of < before.barrier {
+            if self.as_of < before.barrier {
+                return;
+            }
+            let again = before.says_the_same(&known, self.as_of, self.again);
+            if again && before.standby == self.standby && !self.cache.is_doubtful(before) {
+                before.show_until(self.now);
                 return;
             }
         }
@@ -295,8 +329,9 @@ impl CacheFill<'_> {
         };
         let barrier = if own_write { self.now } else { self.as_of };
         let servable = known != Known::Forgotten;
-        let entry = Arc::new(Entry { known, tags, as_of: self.as_of, barrier });
-        self.cache.entries.insert(key.clone(), entry);
+        let entry = Entry::new(known, tags, self.as_of, barrier, self.standby);
+        entry.show_until(self.now);
+        self.cache.entries.insert(key.clone(), Arc::new(entry));
         if servable {
             self.cache.note_newest(self.as_of);
         }
@@ -305,7 +340,7 @@ impl CacheFill<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{entry::AGAIN, *};
+    use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -450,5 +485,65 @@ mod tests {
         cache.fill_by_write(now, now + SECOND).put(&a(), value("2"));
         let (_, entry) = cache.kept().next().unwrap();
         assert_eq!((&entry.known, &entry.tags), (&Known::Answer(value("2")), &Tags::of(["t"])));
+    }
+
+    /// What one key shows to who asks again and again, whoever answers: the primary, standbys that are behind by less than
+    /// they are thought to be, or the cache, with own writes and those of others in between.
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn a_later_read_never_shows_an_older_state() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for round in 0..300 {
+            let (cache, start) = (ReadCache::new(CacheConfig::default()), Instant::now());
+            let at = |milliseconds: u64| start + Duration::from_millis(milliseconds);
+            // When each version was committed, and how far each standby has come.
+            let (mut versions, mut replayed) = (vec![0_u64], [0_u64; 2]);
+            let version_at = |versions: &[u64], time| versions.partition_point(|commit| *commit <= time);
+            let (mut now, mut shown) = (100_000_u64, 0_usize);
+            for step in 0..80 {
+                let (asked, seen) = (now + random.u64(0..700), random.u64(0..300));
+                now = asked + seen + random.u64(0..300);
+                if random.u8(0..3) == 0 {
+                    versions.push(asked.max(*versions.last().unwrap()));
+                }
+                let put = |fill: CacheFill<'_>, version: usize| {
+                    fill.put(&a(), Bytes::from(version.to_string()));
+                    version
+                };
+                let kept = || cache.peek(&a(), at(asked));
+                let read = |cached: Cached| {
+                    std::str::from_utf8(cached.value().unwrap()).unwrap().parse::<usize>().unwrap()
+                };
+                let what = random.u8(0..6);
+                let shows = match what {
+                    0 => put(cache.fill(at(asked), at(now)), version_at(&versions, asked + seen)),
+                    1 => {
+                        versions.push((asked + seen).max(*versions.last().unwrap()));
+                        put(cache.fill_by_write(at(asked), at(now)), versions.len())
+                    }
+                    2 => kept().map_or(shown, read),
+                    _ => {
+                        let host = random.usize(0..2);
+                        let (lag, behind) = (random.u64(300..4_000), random.u64(0..300));
+                        let replay = &mut replayed[host];
+                        *replay = (*replay).max(asked.saturating_sub(lag) + behind.min(lag));
+                        let lag = Duration::from_millis(lag);
+                        match kept().filter(|kept| kept.goes_before(host, at(asked), lag)) {
+                            Some(kept) => read(kept),
+                            None => put(
+                                cache.fill(at(asked) - lag, at(now)).by_standby(Some(host)),
+                                version_at(&versions, *replay),
+                            ),
+                        }
+                    }
+                };
+                assert!(
+                    shows >= shown,
+                    "{shown} then {shows} by {what}: round {round}, step {step}, seed {seed}"
+                );
+                shown = shows;
+            }
+        }
     }
 }

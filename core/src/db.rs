@@ -20,6 +20,7 @@ mod gate;
 mod guards;
 mod hosts;
 mod judge;
+mod kept;
 mod keys;
 mod lanes;
 mod outcome;
@@ -28,6 +29,7 @@ mod probe;
 mod query;
 mod reads;
 mod reaper;
+mod refresh;
 mod replay;
 mod resolve;
 mod route;
@@ -67,16 +69,17 @@ pub use self::{
     probe::Prober,
     query::{Query, Read, Source},
     reaper::Reaper,
+    refresh::Refresher,
     replay::Replay,
     statements::Statements,
     tls::Tls,
     transact::TransactionOptions,
 };
-use self::{begin::Marking, classify::Circuit, gate::Gate, hosts::Hosts};
+use self::{begin::Marking, classify::Circuit, gate::Gate, hosts::Hosts, refresh::Refreshes};
 use crate::{
     budget::RetryBudget,
     bulkhead::Bulkhead,
-    cache::{CacheConfig, Freshness, ReadCache},
+    cache::{CacheConfig, CacheKey, Flights, Freshness, ReadCache},
     deadline::Deadline,
     error::{Error, RejectReason},
     health::{DatabasePart, SchemaPart},
@@ -101,6 +104,8 @@ pub struct Background {
     pub replay: Replay,
     /// Ends what abandoned calls left running.
     pub reaper: Reaper,
+    /// Asks anew for answers that are served from the cache; idle where no query's policy says so.
+    pub refresher: Refresher,
 }
 
 struct Shared {
@@ -109,6 +114,8 @@ struct Shared {
     bulkhead: Arc<Bulkhead>,
     budget: RetryBudget,
     cache: ReadCache,
+    flights: Flights,
+    refreshes: Refreshes,
     journal: Arc<dyn Store>,
     gate: Gate,
     /// Fingerprints of the newest keys that this replica settled.
@@ -135,7 +142,7 @@ impl Db {
     /// let url = "postgres://app@one:5432,two:5432/todos?sslmode=verify-full".to_owned();
     /// let config = DbConfig { url, ..DbConfig::default() };
     /// let (db, background) = Db::new(config, CacheConfig::default(), journal, commands)?;
-    /// // `main` spawns background.prober, .replay and .reaper.
+    /// // `main` spawns background.prober, .replay, .reaper and .refresher.
     /// # Ok(())
     /// # }
     /// ```
@@ -151,6 +158,7 @@ impl Db {
         let target = config.validate()?;
         config.pool.tls = config.tls()?;
         let (reaping, reaper) = Reaper::new();
+        let (refreshes, refreshing) = Refreshes::new();
         let now = Instant::now();
         let hosts = Hosts::new(&target, &config, &reaping, now);
         let shared = Shared {
@@ -159,6 +167,8 @@ impl Db {
             bulkhead: Bulkhead::new(config.bulkhead.clone(), now),
             budget: RetryBudget::new(config.budget.clone(), now),
             cache: ReadCache::new(cache),
+            flights: Flights::default(),
+            refreshes,
             journal: Arc::new(journal),
             gate: Gate::default(),
             settled_keys: Cache::new(SETTLED_KEYS_MAX),
@@ -171,22 +181,24 @@ impl Db {
             config,
         };
         let db = Self(Arc::new(shared));
-        let background =
-            Background { prober: Prober::new(db.clone()), replay: Replay::new(db.clone()), reaper };
+        let (prober, replay) = (Prober::new(db.clone()), Replay::new(db.clone()));
+        let refresher = Refresher::new(db.clone(), refreshing);
+        let background = Background { prober, replay, reaper, refresher };
         Ok((db, background))
     }
 
     /// Answers `query` from the primary; or else from a standby that is not too far behind, or with the last good answer,
-    /// both labelled stale. The result says who answered and how old the answer may be.
+    /// both labelled stale. The result says who answered and how old the answer may be. Where the query's
+    /// [policy](Query::policy) has kept answers served without asking, those come first, labelled too.
     ///
     /// ```no_run
     /// # use ridethrough::{Deadline, Error, db::{Db, Query, Source}};
     /// # async fn example<Q: Query>(db: Db, question: Q, deadline: Deadline) -> Result<(), Error> {
     /// let read = db.read(&question, deadline).await?;
-    /// match read.source {
+    /// match read.source() {
     ///     Source::Primary => println!("fresh"),
     ///     Source::Standby { host, lag } => println!("host {host} is at most {lag:?} behind"),
-    ///     other => println!("kept from before: {other:?}, {:?}", read.freshness),
+    ///     other => println!("kept from before: {other:?}, {:?}", read.freshness()),
     /// }
     /// # Ok(())
     /// # }
@@ -204,10 +216,25 @@ impl Db {
             let retry_after = self.retry_after(started);
             return Err(Error::rejected(RejectReason::SchemaUnusable, retry_after));
         }
-        match self.read_hosts(query, &key, deadline, started).await {
+        if query.policy().serves_unasked() && query.max_staleness() != Some(Duration::ZERO) {
+            // In a box, so that reads without it are no larger.
+            return Box::pin(self.read_kept(query, &key, deadline, started)).await;
+        }
+        self.read_asking(query, &key, deadline, started).await
+    }
+
+    /// Asks, and falls back to what is kept.
+    async fn read_asking<Q: Query>(
+        &self,
+        query: &Q,
+        key: &CacheKey,
+        deadline: Deadline,
+        started: Instant,
+    ) -> Result<Read<Q::Answer>, Error> {
+        match self.read_hosts(query, key, deadline, started).await {
             Ok((read, at)) => {
                 let took = at.saturating_duration_since(started);
-                if read.freshness == Freshness::Fresh {
+                if read.freshness() == Freshness::Fresh {
                     metrics::fresh_read(query.name(), took);
                 } else {
                     metrics::db_call(query.name(), "stale", "none", took);
@@ -216,7 +243,7 @@ impl Db {
                 Ok(read)
             }
             Err(error) => {
-                let stale = self.stale(query, &key, &error);
+                let stale = self.stale(query, key, &error);
                 let outcome = if stale.is_some() { "stale" } else { "failed" };
                 metrics::db_call(query.name(), outcome, error.class().as_str(), started.elapsed());
                 stale.ok_or(error)

@@ -188,7 +188,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, NotStarted> {
 fn spawn_background(
     vitals: &Arc<Vitals>,
     db: &Db,
-    Background { prober, replay, reaper }: Background,
+    Background { prober, replay, reaper, refresher }: Background,
     (waiting, journal): (Arc<Waiting>, Journal),
     draining: &Draining,
 ) -> Vec<JoinHandle<()>> {
@@ -201,6 +201,7 @@ fn spawn_background(
         watch("prober", tokio::spawn(prober.run(draining.clone()))),
         watch("replay", tokio::spawn(replay.run(draining.clone()))),
         watch("reaper", tokio::spawn(reaper.run(draining.clone()))),
+        watch("refresher", tokio::spawn(refresher.run(draining.clone()))),
         watch("migrations", migrating),
     ]
 }

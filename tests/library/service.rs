@@ -199,7 +199,7 @@ impl Service {
     /// One read.
     pub(crate) async fn ask(&self, question: Ask, limit: Duration) -> Result<Option<Bytes>, Error> {
         let read = self.db.read(&question, Deadline::after(Instant::now(), limit)).await;
-        read.map(|read| read.value)
+        read.map(|read| read.into_parts().0)
     }
 
     /// How often a key had its effect, as the library answers it.

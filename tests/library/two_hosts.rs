@@ -87,9 +87,8 @@ async fn read(service: &Service, bound: Option<Duration>) -> Result<Read<Bytes>,
 }
 
 fn is_from_primary(read: &Read<Bytes>) -> bool {
-    read.source == Source::Primary
-        && read.freshness == Freshness::Fresh
-        && read.value.as_deref() == Some(b"false")
+    read.source() == Source::Primary
+        && read.clone().into_fresh().is_ok_and(|value| value.as_deref() == Some(b"false"))
 }
 
 /// What a writer was told about one key, and when it began.
@@ -116,14 +115,14 @@ fn writers(service: &Arc<Service>) -> Vec<tokio::task::JoinHandle<Vec<Told>>> {
 async fn standby_serves(service: &Service) {
     let answers = async || read(service, None).await.ok();
     let answered = until("the standby answers", LIMIT, answers).await;
-    assert!(matches!(answered.source, Source::Standby { host: 1, .. }), "{answered:?}");
+    assert!(matches!(answered.source(), Source::Standby { host: 1, .. }), "{answered:?}");
     assert!(
-        matches!(answered.freshness, Freshness::Stale { reason: StaleReason::Standby, .. }),
+        matches!(answered.freshness(), Freshness::Stale { reason: StaleReason::Standby, .. }),
         "{answered:?}"
     );
     assert_eq!(answered.value.as_deref(), Some(&b"true"[..]));
     let bounded = read(service, Some(Duration::from_secs(60))).await.expect("it is within the bound");
-    let Source::Standby { host: 1, lag } = bounded.source else { panic!("{bounded:?}") };
+    let Source::Standby { host: 1, lag } = bounded.source() else { panic!("{bounded:?}") };
     assert!(lag <= Duration::from_secs(60), "{lag:?}");
     let strict = read(service, Some(Duration::ZERO)).await;
     assert!(strict.is_err(), "only the primary will do, and there is none: {strict:?}");

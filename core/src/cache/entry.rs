@@ -1,6 +1,9 @@
 //! What is kept under a key: an answer, when it was true, and the tags by which a change finds it. It decides nothing.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -88,6 +91,10 @@ pub(crate) struct Entry {
     pub(crate) as_of: Instant,
     /// Answers to questions sent before this instant may be older than this entry and are not let in.
     pub(super) barrier: Instant,
+    /// The standby that gave it, where one did.
+    pub(super) standby: Option<usize>,
+    /// Nanoseconds from `as_of` to when the answer came: what was shown may be as new as that.
+    shown_for: AtomicU64,
 }
 
 /// An answer that says again what was known this much earlier is not stored: a busy key would be written anew all the
@@ -95,11 +102,33 @@ pub(crate) struct Entry {
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
 impl Entry {
+    pub(super) fn new(
+        known: Known,
+        tags: Tags,
+        as_of: Instant,
+        barrier: Instant,
+        standby: Option<usize>,
+    ) -> Self {
+        Self { known, tags, as_of, barrier, standby, shown_for: AtomicU64::new(0) }
+    }
+
+    /// The same answer came again at `at`.
+    pub(super) fn show_until(&self, at: Instant) {
+        let shown_for = at.saturating_duration_since(self.as_of).as_nanos();
+        self.shown_for.fetch_max(u64::try_from(shown_for).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The answer is no newer than this.
+    #[cfg(feature = "postgres")]
+    pub(super) fn shown_until(&self) -> Instant {
+        self.as_of + Duration::from_nanos(self.shown_for.load(Ordering::Relaxed))
+    }
+
     /// Whether it has this answer already, known at about the same time.
-    pub(super) fn says_the_same(&self, known: &Known, as_of: Instant) -> bool {
+    pub(super) fn says_the_same(&self, known: &Known, as_of: Instant, again: Duration) -> bool {
         *known != Known::Forgotten
             && self.known == *known
-            && as_of.checked_duration_since(self.as_of).is_some_and(|later| later < AGAIN)
+            && as_of.checked_duration_since(self.as_of).is_some_and(|later| later < again)
     }
 
     pub(super) fn weight(&self) -> usize {

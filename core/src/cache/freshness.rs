@@ -14,6 +14,10 @@ pub enum StaleReason {
     /// A journaled write of this replica is not applied yet; this is what it will give. For services that lay their
     /// waiting writes over what they read.
     Pending,
+    /// It is young enough for the policy of its query, so that nobody was asked, or one asked for several.
+    Kept,
+    /// It is asked for anew while it is served.
+    Revalidating,
 }
 
 impl StaleReason {
@@ -25,6 +29,8 @@ impl StaleReason {
             Self::Slow => "slow",
             Self::Standby => "standby",
             Self::Pending => "pending",
+            Self::Kept => "kept",
+            Self::Revalidating => "revalidating",
         }
     }
 }

@@ -69,6 +69,17 @@ impl ReadPolicy {
         }
     }
 
+    /// Whether an answer of this age, served without asking, is to be asked for anew beside: it has lost its freshness, or
+    /// is about to. When in the last fifth of `fresh_for` that begins is drawn, 0 to 1 from `draw`, so that keys that were
+    /// filled together do not come due together.
+    #[must_use]
+    pub fn is_worth_refreshing(&self, age: Duration, draw: impl FnOnce() -> f64) -> bool {
+        let ahead = self.fresh_for / 5;
+        age >= self.fresh_for
+            || (age >= self.fresh_for - ahead
+                && age >= self.fresh_for - ahead.mul_f64(draw().clamp(0.0, 1.0)).min(ahead))
+    }
+
     /// Whether any kept answer may be served without asking.
     #[must_use]
     pub fn serves_unasked(&self) -> bool {
@@ -81,6 +92,21 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn asking_anew_begins_in_the_last_fifth_at_a_drawn_time() {
+        let policy = ReadPolicy { fresh_for: SECOND * 10, ..ReadPolicy::default() };
+        let never_drawn = || panic!("no draw is needed");
+        assert!(!policy.is_worth_refreshing(SECOND * 7, never_drawn));
+        assert!(policy.is_worth_refreshing(SECOND * 10, never_drawn));
+        for (draw, begins) in [(1.0, 8_000), (0.5, 9_000), (0.0, 10_000)] {
+            let at = |milliseconds| policy.is_worth_refreshing(Duration::from_millis(milliseconds), || draw);
+            assert!(at(begins) && !at(begins - 1), "{draw}");
+        }
+        let endless = ReadPolicy { fresh_for: Duration::MAX, ..policy };
+        assert!(!endless.is_worth_refreshing(SECOND, never_drawn));
+        assert!(endless.is_worth_refreshing(Duration::MAX / 10 * 9, || 1.0));
+    }
 
     #[test]
     fn the_table_of_ages() {

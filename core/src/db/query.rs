@@ -98,13 +98,51 @@ impl Source {
     }
 }
 
-/// An answer, how fresh it is, and who gave it.
+/// An answer, how fresh it is, and who gave it. The answer comes out together with its label or not at all, so that
+/// nobody passes a stale one on for fresh without having seen that it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read<T> {
-    /// The answer; `None` where the database said that there is none.
-    pub value: Option<T>,
-    /// What it must be labelled with.
-    pub freshness: Freshness,
+    value: Option<T>,
+    freshness: Freshness,
+    source: Source,
+}
+
+impl<T> Read<T> {
+    pub(super) fn new(value: Option<T>, freshness: Freshness, source: Source) -> Self {
+        Self { value, freshness, source }
+    }
+
+    /// The answer, `None` where the database said that there is none; what it must be labelled with; and who gave it.
+    ///
+    /// ```no_run
+    /// # use ridethrough::db::Read;
+    /// # fn example(read: Read<String>) {
+    /// let (title, freshness, _source) = read.into_parts();
+    /// println!("Ridethrough-Freshness: {freshness}\n\n{}", title.unwrap_or_default());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn into_parts(self) -> (Option<T>, Freshness, Source) {
+        (self.value, self.freshness, self.source)
+    }
+
+    /// The answer where it is fresh, for what must not rest on an old one.
+    ///
+    /// # Errors
+    /// The read as it is, where it is stale.
+    pub fn into_fresh(self) -> Result<Option<T>, Self> {
+        if self.freshness == Freshness::Fresh { Ok(self.value) } else { Err(self) }
+    }
+
+    /// What the answer must be labelled with.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        self.freshness
+    }
+
     /// Who gave it.
-    pub source: Source,
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.source
+    }
 }

@@ -1,4 +1,5 @@
-//! Reads below [`Db::read`]: attempts at the hosts, what is remembered of the answer, and the stale answer instead.
+//! Reads that ask: attempts at the hosts, one after the other. What is served from the cache, and what is kept there of an
+//! answer, is decided in `kept`.
 
 use std::time::Duration;
 
@@ -14,14 +15,13 @@ use super::{
 };
 use crate::{
     bulkhead::Priority,
-    cache::{CacheKey, Cacheable, Cached, Freshness, StaleReason, Usable},
+    cache::{CacheKey, Freshness, StaleReason},
     deadline::Deadline,
-    error::{Error, ErrorClass, RejectReason, Stage},
-    metrics,
+    error::{Error, ErrorClass, RejectReason},
 };
 
 /// A query as a question.
-struct Fetch<'q, Q>(&'q Q);
+struct Fetch<'q, Q>(&'q Q, Priority);
 
 impl<Q: Query> Question for Fetch<'_, Q> {
     type Answer = Option<Q::Answer>;
@@ -35,7 +35,7 @@ impl<Q: Query> Question for Fetch<'_, Q> {
     }
 
     fn priority(&self) -> Priority {
-        self.0.priority()
+        self.1
     }
 
     async fn ask<'c>(
@@ -64,7 +64,7 @@ impl Db {
             if let Some(copy) = self.copy_as_good(query, key, route, now) {
                 return Ok((copy, now));
             }
-            let failed = match self.attempt_on(route, query, key, deadline, now).await {
+            let failed = match self.attempt_on(route, query, query.priority(), key, deadline, now).await {
                 Ok(answered) => {
                     self.earn(attempt, None, answered.1);
                     return Ok(answered);
@@ -99,29 +99,31 @@ impl Db {
         }
     }
 
-    async fn attempt_on<Q: Query>(
+    /// One attempt at one host; what it answers is kept.
+    pub(super) async fn attempt_on<Q: Query>(
         &self,
         route: Route,
         query: &Q,
+        priority: Priority,
         key: &CacheKey,
         deadline: Deadline,
         now: Instant,
     ) -> Result<(Read<Q::Answer>, Instant), Failed> {
         let time = AttemptTime::at(now, deadline, self.0.config.read.attempt);
-        let (answer, at) = self.asked_of(&Fetch(query), route, &time, now).await?;
-        let (as_of, freshness, source) = match route {
-            Route::Primary(_) => (Some(now), Freshness::Fresh, Source::Primary),
+        let (answer, at) = self.asked_of(&Fetch(query, priority), route, &time, now).await?;
+        let (as_of, freshness, source, standby) = match route {
+            Route::Primary(_) => (Some(now), Freshness::Fresh, Source::Primary, None),
             Route::Standby { host, lag } => {
                 let as_of = now.checked_sub(lag);
                 let age = lag + at.saturating_duration_since(now);
                 let freshness = Freshness::Stale { age, reason: StaleReason::Standby };
-                (as_of, freshness, Source::Standby { host, lag })
+                (as_of, freshness, Source::Standby { host, lag }, Some(host))
             }
         };
         if let Some(as_of) = as_of {
-            self.remember(query, key, answer.as_ref(), as_of, at);
+            self.remember(query, key, answer.as_ref(), (as_of, at), standby);
         }
-        Ok((Read { value: answer, freshness, source }, at))
+        Ok((Read::new(answer, freshness, source), at))
     }
 
     fn bound_of<Q: Query>(&self, query: &Q) -> Bound {
@@ -133,79 +135,4 @@ impl Db {
             None => Bound::Rather(usual),
         }
     }
-
-    /// Where only a standby is left: the copy in the cache, if that is no older than the standby's answer would be. It
-    /// costs nothing, and so nobody sees a thing go back to what it was before.
-    fn copy_as_good<Q: Query>(
-        &self,
-        query: &Q,
-        key: &CacheKey,
-        route: Route,
-        now: Instant,
-    ) -> Option<Read<Q::Answer>> {
-        let Route::Standby { lag, .. } = route else { return None };
-        let cached = self.0.cache.peek(key, now).filter(|cached| cached.age() <= lag)?;
-        (cached.usable(&query.policy()) < Usable::Expired).then_some(())?;
-        labelled(&cached, StaleReason::DatabaseAway)
-    }
-
-    fn remember<Q: Query>(
-        &self,
-        query: &Q,
-        key: &CacheKey,
-        answer: Option<&Q::Answer>,
-        as_of: Instant,
-        now: Instant,
-    ) {
-        let fill = self.0.cache.fill(as_of, now);
-        match answer {
-            Some(answer) => {
-                fill.put_tagged(key, answer.encode(), || query.tags());
-                query.fill(answer, &fill);
-            }
-            None => fill.put_nothing(key, || query.tags()),
-        }
-    }
-
-    /// The last good answer, if the read can do with its age.
-    pub(super) fn stale<Q: Query>(
-        &self,
-        query: &Q,
-        key: &CacheKey,
-        error: &Error,
-    ) -> Option<Read<Q::Answer>> {
-        // A wrong question stays wrong; an old answer to it would only hide that.
-        if error.class() == ErrorClass::Permanent && error.stage() == Stage::Query {
-            return None;
-        }
-        let (policy, bound) = (query.policy(), query.max_staleness());
-        let usable = |cached: &Cached| {
-            cached.usable(&policy) < Usable::Expired && bound.is_none_or(|bound| cached.age() <= bound)
-        };
-        let found = self.0.cache.find(key, Instant::now());
-        metrics::cache_request(match &found {
-            Some(cached) if usable(cached) => "stale",
-            Some(_) => "expired",
-            None => "miss",
-        });
-        // Nobody was asked, or nobody waited: the database itself may be well.
-        let slow = matches!(
-            error,
-            Error::Timeout { .. }
-                | Error::Rejected { reason: RejectReason::Overloaded | RejectReason::DeadlinePassed, .. }
-        );
-        let reason = if slow { StaleReason::Slow } else { StaleReason::DatabaseAway };
-        labelled(&found.filter(usable)?, reason)
-    }
-}
-
-/// What is kept, as an answer that says so; `None` where it cannot be read any more.
-fn labelled<T: Cacheable>(cached: &Cached, reason: StaleReason) -> Option<Read<T>> {
-    let value = match cached.value() {
-        Some(bytes) => Some(T::decode(bytes)?),
-        None => None,
-    };
-    let age = cached.age();
-    metrics::stale_age(age);
-    Some(Read { value, freshness: Freshness::Stale { age, reason }, source: Source::Cache { age } })
 }

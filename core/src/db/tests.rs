@@ -188,8 +188,9 @@ async fn a_read_in_an_outage_gives_what_is_kept_and_says_so() {
     assert!(refused.is_err());
     outage.db.cache().fill(asked, asked).put(&Answer.cache_key(), Bytes::from_static(b"41"));
     let read = outage.db.read(&Answer, soon()).await.unwrap();
-    assert_eq!(read.value.unwrap(), "41");
-    assert!(matches!(read.freshness, Freshness::Stale { reason: StaleReason::DatabaseAway, .. }));
+    let (value, freshness, _) = read.into_parts();
+    assert_eq!(value.unwrap(), "41");
+    assert!(matches!(freshness, Freshness::Stale { reason: StaleReason::DatabaseAway, .. }));
 }
 
 /// The same question, for who cannot do with an old answer.
@@ -226,7 +227,7 @@ async fn a_read_with_a_bound_takes_no_older_answer_and_is_told_who_gave_it() {
     outage.db.cache().fill(asked, asked).put(&Answer.cache_key(), Bytes::from_static(b"41"));
     assert!(outage.db.read(&Exact(Duration::ZERO), soon()).await.is_err());
     let read = outage.db.read(&Exact(Duration::from_secs(3_600)), soon()).await.unwrap();
-    let (Source::Cache { age }, Freshness::Stale { age: labelled, .. }) = (read.source, read.freshness)
+    let (Source::Cache { age }, Freshness::Stale { age: labelled, .. }) = (read.source(), read.freshness())
     else {
         panic!("{read:?}")
     };

@@ -54,7 +54,8 @@ impl TestDb {
         let parts = vec![
             tokio::spawn(background.prober.run(draining.clone())),
             tokio::spawn(background.replay.run(draining.clone())),
-            tokio::spawn(background.reaper.run(draining)),
+            tokio::spawn(background.reaper.run(draining.clone())),
+            tokio::spawn(background.refresher.run(draining)),
         ];
         Ok(Self { db, journal: kept, parts, _drain: drain })
     }

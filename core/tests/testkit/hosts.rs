@@ -122,7 +122,7 @@ impl Service {
     }
 
     pub(super) async fn read(&self) -> Option<Source> {
-        self.db.read(&Stock, self.soon()).await.ok().map(|read| read.source)
+        self.db.read(&Stock, self.soon()).await.ok().map(|read| read.source())
     }
 
     fn soon(&self) -> Deadline {
@@ -298,7 +298,7 @@ async fn a_lone_standby_that_cancelled_a_read_is_asked_again() {
     assert!(matches!(service.read().await, Some(Source::Standby { .. })));
     standby.fault(At::statement("SELECT true"), Fault::Error("40001"));
     let read = service.db.read(&Report(Priority::Interactive), service.soon()).await.unwrap();
-    assert!(matches!(read.source, Source::Standby { .. }), "{read:?}");
+    assert!(matches!(read.source(), Source::Standby { .. }), "{read:?}");
     assert_eq!(standby.faults_waiting(), 0);
 }
 

@@ -83,7 +83,8 @@ fn answer(id: i64) -> Bytes {
 async fn read(kit: &TestDb, id: i64) -> (Bytes, bool, Duration) {
     let asked = Instant::now();
     let read = kit.db.read(&Title(id), Deadline::after(asked, Duration::from_secs(2))).await.unwrap();
-    (read.value.unwrap(), read.freshness == Freshness::Fresh, asked.elapsed())
+    let (value, freshness, _) = read.into_parts();
+    (value.unwrap(), freshness == Freshness::Fresh, asked.elapsed())
 }
 
 async fn read_many(kit: &TestDb, ids: impl Iterator<Item = i64>) -> Vec<(Bytes, bool, Duration)> {

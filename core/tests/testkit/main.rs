@@ -26,6 +26,8 @@ mod faults;
 mod hosts;
 mod ills;
 #[cfg(test)]
+mod kept;
+#[cfg(test)]
 mod lanes;
 #[cfg(test)]
 mod outages;

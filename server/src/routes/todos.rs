@@ -6,10 +6,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header, request::Parts};
-use ridethrough::{
-    cache::{Freshness, StaleReason},
-    db::Read,
-};
+use ridethrough::cache::{Freshness, StaleReason};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -48,8 +45,8 @@ pub(crate) async fn read_page(
     deadline: ridethrough::Deadline,
 ) -> Result<(Bytes, Freshness), Trouble> {
     let read = app.db.read(query, deadline).await;
-    let Read { value, freshness, .. } =
-        read.map_err(|error| Trouble::of_read(&error, app.db.retry_after(Instant::now())))?;
+    let read = read.map_err(|error| Trouble::of_read(&error, app.db.retry_after(Instant::now())))?;
+    let (value, freshness, _) = read.into_parts();
     let document = value.map(|answer| answer.document).unwrap_or_default();
     if app.waiting.is_empty() {
         return Ok((document, freshness));
@@ -85,7 +82,10 @@ pub(crate) async fn read(State(app): State<App>, parameters: PathParameters, req
         None => {
             let deadline = super::deadline(request.headers(), app.read_limit);
             match app.db.read(&TodoQuery { id }, deadline).await {
-                Ok(Read { value, freshness, .. }) => (value, freshness),
+                Ok(read) => {
+                    let (value, freshness, _) = read.into_parts();
+                    (value, freshness)
+                }
                 Err(error) => {
                     return Trouble::of_read(&error, app.db.retry_after(Instant::now())).into_response();
                 }

@@ -1,0 +1,158 @@
+//! Answers from the cache: instead of asking, where the query's policy says so, or instead of an error. Always labelled.
+//!
+//! Asking is the business of `reads`.
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{Db, Query, Read, Source, route::Route};
+use crate::{
+    cache::{CacheKey, Cacheable, Cached, Freshness, StaleReason, Usable},
+    deadline::Deadline,
+    error::{Error, ErrorClass, Phase, RejectReason, Stage},
+    metrics,
+};
+
+impl Db {
+    /// A kept answer that is good enough without asking; or else the database's, for which one asks and all others who
+    /// want the same wait. They get it from the cache, and so labelled: it may be older than their question.
+    pub(super) async fn read_kept<Q: Query>(
+        &self,
+        query: &Q,
+        key: &CacheKey,
+        deadline: Deadline,
+        started: Instant,
+    ) -> Result<Read<Q::Answer>, Error> {
+        if let Some(read) = self.unasked(query, key, started) {
+            return Ok(read);
+        }
+        let Some(flight) = self.0.flights.join(key) else {
+            return self.read_asking(query, key, deadline, started).await;
+        };
+        let limit = self.0.config.read.attempt;
+        let turn = timeout_at(deadline.capped(started, limit).instant(), flight.turn()).await;
+        let now = Instant::now();
+        match turn {
+            Ok(Some(_lead)) => {
+                let read = self.read_asking(query, key, deadline, now).await;
+                flight.end();
+                return read;
+            }
+            Ok(None) => {
+                if let Some(read) = self.unasked(query, key, now) {
+                    return Ok(read);
+                }
+            }
+            Err(_) => {
+                let too_late = Error::Timeout { stage: Stage::Query, phase: Phase::NotSent, limit };
+                if let Some(read) = self.stale(query, key, &too_late) {
+                    return Ok(read);
+                }
+            }
+        }
+        // The one that asked got nothing to share: from here on each for itself, as far as the guards let it.
+        self.read_asking(query, key, deadline, now).await
+    }
+
+    /// What is kept, where that is served without asking; has it asked anew where it is time for that.
+    fn unasked<Q: Query>(&self, query: &Q, key: &CacheKey, now: Instant) -> Option<Read<Q::Answer>> {
+        let policy = query.policy();
+        let cached = self.0.cache.peek(key, now).filter(|cached| is_within_bound(query, cached))?;
+        let (result, reason) = match cached.usable(&policy) {
+            Usable::Fresh => ("fresh", StaleReason::Kept),
+            Usable::WhileRevalidating => ("stale", StaleReason::Revalidating),
+            Usable::IfError | Usable::Expired => return None,
+        };
+        let read = labelled(&cached, reason)?;
+        metrics::cache_request(result);
+        if policy.is_worth_refreshing(cached.age(), || self.random(fastrand::Rng::f64)) {
+            self.0.refreshes.ask(query, key);
+        }
+        Some(read)
+    }
+
+    /// Where only a standby is left: the copy in the cache, if that is no older than the standby's answer would be, or may
+    /// be newer. It costs nothing, and so nobody sees a thing go back to what it was before.
+    pub(super) fn copy_as_good<Q: Query>(
+        &self,
+        query: &Q,
+        key: &CacheKey,
+        route: Route,
+        now: Instant,
+    ) -> Option<Read<Q::Answer>> {
+        let Route::Standby { host, lag } = route else { return None };
+        let cached = self.0.cache.peek(key, now)?;
+        let usable = cached.usable(&query.policy()) < Usable::Expired && is_within_bound(query, &cached);
+        if usable && cached.goes_before(host, now, lag) {
+            labelled(&cached, StaleReason::DatabaseAway)
+        } else {
+            None
+        }
+    }
+
+    /// Keeps an answer that was true at `as_of` or later and came at `now`, from the standby `host` where there is one.
+    pub(super) fn remember<Q: Query>(
+        &self,
+        query: &Q,
+        key: &CacheKey,
+        answer: Option<&Q::Answer>,
+        (as_of, now): (Instant, Instant),
+        standby: Option<usize>,
+    ) {
+        let mut fill = self.0.cache.fill(as_of, now).by_standby(standby);
+        if query.policy().serves_unasked() {
+            fill = fill.at_any_age();
+        }
+        match answer {
+            Some(answer) => {
+                fill.put_tagged(key, answer.encode(), || query.tags());
+                query.fill(answer, &fill);
+            }
+            None => fill.put_nothing(key, || query.tags()),
+        }
+    }
+
+    /// The last good answer, if the read can do with its age.
+    pub(super) fn stale<Q: Query>(
+        &self,
+        query: &Q,
+        key: &CacheKey,
+        error: &Error,
+    ) -> Option<Read<Q::Answer>> {
+        // A wrong question stays wrong; an old answer to it would only hide that.
+        if error.class() == ErrorClass::Permanent && error.stage() == Stage::Query {
+            return None;
+        }
+        let policy = query.policy();
+        let usable =
+            |cached: &Cached| cached.usable(&policy) < Usable::Expired && is_within_bound(query, cached);
+        let found = self.0.cache.find(key, Instant::now());
+        metrics::cache_request(match &found {
+            Some(cached) if usable(cached) => "stale",
+            Some(_) => "expired",
+            None => "miss",
+        });
+        // Nobody was asked, or nobody waited: the database itself may be well.
+        let slow = matches!(
+            error,
+            Error::Timeout { .. }
+                | Error::Rejected { reason: RejectReason::Overloaded | RejectReason::DeadlinePassed, .. }
+        );
+        let reason = if slow { StaleReason::Slow } else { StaleReason::DatabaseAway };
+        labelled(&found.filter(usable)?, reason)
+    }
+}
+
+fn is_within_bound<Q: Query>(query: &Q, cached: &Cached) -> bool {
+    query.max_staleness().is_none_or(|bound| cached.age() <= bound)
+}
+
+/// What is kept, as an answer that says so; `None` where it cannot be read any more.
+fn labelled<T: Cacheable>(cached: &Cached, reason: StaleReason) -> Option<Read<T>> {
+    let value = match cached.value() {
+        Some(bytes) => Some(T::decode(bytes)?),
+        None => None,
+    };
+    let age = cached.age();
+    metrics::stale_age(age);
+    Some(Read::new(value, Freshness::Stale { age, reason }, Source::Cache { age }))
+}
