@@ -65,7 +65,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     db.set_schema(SchemaPart::Ok);
     let (_drain, draining) = Drain::new();
     tokio::spawn(background.prober.run(draining.clone()));
-    tokio::spawn(background.reaper.run(draining));
+    tokio::spawn(background.reaper.run(draining.clone()));
+    tokio::spawn(background.refresher.run(draining));
     for _ in 0..40 {
         let deadline = Deadline::after(Instant::now(), Duration::from_secs(1));
         match db.read(&ServerTime, deadline).await {

@@ -50,7 +50,7 @@ pub const CATALOGUE: &[(&str, Kind, &str)] = &[
     (
         "ridethrough_cache_requests_total",
         Kind::Counter,
-        "Reads by what they got: fresh, stale, miss, expired.",
+        "Reads by what they got: fresh or stale; or nothing, where what was kept had expired, or nothing was (miss).",
     ),
     ("ridethrough_cache_age_seconds", Kind::Histogram, "Age of the stale answers that were served."),
     ("ridethrough_journal_depth", Kind::Gauge, "Accepted writes that are not applied yet."),

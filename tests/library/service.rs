@@ -157,10 +157,11 @@ impl Service {
         let (db, background) = Db::new(config, CacheConfig::default(), journal.clone(), commands)
             .expect("the settings are good");
         let (drain, draining) = Drain::new();
-        let Background { prober, replay, reaper } = background;
+        let Background { prober, replay, reaper, refresher } = background;
         let background = vec![
             tokio::spawn(prober.run(draining.clone())),
             tokio::spawn(reaper.run(draining.clone())),
+            tokio::spawn(refresher.run(draining.clone())),
             tokio::spawn(replay.run(draining)),
         ];
         db.set_schema(SchemaPart::Ok);

@@ -120,7 +120,7 @@ async fn standby_serves(service: &Service) {
         matches!(answered.freshness(), Freshness::Stale { reason: StaleReason::Standby, .. }),
         "{answered:?}"
     );
-    assert_eq!(answered.value.as_deref(), Some(&b"true"[..]));
+    assert_eq!(answered.into_parts().0.as_deref(), Some(&b"true"[..]));
     let bounded = read(service, Some(Duration::from_secs(60))).await.expect("it is within the bound");
     let Source::Standby { host: 1, lag } = bounded.source() else { panic!("{bounded:?}") };
     assert!(lag <= Duration::from_secs(60), "{lag:?}");
