@@ -164,8 +164,8 @@ impl Bulkhead {
 
     /// Waits for a permit, no longer than the wait and the deadline allow. `now` is the time of the call.
     ///
-    /// Higher priority first. Within one priority the first to come is the first served; but once somebody has waited
-    /// without a break for 100 ms, or the queue is more than half full, the newest goes first, because the oldest are
+    /// Higher priority first. Within one priority the first to come is the first served; but once a newcomer would have
+    /// to wait for more than 100 ms, or the queue is more than half full, the newest goes first, because the oldest are
     /// the least likely to make it in time.
     ///
     /// # Errors
@@ -435,9 +435,9 @@ impl Drop for Waiting<'_> {
         if matches!(self.verdict.try_recv(), Ok(Ok(()))) {
             self.bulkhead.leave(self.priority, Instant::now);
         } else {
-            let mut queue = self.bulkhead.queue();
-            queue.remove(self.priority, self.id);
-            self.bulkhead.hand_over(&mut queue, Instant::now());
+            let (mut queue, now) = (self.bulkhead.queue(), Instant::now());
+            queue.remove(self.priority, self.id, now);
+            self.bulkhead.hand_over(&mut queue, now);
         }
     }
 }

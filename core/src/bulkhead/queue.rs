@@ -6,8 +6,9 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-/// A queue that was not empty for this long does not drain by itself: from here on the newest waiter goes first. The
-/// figure is the one that Facebook publishes for its controlled delay (Maurer, "Fail at Scale", ACM Queue 13(8), 2015).
+/// Where a newcomer would have to wait for longer than this for its turn, the newest goes first. The figure is the one that
+/// Facebook publishes for its controlled delay (Maurer, "Fail at Scale", ACM Queue 13(8), 2015); there it is the time
+/// without an empty queue, but a service with more callers than permits always has somebody waiting, if only for a moment.
 pub(super) const OVERLOADED_AFTER: Duration = Duration::from_millis(100);
 
 /// What a call is for, and so who goes first. Higher before lower, always.
@@ -54,8 +55,19 @@ pub(super) struct Queue<T> {
     lines: [VecDeque<Waiter<T>>; PRIORITIES],
     places: usize,
     next_id: u64,
-    /// Since when somebody waits without a break.
-    waited_since: Option<Instant>,
+    /// While somebody waits.
+    turn: Option<Turn>,
+}
+
+/// The time in which all those leave the queue who were in it at the beginning: so long would a newcomer have waited for
+/// its turn, whoever in truth went first.
+#[derive(Debug)]
+struct Turn {
+    since: Instant,
+    /// So many have yet to leave.
+    left: usize,
+    /// The one before took too long.
+    is_after_slow: bool,
 }
 
 /// The end of [`Queue::push`].
@@ -69,7 +81,7 @@ pub(super) struct Pushed<T> {
 
 impl<T> Queue<T> {
     pub(super) fn new(places: usize) -> Self {
-        Self { lines: Default::default(), places, next_id: 0, waited_since: None }
+        Self { lines: Default::default(), places, next_id: 0, turn: None }
     }
 
     /// Puts a waiter into its line. A full queue makes room: the expired leave first, then the oldest of the lowest
@@ -85,7 +97,10 @@ impl<T> Queue<T> {
                 .filter(|lowest| *lowest <= priority as usize)
                 .and_then(|lowest| self.lines.get_mut(lowest))
             {
-                Some(line) => shed.extend(line.pop_front().map(|waiter| waiter.ticket)),
+                Some(line) => {
+                    shed.extend(line.pop_front().map(|waiter| waiter.ticket));
+                    self.note_left(1, now);
+                }
                 None => {
                     shed.push(ticket);
                     return Pushed { id: None, shed };
@@ -94,7 +109,7 @@ impl<T> Queue<T> {
         }
         let id = self.next_id;
         self.next_id += 1;
-        self.waited_since.get_or_insert(now);
+        self.turn.get_or_insert(Turn { since: now, left: 1, is_after_slow: false });
         if let Some(line) = self.lines.get_mut(priority as usize) {
             line.push_back(Waiter { id, until, ticket });
         }
@@ -108,7 +123,7 @@ impl<T> Queue<T> {
         now: Instant,
         expired: &mut Vec<T>,
     ) -> Option<(Priority, T)> {
-        let newest_first = self.is_overloaded(now);
+        let (newest_first, before) = (self.is_overloaded(now), expired.len());
         for priority in [Priority::Probe, Priority::Interactive, Priority::Batch, Priority::Replay] {
             if priority == Priority::Replay && !replay_too {
                 continue;
@@ -116,22 +131,23 @@ impl<T> Queue<T> {
             let Some(line) = self.lines.get_mut(priority as usize) else { continue };
             while let Some(waiter) = if newest_first { line.pop_back() } else { line.pop_front() } {
                 if waiter.until > now {
-                    self.note_emptiness();
+                    self.note_left(expired.len() - before + 1, now);
                     return Some((priority, waiter.ticket));
                 }
                 expired.push(waiter.ticket);
             }
         }
-        self.note_emptiness();
+        self.note_left(expired.len() - before, now);
         None
     }
 
     /// Takes a waiter out that does not want to wait any longer.
-    pub(super) fn remove(&mut self, priority: Priority, id: u64) {
-        if let Some(line) = self.lines.get_mut(priority as usize) {
-            line.retain(|waiter| waiter.id != id);
-        }
-        self.note_emptiness();
+    pub(super) fn remove(&mut self, priority: Priority, id: u64, now: Instant) {
+        let Some(line) = self.lines.get_mut(priority as usize) else { return };
+        let before = line.len();
+        line.retain(|waiter| waiter.id != id);
+        let gone = before - line.len();
+        self.note_left(gone, now);
     }
 
     /// Whether anybody waits that may have a permit now.
@@ -146,8 +162,8 @@ impl<T> Queue<T> {
 
     /// Whether the queue stands rather than flows, so that the oldest waiters are the least likely to make it.
     fn is_overloaded(&self, now: Instant) -> bool {
-        let standing = |since| now.saturating_duration_since(since) > OVERLOADED_AFTER;
-        self.len() > self.places / 2 || self.waited_since.is_some_and(standing)
+        let stands = |turn: &Turn| turn.is_after_slow || turn.is_slow(now);
+        self.len() > self.places / 2 || self.turn.as_ref().is_some_and(stands)
     }
 
     fn drop_expired(&mut self, now: Instant) -> Vec<T> {
@@ -158,13 +174,25 @@ impl<T> Queue<T> {
             *line = left;
             expired.extend(gone.into_iter().map(|waiter| waiter.ticket));
         }
-        self.note_emptiness();
+        self.note_left(expired.len(), now);
         expired
     }
 
-    fn note_emptiness(&mut self) {
-        if self.len() == 0 {
-            self.waited_since = None;
+    /// So many have just left, served or not.
+    fn note_left(&mut self, gone: usize, now: Instant) {
+        let waiting = self.len();
+        let Some(turn) = &mut self.turn else { return };
+        turn.left = turn.left.saturating_sub(gone);
+        if waiting == 0 {
+            self.turn = None;
+        } else if turn.left == 0 {
+            *turn = Turn { since: now, left: waiting, is_after_slow: turn.is_slow(now) };
         }
+    }
+}
+
+impl Turn {
+    fn is_slow(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) > OVERLOADED_AFTER
     }
 }

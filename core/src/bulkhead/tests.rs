@@ -2,6 +2,8 @@
 
 mod model;
 
+use std::collections::VecDeque;
+
 use super::*;
 
 fn bulkhead(permits: usize, queue: usize) -> Arc<Bulkhead> {
@@ -121,6 +123,32 @@ async fn the_newest_goes_first_once_the_queue_stands() {
     let mut newest = Caller::new(&bulkhead, Priority::Interactive);
     drop(held);
     assert_eq!((oldest.look(), newest.look()), (false, true));
+}
+
+/// Sixty-four callers shared thirty-two permits of a database that answered within a millisecond. Somebody always waited,
+/// and so after 100 ms the newest went first for ever: the oldest starved for half a second and were refused.
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_is_never_empty_but_quick_stays_in_order() {
+    let bulkhead = bulkhead(1, 8);
+    let mut inside = Caller::new(&bulkhead, Priority::Interactive);
+    let mut waiting: VecDeque<_> = (0..2).map(|_| Caller::new(&bulkhead, Priority::Interactive)).collect();
+    let mut call = async |time: Duration| {
+        tokio::time::advance(time).await;
+        inside.permit = None;
+        let is_in_order = waiting[0].look();
+        let turn = if is_in_order { 0 } else { waiting.len() - 1 };
+        inside = waiting.remove(turn).unwrap();
+        assert!(inside.look());
+        waiting.push_back(Caller::new(&bulkhead, Priority::Interactive));
+        is_in_order
+    };
+    for _ in 0..500 {
+        assert!(call(Duration::from_millis(1)).await, "the newest went first though nobody waited for long");
+    }
+    assert!(!call(queue::OVERLOADED_AFTER * 2).await, "the oldest went first though all had waited for long");
+    let back_in_order = [call(Duration::from_millis(1)).await, call(Duration::from_millis(1)).await];
+    let in_order = [call(Duration::from_millis(1)).await, call(Duration::from_millis(1)).await];
+    assert!(!back_in_order[0] && in_order == [true; 2], "{back_in_order:?} {in_order:?}");
 }
 
 #[tokio::test(start_paused = true)]
