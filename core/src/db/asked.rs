@@ -88,20 +88,22 @@ impl Db {
         let now = permit.as_ref().map_or(now, Permit::granted_at);
         let span = attempt_span(question.operation(), Circuit::Reads, route.host());
         let asking = async {
-            let permit = if question.is_short() {
+            let (permit, now) = if question.is_short() {
                 match host.lanes.seat(&host.pool, question.operation(), permit, now) {
                     Ok(seat) => match self.on_lane(question, host, seat, time, now).await {
                         Ok(answered) => return answered,
-                        Err(permit) => permit,
+                        Err(permit) => (permit, Instant::now()),
                     },
-                    Err(permit) => permit,
+                    Err(permit) => (permit, now),
                 }
             } else {
-                permit
+                (permit, now)
             };
-            on_loan(question, host, permit, time).await
+            on_loan(question, host, permit, time, now).await
         };
-        let (answered, at) = asking.instrument(span.clone()).await;
+        // Where nobody watches, which is nearly always, the future need not be moved into a span.
+        let (answered, at) =
+            if span.is_disabled() { asking.await } else { Box::pin(asking.instrument(span.clone())).await };
         admission.record(answered.as_ref().err().map_or(CallResult::Success, |failed| failed.breaker), at);
         note_end(&span, answered.as_ref().err().map(|failed| &failed.error));
         answered.map(|answer| (answer, at))
@@ -172,32 +174,33 @@ async fn on_loan<T: Question>(
     host: &Host,
     permit: Option<Permit>,
     time: &AttemptTime,
+    now: Instant,
 ) -> Answered<T::Answer> {
-    let loan = match host.pool.checkout_with(time, permit).await {
+    let mut loan = match host.pool.checkout_with(time, permit, now).await {
         Ok(loan) => loan,
         Err(NoConnection { error, breaker }) => return (Err(Failed { error, breaker }), Instant::now()),
     };
     metrics::db_attempt();
-    let began = question.is_short().then(Instant::now);
-    let statements = loan.statements();
-    let answered = timeout_at(time.deadline.instant(), question.ask(&statements)).await;
+    let began = (question.is_short() && host.lanes.may_open()).then(Instant::now);
+    let (statements, limit) = loan.asking();
+    let answered = limit.bound(time.deadline.instant(), question.ask(&statements)).await;
     let at = Instant::now();
     if let Some(began) = began {
         host.lanes.saw(question.operation(), at.saturating_duration_since(began), at);
     }
     let failed = match answered {
-        Ok(Ok(answer)) => {
+        Some(Ok(answer)) => {
             loan.report(Ended::Answered, at);
-            loan.give_back();
+            loan.give_back_at(at);
             return (Ok(answer), at);
         }
-        Ok(Err(source)) => {
+        Some(Err(source)) => {
             let (error, verdict) = loan.judge(source, Stage::Query, Phase::Sent);
             loan.report(ended(&error), at);
             loan.settle(verdict);
             Failed { error, breaker: verdict.breaker_for(Circuit::Reads) }
         }
-        Err(_) => {
+        None => {
             // The loan goes to the reaper, with its permit.
             loan.report(time.ended(), at);
             Failed { error: too_late(time), breaker: time.on_expiry() }

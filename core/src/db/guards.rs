@@ -236,7 +236,7 @@ impl Db {
         now: Instant,
     ) -> Result<Connected<'_>, Failed> {
         let (host, admission) = self.admitted(index, circuit, time, now)?;
-        match host.pool.checkout_with(time, permit).await {
+        match host.pool.checkout_with(time, permit, Instant::now()).await {
             Ok(loan) => {
                 metrics::db_attempt();
                 Ok(Connected { admission, loan, host: index })

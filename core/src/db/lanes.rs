@@ -137,11 +137,14 @@ impl Lanes {
         Ok(Seat { lanes: self, lane, operation, permit, asked_at: now, is_over: false })
     }
 
+    /// Whether it is of any use to tell [`Lanes::saw`].
+    pub(super) fn may_open(&self) -> bool {
+        self.count > 0
+    }
+
     /// A question of `operation` kept a connection of its own busy for `busy`.
     pub(super) fn saw(&self, operation: &'static str, busy: Duration, now: Instant) {
-        if self.count > 0 {
-            self.paces.saw(operation, busy, now);
-        }
+        self.paces.saw(operation, busy, now);
     }
 
     /// How many lanes are open, and how many questions are on them.

@@ -113,11 +113,11 @@ impl Pool {
 
     /// Hands out a session within the time of the attempt.
     pub(crate) async fn checkout(&self, time: &AttemptTime) -> Result<Loan, NoConnection> {
-        self.checkout_with(time, None).await
+        self.checkout_with(time, None, Instant::now()).await
     }
 
-    /// As [`checkout`](Self::checkout), with the permit of the call: it stays taken until the session is proven idle or
-    /// destroyed, also where the call is over long before.
+    /// As [`checkout`](Self::checkout), as of `now`, with the permit of the call: it stays taken until the session is proven
+    /// idle or destroyed, also where the call is over long before.
     ///
     /// # Cancel safety
     /// A dropped call leaves neither session nor permit behind.
@@ -125,12 +125,12 @@ impl Pool {
         &self,
         time: &AttemptTime,
         permit: Option<Permit>,
+        mut now: Instant,
     ) -> Result<Loan, NoConnection> {
         let mut stale = 0;
         loop {
-            let now = Instant::now();
             let object = self.take(time, now).await?;
-            if !self.shared.needs_check(&object, now) || self.passes_check(&object, time).await {
+            if !self.shared.needs_check(&object, now) || Box::pin(self.passes_check(&object, time)).await {
                 return Ok(Loan::new(object, Arc::clone(&self.shared), permit));
             }
             drop(Object::take(object));
@@ -139,6 +139,7 @@ impl Pool {
                 self.shared.doubt();
                 let _ = self.sessions.retain(|session, _| !self.shared.needs_check(session, now));
             }
+            now = Instant::now();
         }
     }
 
@@ -164,9 +165,17 @@ impl Pool {
     async fn take(&self, time: &AttemptTime, now: Instant) -> Result<Object, NoConnection> {
         let left = time.deadline.remaining(now);
         let dialler = &self.shared.dialler;
-        let timeouts = Timeouts { wait: Some(left), create: Some(left.min(dialler.limit())), recycle: None };
+        let create = Some(left.min(dialler.limit()));
+        let timeouts = |wait| Timeouts { wait: Some(wait), create, recycle: None };
         let made_before = dialler.made();
-        match self.sessions.timeout_get(&timeouts).await {
+        // Mostly there is one, and who need not wait needs no timer. Else boxed, as who waits can pay for it.
+        let taken = match self.sessions.timeout_get(&timeouts(Duration::ZERO)).await {
+            Err(PoolError::Timeout(TimeoutType::Wait)) => {
+                Box::pin(async { self.sessions.timeout_get(&timeouts(left)).await }).await
+            }
+            at_once => at_once,
+        };
+        match taken {
             Ok(object) => Ok(object),
             // Others got through meanwhile, so this one only waited for its turn to dial.
             Err(PoolError::Timeout(_)) if dialler.made() != made_before => {

@@ -7,6 +7,7 @@ mod ear;
 pub(super) mod fake;
 mod frames;
 mod heard;
+mod limit;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -16,6 +17,7 @@ use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
 
 pub(crate) use self::ear::{Ear, Mark};
 pub(super) use self::heard::{Heard, Settled};
+pub(crate) use self::limit::Limit;
 use super::{
     config::{PoolConfig, Pooler},
     connector::BoxStream,
@@ -27,6 +29,7 @@ pub(crate) struct Session {
     client: ClientWrapper,
     ear: Arc<Ear>,
     identity: Identity,
+    limit: Limit,
     /// How many losses of the host had been confirmed when it was made.
     pub(super) epoch: u64,
     /// How many doubts had been raised about the host when it last answered.
@@ -116,6 +119,7 @@ impl Dialled {
             client: ClientWrapper::new(client, driver),
             ear,
             identity,
+            limit: Limit::new(now),
             epoch,
             doubts,
             idle_since: now,
@@ -147,6 +151,11 @@ impl Session {
     /// What the host said of itself when the session began.
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The client to ask with, and the timer to ask by.
+    pub(crate) fn asking(&mut self) -> (&ClientWrapper, &mut Limit) {
+        (&self.client, &mut self.limit)
     }
 
     /// What was sent and heard on it.

@@ -57,6 +57,8 @@ impl<'c> Statements<'c> {
         Self { client, preparing }
     }
 
+    // Boxed below is what only a pooler needs: the futures of all others need not have room for it.
+
     /// All rows.
     ///
     /// # Errors
@@ -66,7 +68,8 @@ impl<'c> Statements<'c> {
     /// The library destroys the connection of a dropped call.
     pub async fn rows(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
         if self.is_pooled() {
-            return self.client.query_typed(sql, &self.typed(sql, values).await?).await;
+            let asking = async { self.client.query_typed(sql, &self.typed(sql, values).await?).await };
+            return Box::pin(asking).await;
         }
         let statement = self.client.prepare_cached(sql).await?;
         self.client.query(&statement, values).await
@@ -81,7 +84,8 @@ impl<'c> Statements<'c> {
     /// The library destroys the connection of a dropped call.
     pub async fn row(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, Error> {
         if self.is_pooled() {
-            return self.client.query_typed_opt(sql, &self.typed(sql, values).await?).await;
+            let asking = async { self.client.query_typed_opt(sql, &self.typed(sql, values).await?).await };
+            return Box::pin(asking).await;
         }
         let statement = self.client.prepare_cached(sql).await?;
         self.client.query_opt(&statement, values).await
@@ -96,7 +100,8 @@ impl<'c> Statements<'c> {
     /// The library destroys the connection of a dropped call.
     pub async fn run(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
         if self.is_pooled() {
-            return self.client.execute_typed(sql, &self.typed(sql, values).await?).await;
+            let asking = async { self.client.execute_typed(sql, &self.typed(sql, values).await?).await };
+            return Box::pin(asking).await;
         }
         let statement = self.client.prepare_cached(sql).await?;
         self.client.execute(&statement, values).await

@@ -15,7 +15,7 @@ use crate::{
     bulkhead::{Ended, Permit},
     db::{
         classify::{self, Connection, Hearing, Verdict},
-        session::{Identity, Mark, Session},
+        session::{Identity, Limit, Mark, Session},
         statements::Statements,
     },
     error::{Error, ErrorClass, LastWords, Phase, Stage},
@@ -50,15 +50,27 @@ impl Loan {
         Self { object: Some(object), shared, permit, commit: OnceLock::new(), began }
     }
 
+    /// The session as queries use it, with the timer of what is asked on it.
+    pub(crate) fn asking(&mut self) -> (Statements<'_>, &mut Limit) {
+        let object = self.object.as_mut().expect("a loan holds its session until it is given back");
+        let (client, limit) = object.asking();
+        (Statements::new(client, &self.shared.preparing), limit)
+    }
+
     /// The session as queries and commands use it.
     pub(crate) fn statements(&self) -> Statements<'_> {
         Statements::new(self, &self.shared.preparing)
     }
 
     /// Gives the session back for the next user. Only for a session that is idle and in no transaction.
-    pub(crate) fn give_back(mut self) {
+    pub(crate) fn give_back(self) {
+        self.give_back_at(Instant::now());
+    }
+
+    /// The same at `now`.
+    pub(crate) fn give_back_at(mut self, now: Instant) {
         if let Some(object) = self.object.take() {
-            returned(object, &self.shared);
+            returned(object, &self.shared, now);
         }
     }
 
@@ -207,7 +219,7 @@ impl Abandoned {
     /// It was proven idle: back to the pool, and the permit is free.
     pub(in crate::db) fn give_back(mut self) {
         if let Some(object) = self.object.take() {
-            returned(object, &self.shared);
+            returned(object, &self.shared, Instant::now());
         }
     }
 
@@ -223,8 +235,7 @@ impl Drop for Abandoned {
     }
 }
 
-fn returned(mut object: Object, shared: &Shared) {
-    let now = Instant::now();
+fn returned(mut object: Object, shared: &Shared, now: Instant) {
     // Whatever its user thought: the server's own word says that the next one would be inside of a transaction.
     let is_open = object.ear().is_in_transaction();
     if is_open || !shared.is_usable(&object) || shared.should_close(&object, now) {

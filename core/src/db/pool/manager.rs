@@ -131,7 +131,8 @@ impl managed::Manager for Manager {
     async fn create(&self) -> Result<Session, DialError> {
         // Read first: a loss that is confirmed while this dials is about this session too.
         let (epoch, doubts) = self.0.now();
-        let dialled = self.0.dialler.dial_paced().await?;
+        // Boxed: a dial can pay for it, and every checkout would carry the weight of greeting a server.
+        let dialled = Box::pin(self.0.dialler.dial_paced()).await?;
         self.0.made(dialled, epoch, doubts)
     }
 

@@ -164,7 +164,7 @@ async fn a_dropped_checkout_leaves_nothing_behind() {
         let permit = bulkhead.acquire(Priority::Interactive, deadline, now).await.unwrap().into_owned();
         let time = within(Duration::from_secs(1));
         {
-            let mut checkout = Box::pin(pool.checkout_with(&time, Some(permit)));
+            let mut checkout = Box::pin(pool.checkout_with(&time, Some(permit), now));
             for _ in 0..polls {
                 tokio::select! {
                     biased;

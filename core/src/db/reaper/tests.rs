@@ -53,7 +53,7 @@ impl Scene {
             .unwrap()
             .into_owned();
         let time = AttemptTime::new(deadline, Duration::from_secs(1));
-        self.pool.checkout_with(&time, Some(permit)).await.unwrap()
+        self.pool.checkout_with(&time, Some(permit), Instant::now()).await.unwrap()
     }
 
     /// Asks, and goes away after 100 ms.
