@@ -125,20 +125,21 @@ impl Manager {
 }
 
 impl managed::Manager for Manager {
-    type Type = Session;
+    /// Boxed, because the pool moves it a dozen times for each checkout.
+    type Type = Box<Session>;
     type Error = DialError;
 
-    async fn create(&self) -> Result<Session, DialError> {
+    async fn create(&self) -> Result<Box<Session>, DialError> {
         // Read first: a loss that is confirmed while this dials is about this session too.
         let (epoch, doubts) = self.0.now();
         // Boxed: a dial can pay for it, and every checkout would carry the weight of greeting a server.
         let dialled = Box::pin(self.0.dialler.dial_paced()).await?;
-        self.0.made(dialled, epoch, doubts)
+        self.0.made(dialled, epoch, doubts).map(Box::new)
     }
 
     /// Costs no round trip: liveness comes from what calls report; a check at each checkout would cost a third of the
     /// throughput.
-    async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<DialError> {
+    async fn recycle(&self, session: &mut Box<Session>, _: &Metrics) -> RecycleResult<DialError> {
         if self.0.is_usable(session) {
             return Ok(());
         }
