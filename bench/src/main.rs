@@ -3,12 +3,14 @@
 //!
 //! `make bench-core`, which builds the guardian that cleans up after PostgreSQL.
 
+mod appends;
 mod breakers;
 mod instructions;
 mod measure;
 mod path;
 mod peers;
 mod reads;
+mod recovery;
 mod windows;
 
 use std::path::Path;
@@ -26,7 +28,8 @@ fn main() {
     }
     let [guardian, parts @ ..] = arguments.as_slice() else {
         eprintln!(
-            "usage: ridethrough-bench PATH-OF-RIDETHROUGH-CHAOS [breakers] [windows] [path] [instructions] [reads]"
+            "usage: ridethrough-bench PATH-OF-RIDETHROUGH-CHAOS [breakers] [windows] [path] [instructions] [appends] \
+             [recovery] [reads]"
         );
         std::process::exit(1);
     };
@@ -43,6 +46,14 @@ fn main() {
     }
     if wanted("instructions") {
         print(vec![instructions::table()]);
+    }
+    // Beside the other results of the build: the folder for temporary files may be memory.
+    let disk = std::env::current_dir().expect("there is a current folder").join("target");
+    if wanted("appends") {
+        print(appends::tables(&disk, ROUNDS));
+    }
+    if wanted("recovery") {
+        print(vec![recovery::table(&disk, ROUNDS)]);
     }
     if wanted("reads") {
         print(reads::Ground::new(Path::new(guardian)).tables(ROUNDS));

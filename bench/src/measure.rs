@@ -73,6 +73,12 @@ impl Comparison {
     }
 }
 
+/// Time of the processors that this process has used.
+pub fn cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
 /// The middle figure.
 pub fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
