@@ -1,5 +1,5 @@
-//! A disk in memory for tests: it counts steps, fails or loses power at a chosen one, and afterwards gives the images
-//! that a real disk could show. It does not model time.
+//! A disk in memory for tests: it counts steps, and fails or loses power at a chosen one. What a real disk could show
+//! after that is in `memory/images.rs`. It does not model time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,19 +8,36 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::journal::disk::{Disk, DiskFile, DiskView, FolderLock};
 
-/// A change of content that is not synced.
+#[cfg(test)]
+mod images;
+
+pub(crate) use self::images::Image;
+
+/// A change of content.
 #[derive(Debug, Clone)]
 enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
+    Write {
+        offset: usize,
+        bytes: Vec<u8>,
+    },
     Length(usize),
+    /// At least so long, as a write at the end makes a file.
+    Grow(usize),
+}
+
+/// A change that is not synced, and the step that made it.
+#[derive(Debug, Clone)]
+struct Unsynced<T> {
+    step: u64,
+    change: T,
 }
 
 #[derive(Debug, Default, Clone)]
 struct Content {
     durable: Vec<u8>,
     /// Changes whose sync failed: readable, and never written by a later sync, since the system counts them as clean.
-    stranded: Vec<Change>,
-    unsynced: Vec<Change>,
+    stranded: Vec<Unsynced<Change>>,
+    unsynced: Vec<Unsynced<Change>>,
 }
 
 fn apply(bytes: &mut Vec<u8>, change: &Change) {
@@ -32,30 +49,62 @@ fn apply(bytes: &mut Vec<u8>, change: &Change) {
             bytes[*offset..offset + new.len()].copy_from_slice(new);
         }
         Change::Length(length) => bytes.resize(*length, 0),
+        Change::Grow(length) => bytes.resize(bytes.len().max(*length), 0),
     }
 }
 
 impl Content {
     fn live(&self) -> Vec<u8> {
         let mut bytes = self.durable.clone();
-        self.stranded.iter().chain(&self.unsynced).for_each(|change| apply(&mut bytes, change));
+        self.stranded.iter().chain(&self.unsynced).for_each(|one| apply(&mut bytes, &one.change));
         bytes
     }
 
     fn sync(&mut self) {
-        for change in self.unsynced.drain(..) {
-            apply(&mut self.durable, &change);
+        for one in self.unsynced.drain(..) {
+            apply(&mut self.durable, &one.change);
         }
     }
 }
 
 type Node = Arc<Mutex<Content>>;
 
+type Names = BTreeMap<String, Node>;
+
+/// A change of the folder.
+#[derive(Debug, Clone)]
+enum NameChange {
+    Create { name: String, node: Node },
+    Rename { from: String, to: String, node: Node },
+    Remove { name: String },
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut Names) {
+        match self {
+            Self::Create { name, node } => drop(names.insert(name.clone(), Arc::clone(node))),
+            Self::Rename { from, to, node } => {
+                names.remove(from);
+                names.insert(to.clone(), Arc::clone(node));
+            }
+            Self::Remove { name } => drop(names.remove(name)),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Folder {
-    live: BTreeMap<String, Node>,
-    durable: BTreeMap<String, Node>,
+    live: Names,
+    durable: Names,
+    unsynced: Vec<Unsynced<NameChange>>,
     locked: bool,
+}
+
+impl Folder {
+    fn change(&mut self, step: u64, change: NameChange) {
+        change.apply(&mut self.live);
+        self.unsynced.push(Unsynced { step, change });
+    }
 }
 
 /// What goes wrong, and when.
@@ -80,19 +129,13 @@ struct World {
     reserves: AtomicBool,
 }
 
-/// How much of what was not synced survives.
+/// How much of what was not synced survives, in the two simple cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Survival {
     /// The process died, the machine did not.
     All,
     /// The power went; the disk kept nothing it was not told to.
     Nothing,
-    /// The power went; unsynced writes were kept up to half of the last one, names were kept.
-    Half,
-    /// The power went; of each unsynced write only the second half was kept, the first reads as zeros.
-    LaterHalf,
-    /// The power went; unsynced writes were kept, unsynced changes of length were not.
-    WritesOnly,
 }
 
 /// A folder in memory; clones are the same folder.
@@ -157,10 +200,12 @@ impl MemoryDisk {
     /// The folder that the next start finds; this one is left as it is.
     pub(crate) fn after_crash(&self, survival: Survival) -> Self {
         let folder = self.folder();
-        let names = if survival == Survival::Nothing { &folder.durable } else { &folder.live };
         let image = Self::default();
+        let names = if survival == Survival::Nothing { &folder.durable } else { &folder.live };
         for (name, node) in names {
-            image.put(name, surviving(&node.lock().unwrap(), survival));
+            let content = node.lock().unwrap();
+            let kept = if survival == Survival::Nothing { content.durable.clone() } else { content.live() };
+            image.put(name, kept);
         }
         image
     }
@@ -170,35 +215,14 @@ impl MemoryDisk {
     }
 }
 
-fn surviving(content: &Content, survival: Survival) -> Vec<u8> {
-    let mut bytes = content.durable.clone();
-    let changes: Vec<&Change> = content.stranded.iter().chain(&content.unsynced).collect();
-    let count = changes.len();
-    for (position, change) in changes.into_iter().enumerate() {
-        match (survival, change) {
-            (Survival::Nothing, _) | (Survival::WritesOnly, Change::Length(_)) => {}
-            (Survival::Half, Change::Write { offset, bytes: new }) if position + 1 == count => {
-                let half = Change::Write { offset: *offset, bytes: new[..new.len() / 2].to_vec() };
-                apply(&mut bytes, &half);
-            }
-            (Survival::LaterHalf, Change::Write { offset, bytes: new }) => {
-                let half = new.len() / 2;
-                let later = Change::Write { offset: offset + half, bytes: new[half..].to_vec() };
-                apply(&mut bytes, &later);
-            }
-            _ => apply(&mut bytes, change),
-        }
-    }
-    bytes
-}
-
 impl World {
-    fn step(&self) -> io::Result<()> {
+    /// The number of this step, unless the power is gone.
+    fn step(&self) -> io::Result<u64> {
         let step = self.steps.fetch_add(1, Ordering::SeqCst);
         let cut = |fault: &Fault| matches!(fault, Fault::PowerCut { step: at } if step >= *at);
         match self.faults.lock().unwrap().iter().any(cut) {
             true => Err(io::Error::other("the power is gone")),
-            false => Ok(()),
+            false => Ok(step),
         }
     }
 
@@ -225,9 +249,9 @@ impl Disk for MemoryDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.world.step()?;
+        let step = self.world.step()?;
         let node = Node::default();
-        self.folder().live.insert(name.to_owned(), Arc::clone(&node));
+        self.folder().change(step, NameChange::Create { name: name.to_owned(), node: Arc::clone(&node) });
         Ok(Arc::new(MemoryFile { world: Arc::clone(&self.world), node }))
     }
 
@@ -237,16 +261,21 @@ impl Disk for MemoryDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.world.step()?;
+        let step = self.world.step()?;
         let mut folder = self.folder();
-        let node = folder.live.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        folder.live.insert(to.to_owned(), node);
+        let node = folder.live.get(from).cloned().ok_or(io::ErrorKind::NotFound)?;
+        folder.change(step, NameChange::Rename { from: from.to_owned(), to: to.to_owned(), node });
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.world.step()?;
-        self.folder().live.remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        let step = self.world.step()?;
+        let mut folder = self.folder();
+        if !folder.live.contains_key(name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        folder.change(step, NameChange::Remove { name: name.to_owned() });
+        Ok(())
     }
 
     fn sync_folder(&self) -> io::Result<()> {
@@ -256,6 +285,7 @@ impl Disk for MemoryDisk {
         }
         let mut folder = self.folder();
         folder.durable = folder.live.clone();
+        folder.unsynced.clear();
         Ok(())
     }
 }
@@ -304,18 +334,19 @@ impl DiskFile for MemoryFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.world.step()?;
+        let step = self.world.step()?;
         let offset = usize::try_from(offset).unwrap();
         let room = self.world.room().unwrap_or(usize::MAX);
         let fits = bytes.len().min(room.saturating_sub(offset));
         let change = Change::Write { offset, bytes: bytes[..fits].to_vec() };
-        self.node.lock().unwrap().unsynced.push(change);
+        self.node.lock().unwrap().unsynced.push(Unsynced { step, change });
         if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
-        self.world.step()?;
-        self.node.lock().unwrap().unsynced.push(Change::Length(usize::try_from(length).unwrap()));
+        let step = self.world.step()?;
+        let change = Change::Length(usize::try_from(length).unwrap());
+        self.node.lock().unwrap().unsynced.push(Unsynced { step, change });
         Ok(())
     }
 
@@ -323,8 +354,11 @@ impl DiskFile for MemoryFile {
         let length = usize::try_from(length).unwrap();
         let reserves = self.world.reserves.load(Ordering::SeqCst);
         let mut content = self.node.lock().unwrap();
-        if reserves && content.live().len() < length && self.world.step().is_ok() {
-            content.unsynced.push(Change::Length(length));
+        if reserves
+            && content.live().len() < length
+            && let Ok(step) = self.world.step()
+        {
+            content.unsynced.push(Unsynced { step, change: Change::Grow(length) });
         }
     }
 
