@@ -69,6 +69,9 @@ mod config;
 mod cursor;
 mod disk;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod heads;
 mod index;
 mod inspect;
@@ -86,6 +89,8 @@ mod writer;
 
 pub use crate::journal::aside::{Aside, AsideCounts, AsideEntry};
 pub use crate::journal::config::{JournalConfig, WhenTooOld};
+#[cfg(all(test, feature = "testkit"))]
+pub(crate) use crate::journal::disk::memory;
 pub use crate::journal::error::{AppendError, JournalError, RetryError};
 pub use crate::journal::inspect::{
     AsideGroup, AsideSurvey, CursorState, Loss, SegmentState, SegmentSurvey, Survey, export, inspect,
@@ -238,7 +243,7 @@ impl Journal {
         Ok((journal, writer))
     }
 
-    fn open_on(
+    pub(crate) fn open_on(
         config: JournalConfig,
         disk: Arc<dyn Disk>,
     ) -> Result<(Self, JournalWriter, Recovery), JournalError> {

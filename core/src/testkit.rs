@@ -46,6 +46,8 @@
 mod answers;
 mod builder;
 mod context;
+#[cfg(test)]
+mod crossed;
 mod data;
 mod execute;
 mod journal;
@@ -319,6 +321,15 @@ impl FakePostgres {
     pub fn committed(&self, beginning: impl AsRef<str>) -> usize {
         let beginning = sql::normal(beginning.as_ref());
         lock(&self.world.data).committed().filter(|sql| sql.starts_with(&beginning)).count()
+    }
+
+    /// The statements that change something, begin with this and are committed, in the order in which their transactions
+    /// were; blanks and letter case are as the server compares them.
+    #[must_use]
+    pub fn committed_statements(&self, beginning: impl AsRef<str>) -> Vec<String> {
+        let beginning = sql::normal(beginning.as_ref());
+        let data = lock(&self.world.data);
+        data.committed().filter(|sql| sql.starts_with(&beginning)).map(str::to_owned).collect()
     }
 
     /// The idempotency keys that are committed, in order of their names.

@@ -14,7 +14,7 @@ const ALLOWED: [(&str, &[&str]); 5] = [
     ("tests", &["ridethrough", "ridethrough-chaos"]),
 ];
 /// Workspaces of their own, so that nobody else builds what they compare with or stand on.
-const APART: [&str; 2] = ["bench", "examples/sqlx"];
+const APART: [&str; 3] = ["bench", "examples/sqlx", "fuzz"];
 const WORKSPACE_PREFIX: &str = "ridethrough";
 /// The proxy serves any HTTP backend and must not carry a database driver.
 const PROXY: &str = "frontend-proxy";

@@ -34,7 +34,7 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(CURSOR_BYTES);
         out.extend_from_slice(&CURSOR_MAGIC);
         out.extend_from_slice(&CURSOR_VERSION.to_le_bytes());

@@ -15,7 +15,7 @@ pub(crate) mod volatile;
 #[cfg(test)]
 pub(crate) mod memory;
 
-#[cfg(feature = "testkit")]
+#[cfg(any(test, feature = "testkit", feature = "fuzzing"))]
 pub(crate) mod scratch;
 
 /// Keeps the folder locked while it lives.

@@ -10,6 +10,8 @@ mod codec;
 mod crash;
 mod damage;
 mod inspect;
+mod mutated;
+mod oracle;
 mod order;
 mod promises;
 

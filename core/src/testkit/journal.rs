@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::{task::JoinHandle, time::sleep};
 
-use crate::journal::{Journal, JournalConfig, JournalError};
+use crate::journal::{Journal, JournalConfig, JournalError, JournalWriter};
 
 /// How often the writer looks for appends, in the time of the test; a sync on a slow disk. Less would only cost turns.
 const TURN: Duration = Duration::from_millis(5);
@@ -23,13 +23,20 @@ pub struct TestJournal {
 /// # Errors
 /// [`JournalError::Config`] where `config` cannot be used; its folder is never touched.
 pub fn journal_in_memory(config: JournalConfig) -> Result<TestJournal, JournalError> {
-    let (journal, mut writer) = Journal::open_in_memory(config)?;
-    let writer = tokio::spawn(async move {
-        while writer.turn(Duration::ZERO) {
-            sleep(TURN).await;
-        }
-    });
-    Ok(TestJournal { journal, writer })
+    let (journal, writer) = Journal::open_in_memory(config)?;
+    Ok(TestJournal::with_writer(journal, writer))
+}
+
+impl TestJournal {
+    /// Spawns the writer.
+    pub(super) fn with_writer(journal: Journal, mut writer: JournalWriter) -> Self {
+        let writer = tokio::spawn(async move {
+            while writer.turn(Duration::ZERO) {
+                sleep(TURN).await;
+            }
+        });
+        Self { journal, writer }
+    }
 }
 
 impl Drop for TestJournal {

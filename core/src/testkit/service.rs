@@ -38,13 +38,20 @@ impl TestDb {
         config: DbConfig,
         commands: Arc<dyn Commands>,
     ) -> io::Result<Self> {
-        let url = "postgres://app:app@memory/app".to_owned();
-        let invalid = |error: Box<dyn std::error::Error + Send + Sync>| {
-            io::Error::new(io::ErrorKind::InvalidInput, error)
-        };
         // The folder is a name only: nothing of this journal is on disk.
         let kept =
             journal_in_memory(JournalConfig::new("in-memory")).map_err(|error| invalid(error.into()))?;
+        Self::start_with(server, config, commands, kept)
+    }
+
+    /// As [`start`](Self::start), on a journal that somebody made already.
+    pub(super) fn start_with(
+        server: &FakePostgres,
+        config: DbConfig,
+        commands: Arc<dyn Commands>,
+        kept: TestJournal,
+    ) -> io::Result<Self> {
+        let url = "postgres://app:app@memory/app".to_owned();
         let mut config = DbConfig { url, ..config };
         config.pool.connector = Connecting::through(Arc::new(server.clone()));
         let (db, background) = Db::new(config, CacheConfig::default(), kept.journal.clone(), commands)
@@ -65,6 +72,10 @@ impl TestDb {
     pub fn journal(&self) -> &Journal {
         &self.journal.journal
     }
+}
+
+fn invalid(error: Box<dyn std::error::Error + Send + Sync>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
 /// Every connection of a database path is one to the fake server, whatever its URL says.
