@@ -13,7 +13,7 @@ endif
 # The bench is a workspace of its own, so its programs are in a folder of its own.
 BENCH := $(CARGO) run --quiet --release --manifest-path bench/Cargo.toml --
 
-.PHONY: help setup build demo up test bench bench-core example-sqlx fmt lint doc deny
+.PHONY: help setup build demo up test soak-kill fuzz bench bench-core example-sqlx fmt lint doc deny
 
 help: ## list the targets
 	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
@@ -34,6 +34,13 @@ up: build ## run the stack on http://127.0.0.1:8080 until Ctrl-C
 test: setup ## everything CI checks
 	@scripts/test.sh
 
+soak-kill: build ## kill the server at every step of journal and replay, KILL_ROUNDS times (200)
+	@$(CARGO) build --quiet -p ridethrough-server --features sabotage --bin ridethrough-server-sabotage
+	@RIDETHROUGH_KILL_ROUNDS=$(or $(KILL_ROUNDS),200) $(CARGO) test --quiet -p ridethrough-tests --test e2e killed:: -- --nocapture
+
+fuzz: ## look for bytes that break the reading of a journal, FUZZ_SECONDS a target (300); needs nightly and cargo-fuzz
+	@scripts/fuzz.sh
+
 bench: ## what the library costs, as times and ratios
 	@$(CARGO) bench --quiet -p ridethrough --bench cost
 
@@ -46,6 +53,7 @@ example-sqlx: ## sqlx behind a guard, built apart; restart the PostgreSQL of DAT
 fmt: ## format the code
 	@$(CARGO) fmt --all
 	@$(CARGO) fmt --manifest-path examples/sqlx/Cargo.toml
+	@$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
 lint: ## clippy and the tidy test
 	@$(CARGO) clippy --quiet --workspace --all-targets --all-features -- -D warnings

@@ -19,6 +19,8 @@ mod harness;
 #[cfg(test)]
 mod journal;
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
 mod mended;
 #[cfg(test)]
 mod proxy;

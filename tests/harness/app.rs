@@ -81,8 +81,19 @@ impl App {
     /// # Cancel safety
     /// A drop leaves it starting.
     pub async fn restart(&self) {
+        self.restart_with(&[]).await;
+    }
+
+    /// Starts it again with additional environment, for this life only.
+    ///
+    /// # Panics
+    /// As [`App::restart`].
+    ///
+    /// # Cancel safety
+    /// As [`App::restart`].
+    pub async fn restart_with(&self, env: &[(&str, String)]) {
         let before = read(&self.stdout()).len();
-        self.spawn();
+        self.spawn(env);
         let expected = format!("listening main={} admin={}", self.0.main, self.0.admin);
         let listening = async || {
             let printed = read(&self.stdout());
@@ -105,7 +116,7 @@ impl App {
     /// A drop leaves it running.
     pub async fn restart_in_vain(&self) -> (Exit, String) {
         let before = read(&self.log()).len();
-        self.spawn();
+        self.spawn(&[]);
         let exit = until(&format!("{} gives up", self.name()), START_LIMIT, async || self.exit()).await;
         (exit, read(&self.log()).get(before..).unwrap_or_default().to_owned())
     }
@@ -262,9 +273,10 @@ impl App {
         self.0.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self) {
+    fn spawn(&self, env: &[(&str, String)]) {
         assert!(self.pid().is_none(), "{} runs already", self.name());
         let mut blueprint = self.0.blueprint.clone();
+        blueprint.env.extend(env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         for (option, address) in [("--listen", self.0.main), ("--admin-listen", self.0.admin)] {
             blueprint.args.extend([OsString::from(option), address.to_string().into()]);
         }

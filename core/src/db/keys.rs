@@ -12,7 +12,7 @@ use super::{
     command::{Applied, Command, Settled, WriteState, WriteStatus},
     statements::Statements,
 };
-use crate::sabotage::{self, Bug};
+use crate::sabotage::{self, Bug, Step};
 
 /// The table, for the service's migrations. Running it again changes nothing.
 pub const SCHEMA_SQL: &str = "\
@@ -42,6 +42,7 @@ pub(super) async fn claim(statements: &Statements<'_>, command: &Command) -> Res
     if sabotage::planted(Bug::NoIdempotency) {
         return Ok(true);
     }
+    sabotage::reached(Step::BeforeClaim);
     let inserted = statements
         .run(
             "INSERT INTO ridethrough_writes (key, command, fingerprint, outcome, accepted_at) \
@@ -49,6 +50,7 @@ pub(super) async fn claim(statements: &Statements<'_>, command: &Command) -> Res
             &[&command.key, &command.name, &command.fingerprint.as_slice(), &command.accepted_at],
         )
         .await?;
+    sabotage::reached(Step::AfterClaim);
     Ok(inserted == 1)
 }
 

@@ -23,6 +23,7 @@ use crate::{
     bulkhead::Ended as CallEnded,
     error::{Error, ErrorClass, Phase, Stage},
     metrics,
+    sabotage::{self, Step},
 };
 
 /// COMMIT alone tells nothing: in an aborted transaction PostgreSQL answers it with ROLLBACK, and the driver reports
@@ -180,8 +181,10 @@ async fn run(
 
 /// Sends COMMIT, and looks at what the driver does not: whether that is what was done.
 async fn commit(loan: &Loan) -> Result<(), Stopped> {
+    sabotage::reached(Step::BeforeCommit);
     loan.begin_commit();
     loan.batch_execute(COMMIT).await?;
+    sabotage::reached(Step::AfterCommit);
     if loan.has_rolled_back() { Err(Stopped::RolledBack) } else { Ok(()) }
 }
 

@@ -20,7 +20,7 @@ use crate::journal::record::{self, Stamp};
 use crate::journal::recovery::{Paths, Sealed, Start};
 use crate::journal::segment::{FileKind, Segment};
 use crate::journal::state::{Request, Shared, Work, Written};
-use crate::sabotage::{self, Bug};
+use crate::sabotage::{self, Bug, Step};
 
 /// How long an idle writer waits before it looks after the cursor; also the least time between two stored cursors,
 /// because each costs two syncs and losing one only means replaying a second's worth again.
@@ -145,10 +145,12 @@ impl JournalWriter {
             self.rotate().map_err(|error| self.refuse(&error, "create a journal segment"))?;
         }
         let places = self.encode(batch);
+        sabotage::reached(Step::BeforeAppend);
         let segment = &mut self.active.segment;
         if let Err(error) = segment.file.write_all_at(&self.buffer, segment.length) {
             return Err(self.undo(&error));
         }
+        sabotage::reached(Step::BeforeSync);
         if !sabotage::planted(Bug::SkipFsync)
             && let Err(error) = segment.file.sync_data()
         {
@@ -156,6 +158,7 @@ impl JournalWriter {
             self.poison(&error, "sync the journal");
             return Err(AppendError::Unknown);
         }
+        sabotage::reached(Step::BeforeAnswer);
         segment.length += self.buffer.len() as u64;
         self.next_sequence += batch.len() as u64;
         self.shared.set_disk_full(false);
@@ -220,6 +223,7 @@ impl JournalWriter {
     /// Seals the active segment and begins the next one.
     fn rotate(&mut self) -> io::Result<()> {
         self.active.must_rotate = true;
+        sabotage::reached(Step::BeforeRotation);
         let id = self.active.segment.header.journal_id;
         let next = Active::new(Segment::create(
             self.disk.as_ref(),
@@ -256,6 +260,7 @@ impl JournalWriter {
     fn store_cursor(&mut self) -> io::Result<()> {
         let through = self.shared.with_index(|index| index.settled_through());
         if through > self.stored_cursor {
+            sabotage::reached(Step::BeforeCursor);
             let journal_id = self.active.segment.header.journal_id;
             Cursor { journal_id, through }.store(self.disk.as_ref())?;
             self.stored_cursor = through;
@@ -274,6 +279,7 @@ impl JournalWriter {
         }
         let mut removed = false;
         while self.sealed.front().is_some_and(|oldest| oldest.last <= through) {
+            sabotage::reached(Step::BeforeRemoval);
             if let Some(oldest) = self.sealed.pop_front()
                 && let Err(error) = self.disk.remove(&oldest.name)
                 && error.kind() != io::ErrorKind::NotFound

@@ -11,6 +11,7 @@ use crate::journal::read;
 use crate::journal::state::{Chore, SetAside};
 use crate::journal::writer::JournalWriter;
 use crate::journal::{Aside, Entry, JournalError, record};
+use crate::sabotage::{self, Step};
 
 impl JournalWriter {
     pub(super) fn do_chore(&mut self, chore: Chore) {
@@ -36,8 +37,10 @@ impl JournalWriter {
         let entries = read::read(&self.paths, &places)?;
         // As exactly as the file tells it after a restart.
         let since = record::time(record::micros(SystemTime::now()));
+        sabotage::reached(Step::BeforeAside);
         let kept = self.aside_file().and_then(|file| file.keep(&entries, why, since));
         let written = kept.map_err(|fault| self.aside_fault(fault))?;
+        sabotage::reached(Step::AfterAside);
         self.shared.with_index(|index| {
             for (place, written) in places.into_iter().zip(written) {
                 let aside = AsideSlot { slot: moved(&place.slot, &written), why: why.clone(), since };
@@ -116,6 +119,7 @@ impl JournalWriter {
         let entries = read::read(&self.paths, &places)?;
         let kept: Vec<(Entry, Aside, i64)> =
             entries.into_iter().zip(reasons).map(|(entry, (why, since))| (entry, why, since)).collect();
+        sabotage::reached(Step::BeforeCompaction);
         let id = self.active.segment.header.journal_id;
         let anew = AsideFile::create_with(self.disk.as_ref(), id, &kept, gone);
         let (file, written) = anew.map_err(|error| self.aside_fault(AppendFault::Refused(error)))?;
