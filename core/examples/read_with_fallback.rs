@@ -66,7 +66,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (_drain, draining) = Drain::new();
     tokio::spawn(background.prober.run(draining.clone()));
     tokio::spawn(background.reaper.run(draining.clone()));
-    tokio::spawn(background.refresher.run(draining));
+    tokio::spawn(background.refresher.run(draining.clone()));
+    tokio::spawn(background.listener.run(draining.clone()));
+    tokio::spawn(background.keeper.run(draining));
     for _ in 0..40 {
         let deadline = Deadline::after(Instant::now(), Duration::from_secs(1));
         match db.read(&ServerTime, deadline).await {

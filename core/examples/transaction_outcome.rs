@@ -65,7 +65,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     db.set_schema(SchemaPart::Ok);
     let (_drain, draining) = Drain::new();
     tokio::spawn(background.prober.run(draining.clone()));
-    tokio::spawn(background.reaper.run(draining));
+    tokio::spawn(background.reaper.run(draining.clone()));
+    tokio::spawn(background.listener.run(draining.clone()));
+    tokio::spawn(background.keeper.run(draining));
     for number in 0..40 {
         let (from, to) = if number % 2 == 0 { (1, 2) } else { (2, 1) };
         match transfer(&db, from, to).await {

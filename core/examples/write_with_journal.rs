@@ -56,7 +56,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (_drain, draining) = Drain::new();
     tokio::spawn(background.prober.run(draining.clone()));
     tokio::spawn(background.replay.run(draining.clone()));
-    tokio::spawn(background.reaper.run(draining));
+    tokio::spawn(background.reaper.run(draining.clone()));
+    tokio::spawn(background.listener.run(draining.clone()));
+    tokio::spawn(background.keeper.run(draining));
     let run = fastrand::u64(..);
     for number in 0..40_u8 {
         let order = Command {

@@ -8,12 +8,17 @@
 //! Defaults, metrics and what not to do: `docs/patterns/degraded-reads.md`.
 
 mod answer;
+#[cfg(feature = "postgres")]
+mod carried;
 mod entry;
 mod freshness;
 mod key;
 mod policy;
 #[cfg(feature = "postgres")]
 mod single_flight;
+#[cfg(feature = "postgres")]
+mod snapshot;
+mod tags;
 
 use std::{
     sync::{
@@ -29,7 +34,8 @@ use tokio::time::Instant;
 
 #[cfg(feature = "serde")]
 pub use self::answer::Json;
-use self::entry::{AGAIN, Entry, Known};
+#[cfg(feature = "postgres")]
+pub use self::carried::SnapshotConfig;
 #[cfg(feature = "postgres")]
 pub(crate) use self::single_flight::Flights;
 pub use self::{
@@ -38,6 +44,10 @@ pub use self::{
     freshness::{Freshness, StaleReason},
     key::{CacheKey, Principal},
     policy::{ReadPolicy, Usable},
+};
+use self::{
+    entry::{AGAIN, Entry, Known},
+    tags::Changes,
 };
 
 /// The bounds of the cache.
@@ -54,11 +64,19 @@ pub struct CacheConfig {
     /// it is helps more than none.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
     pub stale_max: Duration,
+    /// How it is kept over a restart. Default not at all.
+    #[cfg(feature = "postgres")]
+    pub snapshot: SnapshotConfig,
 }
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self { bytes_max: 64 * 1024 * 1024, stale_max: Duration::from_secs(24 * 3600) }
+        Self {
+            bytes_max: 64 * 1024 * 1024,
+            stale_max: Duration::from_secs(24 * 3600),
+            #[cfg(feature = "postgres")]
+            snapshot: SnapshotConfig::default(),
+        }
     }
 }
 
@@ -129,8 +147,7 @@ pub struct ReadCache {
     /// When the newest entry was true, to a tenth of a second: older than `stale_max`, and everything is expired.
     /// Milliseconds since `first`, and one more; 0 for none. Read before it is written, because every answer passes here.
     newest: AtomicU64,
-    /// Whatever was true before this may have changed unseen. Nanoseconds since `first`, and one more; 0 for none.
-    doubtful_before: AtomicU64,
+    changes: Changes,
     first: OnceLock<Instant>,
 }
 
@@ -142,8 +159,8 @@ impl ReadCache {
         const TYPICAL_BYTES: u64 = 512;
         let estimate = usize::try_from(config.bytes_max / TYPICAL_BYTES).unwrap_or(usize::MAX);
         let entries = Cache::with_weighter(estimate.clamp(16, 1 << 20), config.bytes_max, ByBytes);
-        let (newest, doubtful_before) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { config, entries, newest, doubtful_before, first: OnceLock::new() }
+        let changes = Changes::new(Instant::now());
+        Self { config, entries, newest: AtomicU64::new(0), changes, first: OnceLock::new() }
     }
 
     /// What was last known of `key` at `now`, unless it is expired.
@@ -184,33 +201,52 @@ impl ReadCache {
         CacheFill { cache: self, as_of, now, source: Source::OldWrite, standby: None, again: AGAIN }
     }
 
+    /// What is made of one of these was changed before `at`: answers from before only help where the database cannot be asked.
+    pub fn changed(&self, tags: &Tags, at: Instant) {
+        if !tags.is_none() {
+            self.changes.note(tags, at);
+        }
+    }
+
     /// From now on whatever was asked before `at` only helps where the database cannot be asked: news of changes may have
     /// been missed until then.
     pub fn doubt_before(&self, at: Instant) {
-        let first = self.first_before(at);
-        let after = u64::try_from(at.saturating_duration_since(first).as_nanos()).unwrap_or(u64::MAX - 1);
-        self.doubtful_before.fetch_max(after.saturating_add(1), Ordering::Relaxed);
+        self.changes.note_all(at);
+    }
+
+    /// From now on news of changes are missed: no kept answer counts as fresh until [`hears`](Self::hears).
+    #[cfg(feature = "postgres")]
+    pub(crate) fn goes_deaf(&self) {
+        self.changes.goes_deaf();
+    }
+
+    /// News of changes from `at` on arrive.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn hears(&self, at: Instant) {
+        self.changes.hears(at);
     }
 
     #[inline]
     fn is_doubtful(&self, entry: &Entry) -> bool {
-        let Some(after) = self.doubtful_before.load(Ordering::Relaxed).checked_sub(1) else { return false };
-        let first = self.first.get().copied();
-        first
-            .and_then(|first| first.checked_add(Duration::from_nanos(after)))
-            .is_none_or(|at| entry.as_of < at)
+        !self.changes.is_current(&entry.tags, entry.as_of)
+    }
+
+    /// Differs where what is kept does.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn revision(&self) -> (u64, usize, u64) {
+        (self.newest.load(Ordering::Relaxed), self.entries.len(), self.entries.weight())
     }
 
     /// All that could be served now or later, to be carried over a restart. In no order; what is stored or leaves
     /// meanwhile may be among it or not.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the snapshot on disk will ask for it"))]
+    #[cfg(feature = "postgres")]
     pub(crate) fn kept(&self) -> impl Iterator<Item = (CacheKey, Arc<Entry>)> {
         self.entries.iter().filter(|(_, entry)| entry.known != Known::Forgotten)
     }
 
     /// Takes back what was kept before a restart, true `age` ago, unless something newer is known already. It is doubtful
     /// from the start: nobody listened for changes meanwhile.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the snapshot on disk will bring it back"))]
+    #[cfg(feature = "postgres")]
     pub(crate) fn restore(&self, key: CacheKey, known: Known, tags: Tags, age: Duration, now: Instant) {
         self.doubt_before(now);
         // Older than this clock can tell is expired for sure.
@@ -345,7 +381,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn cache() -> ReadCache {
-        ReadCache::new(CacheConfig { bytes_max: 10_000, stale_max: SECOND * 60 })
+        ReadCache::new(CacheConfig { bytes_max: 10_000, stale_max: SECOND * 60, ..CacheConfig::default() })
     }
 
     fn a() -> CacheKey {

@@ -20,10 +20,13 @@ mod gate;
 mod guards;
 mod hosts;
 mod judge;
+mod keeper;
 mod kept;
 mod keys;
 mod lanes;
+mod listen;
 mod outcome;
+mod overlay;
 mod pool;
 mod probe;
 mod query;
@@ -64,8 +67,11 @@ pub use self::{
     config::{ConfigInvalid, DbConfig, PoolConfig, Pooler, ProbeConfig, ReadConfig, WriteConfig},
     connector::{BoxStream, ByteStream, Connecting, Connector, HostAddress},
     judge::judge,
+    keeper::Keeper,
     keys::{SCHEMA_SQL, to_microseconds},
+    listen::Listener,
     outcome::{Outcome, Unresolved},
+    overlay::{Base, Overlay, PendingWrite, PendingWrites, Promise},
     probe::Prober,
     query::{Query, Read, Source},
     reaper::Reaper,
@@ -75,7 +81,10 @@ pub use self::{
     tls::Tls,
     transact::TransactionOptions,
 };
-use self::{begin::Marking, classify::Circuit, gate::Gate, hosts::Hosts, refresh::Refreshes};
+use self::{
+    begin::Marking, classify::Circuit, gate::Gate, hosts::Hosts, listen::Telling, overlay::Overlays,
+    refresh::Refreshes,
+};
 use crate::{
     budget::RetryBudget,
     bulkhead::Bulkhead,
@@ -106,6 +115,10 @@ pub struct Background {
     pub reaper: Reaper,
     /// Asks anew for answers that are served from the cache; idle where no query's policy says so.
     pub refresher: Refresher,
+    /// Hears what other replicas changed.
+    pub listener: Listener,
+    /// Keeps the read cache over a restart.
+    pub keeper: Keeper,
 }
 
 struct Shared {
@@ -128,10 +141,16 @@ struct Shared {
     random: Mutex<fastrand::Rng>,
     replayed: AtomicU64,
     marking: Marking,
+    telling: Telling,
+    overlays: Overlays,
+    /// Which database and role a cache snapshot belongs to.
+    origin: u32,
 }
 
 impl Db {
     /// A database that has not been seen yet. Dials nothing: the service starts whether or not the database is there.
+    ///
+    /// What a cache snapshot and the journal hold from before is read here, which blocks for as long as the disk takes.
     ///
     /// With several hosts in the URL the prober finds the primary; the order does not matter.
     ///
@@ -142,7 +161,7 @@ impl Db {
     /// let url = "postgres://app@one:5432,two:5432/todos?sslmode=verify-full".to_owned();
     /// let config = DbConfig { url, ..DbConfig::default() };
     /// let (db, background) = Db::new(config, CacheConfig::default(), journal, commands)?;
-    /// // `main` spawns background.prober, .replay, .reaper and .refresher.
+    /// // `main` spawns background.prober, .replay, .reaper, .refresher, .listener and .keeper.
     /// # Ok(())
     /// # }
     /// ```
@@ -178,18 +197,29 @@ impl Db {
             random: Mutex::new(fastrand::Rng::new()),
             replayed: AtomicU64::new(0),
             marking: Marking::default(),
+            telling: Telling::new(config.notices),
+            overlays: Overlays::default(),
+            origin: keeper::origin(&target),
             config,
         };
+        keeper::load(&shared.cache, shared.origin);
         let db = Self(Arc::new(shared));
-        let (prober, replay) = (Prober::new(db.clone()), Replay::new(db.clone()));
-        let refresher = Refresher::new(db.clone(), refreshing);
-        let background = Background { prober, replay, reaper, refresher };
+        db.recall_pending(now);
+        let background = Background {
+            prober: Prober::new(db.clone()),
+            replay: Replay::new(db.clone()),
+            reaper,
+            refresher: Refresher::new(db.clone(), refreshing),
+            listener: Listener::new(db.clone()),
+            keeper: Keeper::new(db.clone()),
+        };
         Ok((db, background))
     }
 
     /// Answers `query` from the primary; or else from a standby that is not too far behind, or with the last good answer,
     /// both labelled stale. The result says who answered and how old the answer may be. Where the query's
-    /// [policy](Query::policy) has kept answers served without asking, those come first, labelled too.
+    /// [policy](Query::policy) has kept answers served without asking, those come first, labelled too. Writes of this
+    /// replica that wait in its journal are laid over it, where the query says how ([`Query::overlay`]).
     ///
     /// ```no_run
     /// # use ridethrough::{Deadline, Error, db::{Db, Query, Source}};
@@ -211,6 +241,20 @@ impl Db {
     /// A dropped read destroys its connection and changes nothing else.
     pub async fn read<Q: Query>(&self, query: &Q, deadline: Deadline) -> Result<Read<Q::Answer>, Error> {
         let started = Instant::now();
+        if let Some(promised) = self.promised(query, started) {
+            return Ok(promised);
+        }
+        let read = self.read_unchanged(query, deadline, started).await;
+        self.overlaid(query, read, started)
+    }
+
+    /// The answer without what waits in the journal.
+    async fn read_unchanged<Q: Query>(
+        &self,
+        query: &Q,
+        deadline: Deadline,
+        started: Instant,
+    ) -> Result<Read<Q::Answer>, Error> {
         let key = query.cache_key();
         if !self.schema_is_usable() && *self.0.schema.borrow() == SchemaPart::Mismatch {
             let retry_after = self.retry_after(started);

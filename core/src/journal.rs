@@ -67,7 +67,7 @@ use crate::metrics;
 mod aside;
 mod config;
 mod cursor;
-mod disk;
+pub(crate) mod disk;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -53,6 +53,11 @@ pub const CATALOGUE: &[(&str, Kind, &str)] = &[
         "Reads by what they got: fresh or stale; or nothing, where what was kept had expired, or nothing was (miss).",
     ),
     ("ridethrough_cache_age_seconds", Kind::Histogram, "Age of the stale answers that were served."),
+    (
+        "ridethrough_listening",
+        Kind::Gauge,
+        "1 while changes of other replicas are heard, 0 while they are not.",
+    ),
     ("ridethrough_journal_depth", Kind::Gauge, "Accepted writes that are not applied yet."),
     ("ridethrough_journal_bytes", Kind::Gauge, "Bytes of accepted writes that are not applied yet."),
     ("ridethrough_journal_oldest_seconds", Kind::Gauge, "Age of the oldest accepted write not applied yet."),

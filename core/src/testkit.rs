@@ -51,6 +51,7 @@ mod crossed;
 mod data;
 mod execute;
 mod journal;
+mod notices;
 mod operators;
 mod reply;
 mod script;
@@ -279,6 +280,13 @@ impl FakePostgres {
     /// Ends every session with a FATAL error of this code, such as 57P01, busy or idle.
     pub fn terminate_all(&self, code: impl Into<String>) {
         self.world.order_all(&Order::Fatal(code.into()));
+    }
+
+    /// Tells all sessions that listen on the channel, as another client would.
+    pub fn notify(&self, channel: impl Into<String>, payload: impl Into<String>) {
+        let notice = notices::Notice { process: 0, channel: channel.into(), payload: payload.into() };
+        // Nobody listens at all.
+        let _ = self.world.notices.send(notice);
     }
 
     /// Writes fail with 25006 until [`recover`](Self::recover).

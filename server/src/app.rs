@@ -21,7 +21,7 @@ pub(crate) use self::{observe::describe_metrics, people::Pages};
 use crate::{
     error::Trouble,
     routes::{page, todos, writes},
-    todo::Waiting,
+    todo::SettledKeys,
 };
 
 /// What every handler may use. Clones share it.
@@ -29,8 +29,8 @@ use crate::{
 pub(crate) struct App {
     pub(crate) db: Db,
     pub(crate) journal: Journal,
-    /// Journaled changes that readers see already.
-    pub(crate) waiting: Arc<Waiting>,
+    /// Keys of writes that came to their end lately.
+    pub(crate) settled: Arc<SettledKeys>,
     /// Writes in progress, also those whose client has left.
     pub(crate) writes: InFlight,
     pub(crate) pages: Arc<Pages>,

@@ -138,6 +138,13 @@ impl Config {
         }
     }
 
+    /// The read cache's settings, with its snapshot in the data folder.
+    pub(crate) fn cache(&self) -> CacheConfig {
+        let mut cache = self.cache.clone();
+        cache.snapshot.dir = Some(self.server.data_dir.clone());
+        cache
+    }
+
     /// The configuration for `/debug/config`: everything but the password.
     pub(crate) fn redacted(&self) -> Value {
         let database = &self.database;
@@ -173,6 +180,7 @@ impl Config {
                 "bulkhead": database.bulkhead,
                 "budget": database.budget,
                 "backoff": database.backoff,
+                "notices": database.notices,
             },
             "journal": self.journal,
             "cache": self.cache,

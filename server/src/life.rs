@@ -31,7 +31,7 @@ use crate::{
     cli::{CLEAN, CUT, INTERNAL_FAULT, WRONG_CONFIGURATION},
     config::Config,
     migrate,
-    todo::{TodoCommands, Waiting},
+    todo::{SettledKeys, TodoCommands},
 };
 
 /// How long each of the last parts may take to end: the journal has only to finish the sync in progress.
@@ -107,14 +107,14 @@ async fn start(config: &Config) -> Result<Running, NotStarted> {
     let listener = bind(config.server.listen).await?;
     let main_address = listener.local_addr().map_err(|error| NotStarted::fault(error.to_string()))?;
 
-    let waiting = Arc::new(Waiting::default());
-    let commands = Arc::new(TodoCommands::new(replica, Arc::clone(&waiting)));
-    let database = Db::new(config.database.clone(), config.cache.clone(), journal.clone(), commands);
-    let (db, background) = database.map_err(|error| NotStarted::wrong_configuration(error.to_string()))?;
+    let settled = Arc::new(SettledKeys::default());
+    let commands = Arc::new(TodoCommands::new(replica, Arc::clone(&settled)));
+    let database = open_database(config, journal.clone(), commands).await;
+    let (db, background) = database?;
     let app = App {
         db: db.clone(),
         journal: journal.clone(),
-        waiting: Arc::clone(&waiting),
+        settled,
         writes: InFlight::default(),
         pages: Arc::new(Pages::new()),
         probes,
@@ -127,7 +127,7 @@ async fn start(config: &Config) -> Result<Running, NotStarted> {
         .map_err(|error| NotStarted::fault(format!("no thread for the journal: {error}")))?;
     let writes = app.writes.clone();
     vitals.attach(db.clone());
-    let background = spawn_background(&vitals, &db, background, (waiting, journal.clone()), &back_draining);
+    let background = spawn_background(&vitals, &db, background, &back_draining);
     let serving = spawn_serving(listener, app::router(app), config, &vitals, front_draining);
     vitals.turn(Life::Running);
     announce(main_address, admin.address);
@@ -179,6 +179,20 @@ async fn open_journal(config: &Config) -> Result<(Journal, JournalWriter), NotSt
     Ok((journal, writer))
 }
 
+/// Reads the cache snapshot and what waits in the journal, so it stays off the runtime too.
+async fn open_database(
+    config: &Config,
+    journal: Journal,
+    commands: Arc<TodoCommands>,
+) -> Result<(Db, Background), NotStarted> {
+    let (database, cache) = (config.database.clone(), config.cache());
+    let opened = tokio::task::spawn_blocking(move || Db::new(database, cache, journal, commands)).await;
+    match opened {
+        Ok(opened) => opened.map_err(|error| NotStarted::wrong_configuration(error.to_string())),
+        Err(_) => Err(NotStarted::fault("the start of the database path broke off")),
+    }
+}
+
 async fn bind(address: SocketAddr) -> Result<TcpListener, NotStarted> {
     TcpListener::bind(address)
         .await
@@ -188,20 +202,21 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, NotStarted> {
 fn spawn_background(
     vitals: &Arc<Vitals>,
     db: &Db,
-    Background { prober, replay, reaper, refresher }: Background,
-    (waiting, journal): (Arc<Waiting>, Journal),
+    Background { prober, replay, reaper, refresher, listener, keeper }: Background,
     draining: &Draining,
 ) -> Vec<JoinHandle<()>> {
     let watch = |name, task| watched(name, task, Arc::clone(&vitals.watchdog), draining.clone());
     let beating = Arc::clone(vitals);
     tokio::spawn(async move { beating.watchdog.keep_beating().await });
-    tokio::spawn(vitals::keep_shown(Arc::clone(vitals), (waiting, journal)));
+    tokio::spawn(vitals::keep_shown(Arc::clone(vitals)));
     let migrating = tokio::spawn(migrate::when_seen(db.clone(), draining.clone()));
     vec![
         watch("prober", tokio::spawn(prober.run(draining.clone()))),
         watch("replay", tokio::spawn(replay.run(draining.clone()))),
         watch("reaper", tokio::spawn(reaper.run(draining.clone()))),
         watch("refresher", tokio::spawn(refresher.run(draining.clone()))),
+        watch("listener", tokio::spawn(listener.run(draining.clone()))),
+        watch("keeper", tokio::spawn(keeper.run(draining.clone()))),
         watch("migrations", migrating),
     ]
 }

@@ -141,7 +141,7 @@ pub(crate) async fn when_seen(db: Db, mut draining: Draining) {
         let seen = database.wait_for(answers);
         if timeout(PATIENCE_AT_START, seen).await.is_err() {
             tracing::warn!(
-                "database is away; starting degraded: writes go to the journal, reads wait for the database"
+                "database is away; starting degraded: writes go to the journal, reads get what was kept"
             );
         }
         let mut pause = PAUSE_FIRST;

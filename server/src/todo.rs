@@ -22,7 +22,7 @@ pub(crate) use self::{
     intent::{Intent, Payload, Seen},
     queries::{Page, PageQuery, TodoQuery},
     settled::SettledKeys,
-    waiting::Waiting,
+    waiting::Change,
 };
 
 /// The tag of all lists: any change of any todo may change them.
@@ -103,6 +103,11 @@ impl Todo {
     /// The key of the cache under which the todo is found.
     pub(crate) fn cache_key(id: Uuid) -> CacheKey {
         CacheKey::shared(format_args!("todo/{id}"))
+    }
+
+    /// What a change of the todo changes.
+    pub(crate) fn tags_of_change(id: Uuid) -> Tags {
+        Tags::of([format!("todo/{id}"), TODOS.to_owned()])
     }
 
     /// By which a change of the todo finds the answers that show it alone.

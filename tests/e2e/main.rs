@@ -30,3 +30,5 @@ mod repeated;
 mod stale;
 #[cfg(test)]
 mod steps;
+#[cfg(test)]
+mod warm;

@@ -157,12 +157,14 @@ impl Service {
         let (db, background) = Db::new(config, CacheConfig::default(), journal.clone(), commands)
             .expect("the settings are good");
         let (drain, draining) = Drain::new();
-        let Background { prober, replay, reaper, refresher } = background;
+        let Background { prober, replay, reaper, refresher, listener, keeper } = background;
         let background = vec![
             tokio::spawn(prober.run(draining.clone())),
             tokio::spawn(reaper.run(draining.clone())),
             tokio::spawn(refresher.run(draining.clone())),
-            tokio::spawn(replay.run(draining)),
+            tokio::spawn(replay.run(draining.clone())),
+            tokio::spawn(listener.run(draining.clone())),
+            tokio::spawn(keeper.run(draining)),
         ];
         db.set_schema(SchemaPart::Ok);
         Self {

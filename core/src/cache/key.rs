@@ -82,7 +82,7 @@ impl CacheKey {
     }
 
     /// A key that was stored; `None` where the bytes are none.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the snapshot on disk will read keys back"))]
+    #[cfg(any(test, feature = "postgres"))]
     pub(crate) fn from_stored(bytes: &[u8]) -> Option<Self> {
         let is_key = match bytes.split_first()? {
             (&SHARED, question) => std::str::from_utf8(question).is_ok(),

@@ -5,8 +5,11 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::statements::Statements;
-use crate::{cache::CacheFill, error::Error};
+use super::{overlay::Promise, statements::Statements};
+use crate::{
+    cache::{CacheFill, Tags},
+    error::Error,
+};
 
 /// One write, complete enough to be applied later by another process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,23 @@ pub trait Commands: Send + Sync + 'static {
         command: &'c Command,
         replayed: bool,
     ) -> BoxFuture<'c, Result<Applied, ApplyError>>;
+
+    /// What the command changes, in the words with which queries say of what their answers are made
+    /// ([`Query::tags`](super::Query::tags)). Answers that are made of it are doubtful once the command is settled, here and,
+    /// with [`DbConfig::notices`](super::DbConfig::notices), at other replicas; and while it waits in the journal it is laid
+    /// over them ([`Query::overlay`](super::Query::overlay)). Default none.
+    fn tags(&self, command: &Command) -> Tags {
+        let _ = command;
+        Tags::none()
+    }
+
+    /// What the command is to make true, for readers of this replica to see while it waits in the journal; in a form that
+    /// [`Query::overlay`](super::Query::overlay) understands. Asked once, when the command is accepted or found in the
+    /// journal at the start. Default `None`: they see it when it is applied.
+    fn promise(&self, command: &Command) -> Option<Promise> {
+        let _ = command;
+        None
+    }
 
     /// The command was journaled: the moment to note what readers of this replica should see until it is settled. Replay
     /// is quick, so [`settled`](Self::settled) may have been called for it already.

@@ -32,6 +32,11 @@ pub struct DbConfig {
     pub backoff: Backoff,
     /// The background probe.
     pub probe: ProbeConfig,
+    /// Tell other replicas what each committed write changed ([`Commands::tags`](super::Commands::tags)), and hear it from
+    /// them, by PostgreSQL's `NOTIFY` and `LISTEN`. Default `false`: a transaction that notifies holds a lock of the whole
+    /// server while it commits, so that such commits reach the disk one by one. Worth it where kept answers are served
+    /// unasked ([`ReadPolicy::fresh_for`](crate::cache::ReadPolicy)) by several replicas and writes are few.
+    pub notices: bool,
 }
 
 /// Connections and what the server is told about them.

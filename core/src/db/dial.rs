@@ -30,7 +30,7 @@ use super::{
     classify::{self, Connection, Verdict},
     config::{PoolConfig, Pooler},
     connector::{BoxStream, Connector, HostAddress},
-    session::{Dialled, Ear, Setup},
+    session::{Dialled, Ear, OnNotice, Setup},
     tls::{self, Tls},
 };
 use crate::{
@@ -201,8 +201,17 @@ impl Dialler {
 
     /// As [`dial`](Self::dial), with what the host said of itself and the ear on the connection.
     pub(super) async fn dial_known(&self, limit: Duration) -> Result<Dialled, Error> {
+        self.dial_hearing(limit, None).await
+    }
+
+    /// As [`dial_known`](Self::dial_known), for a session that listens.
+    pub(super) async fn dial_listening(&self, on_notice: OnNotice) -> Result<Dialled, Error> {
+        self.dial_hearing(self.0.limit, Some(on_notice)).await
+    }
+
+    async fn dial_hearing(&self, limit: Duration, on_notice: Option<OnNotice>) -> Result<Dialled, Error> {
         let limit = limit.min(self.0.limit);
-        let dialled = timeout(limit, self.connected()).await;
+        let dialled = timeout(limit, self.connected(on_notice)).await;
         let dialled = dialled.unwrap_or(Err(DialError::Silent(limit)));
         count(&dialled);
         if dialled.is_ok() {
@@ -216,7 +225,7 @@ impl Dialler {
     pub(super) async fn dial_paced(&self) -> Result<Dialled, DialError> {
         let dialling = self.turn().await?;
         let limit = self.0.limit;
-        let dialled = timeout(limit, self.connected()).await.unwrap_or(Err(DialError::Silent(limit)));
+        let dialled = timeout(limit, self.connected(None)).await.unwrap_or(Err(DialError::Silent(limit)));
         count(&dialled);
         dialling.ended(match &dialled {
             Ok(_) => DialEnd::Made,
@@ -264,10 +273,10 @@ impl Dialler {
         matches!(timeout(CANCEL_LIMIT, asked).await, Ok(Ok(true)))
     }
 
-    async fn connected(&self) -> Result<Dialled, DialError> {
+    async fn connected(&self, on_notice: Option<OnNotice>) -> Result<Dialled, DialError> {
         let host = &self.0.host;
-        let (stream, binding) = self.stream().await?;
-        let dialled = Dialled::greet(stream, binding, host.index, &host.config, &self.0.setup).await?;
+        let stream = self.stream().await?;
+        let dialled = Dialled::greet(stream, host.index, &host.config, &self.0.setup, on_notice).await?;
         self.0.made.fetch_add(1, Ordering::Relaxed);
         Ok(dialled)
     }

@@ -4,7 +4,10 @@ use std::{future::Future, time::Duration};
 
 use tokio_postgres::Error;
 
-use super::statements::Statements;
+use super::{
+    overlay::{Base, Overlay, PendingWrites},
+    statements::Statements,
+};
 use crate::{
     bulkhead::Priority,
     cache::{CacheFill, CacheKey, Cacheable, Freshness, ReadPolicy, Tags},
@@ -60,6 +63,15 @@ pub trait Query: Clone + Send + Sync + 'static {
         None
     }
 
+    /// What writes that this replica accepted and has not applied yet make of an answer: those that share a tag with this
+    /// question ([`tags`](Self::tags), [`Commands::tags`](super::Commands::tags)), oldest first. Asked first with
+    /// [`Base::Unknown`], in case they alone say what the answer will be, and again with the answer, whoever gave it. What
+    /// changes is labelled [`StaleReason::Pending`](crate::cache::StaleReason). Default: nothing.
+    fn overlay(&self, base: Base<'_, Self::Answer>, pending: &PendingWrites) -> Overlay<Self::Answer> {
+        let _ = (base, pending);
+        Overlay::Unchanged
+    }
+
     /// Further cache entries that this answer is good for, such as the items of a list.
     fn fill(&self, answer: &Self::Answer, cache: &CacheFill<'_>) {
         let _ = (answer, cache);
@@ -84,6 +96,11 @@ pub enum Source {
         /// Time since the answer was known to be true.
         age: Duration,
     },
+    /// Nobody: accepted writes alone say what it will be.
+    Journal {
+        /// Time since the newest of them was accepted.
+        age: Duration,
+    },
 }
 
 impl Source {
@@ -94,6 +111,7 @@ impl Source {
             Self::Primary => "primary",
             Self::Standby { .. } => "standby",
             Self::Cache { .. } => "cache",
+            Self::Journal { .. } => "journal",
         }
     }
 }
@@ -132,6 +150,11 @@ impl<T> Read<T> {
     /// The read as it is, where it is stale.
     pub fn into_fresh(self) -> Result<Option<T>, Self> {
         if self.freshness == Freshness::Fresh { Ok(self.value) } else { Err(self) }
+    }
+
+    /// The answer without its label, to lay pending writes over it.
+    pub(super) fn unlabelled(&self) -> Option<&T> {
+        self.value.as_ref()
     }
 
     /// What the answer must be labelled with.

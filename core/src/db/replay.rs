@@ -67,6 +67,10 @@ impl Replay {
         let mut database = self.db.database();
         let mut schema = self.db.0.schema.subscribe();
         loop {
+            let now = Instant::now();
+            if self.db.0.journal.backlog().entries == 0 {
+                self.db.0.overlays.journal_was_empty(now);
+            }
             if self.possible() {
                 tokio::select! {
                     () = self.drain_backlog() => {}
@@ -264,7 +268,7 @@ impl Replay {
     }
 }
 
-fn command(entry: &Entry) -> Command {
+pub(super) fn command(entry: &Entry) -> Command {
     Command {
         key: entry.key.clone(),
         name: entry.kind.clone(),

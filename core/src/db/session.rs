@@ -9,11 +9,15 @@ mod frames;
 mod heard;
 mod limit;
 
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{future::poll_fn, ops::Deref, sync::Arc, time::Duration};
 
 use deadpool_postgres::ClientWrapper;
-use tokio::{task::JoinHandle, time::Instant};
-use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_postgres::{AsyncMessage, Client, Config, SimpleQueryMessage, SimpleQueryRow};
 
 pub(crate) use self::ear::{Ear, Mark};
 pub(super) use self::heard::{Heard, Settled};
@@ -70,6 +74,9 @@ pub(crate) struct Dialled {
 #[derive(Debug)]
 struct Driver(Option<JoinHandle<()>>);
 
+/// What is done with each notice that a session hears: its channel and its text. It must be quick.
+pub(super) type OnNotice = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
 /// How the start of a session ended that did not succeed.
 pub(super) type StartError = tokio_postgres::Error;
 
@@ -85,17 +92,21 @@ impl Dialled {
     /// Greets the server over `stream`, proves who we are, sets the session up, and asks who it is: the last two in one
     /// round trip.
     pub(super) async fn greet(
-        stream: BoxStream,
-        binding: Option<Vec<u8>>,
+        (stream, binding): (BoxStream, Option<Vec<u8>>),
         host: usize,
         config: &Config,
         setup: &Setup,
+        on_notice: Option<OnNotice>,
     ) -> Result<Self, StartError> {
         let ear = Arc::new(Ear::new(host));
         let heard = Heard::new(stream, Arc::clone(&ear), binding);
         let (client, connection) = config.connect_raw(heard, Settled).await?;
         let task = tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = match on_notice {
+                Some(on_notice) => hear_notices(connection, on_notice).await,
+                None => connection.await,
+            };
+            if let Err(error) = ended {
                 let code = error.code().map(|code| code.code().to_owned());
                 tracing::debug!(code, host, "a database connection ended");
             }
@@ -127,6 +138,23 @@ impl Dialled {
             idle_max: life.idle,
         }
     }
+}
+
+/// Moves the bytes as the connection does by itself, which throws notices away.
+async fn hear_notices<S, T>(
+    mut connection: tokio_postgres::Connection<S, T>,
+    on_notice: OnNotice,
+) -> Result<(), StartError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+        if let AsyncMessage::Notification(notice) = message? {
+            on_notice(notice.channel(), notice.payload());
+        }
+    }
+    Ok(())
 }
 
 /// How long a session may live, and lie idle.

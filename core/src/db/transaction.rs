@@ -14,6 +14,7 @@ use super::{
     config::PoolConfig,
     guards::{self, AttemptTime},
     keys::{self, Known},
+    listen::Telling,
     pool::Loan,
     resolve,
     statements::Statements,
@@ -21,6 +22,7 @@ use super::{
 use crate::{
     breaker::CallResult,
     bulkhead::Ended as CallEnded,
+    cache::Tags,
     error::{Error, ErrorClass, Phase, Stage},
     metrics,
     sabotage::{self, Step},
@@ -89,6 +91,7 @@ pub(super) struct Ground<'a> {
     pub(super) time: &'a AttemptTime,
     pub(super) config: &'a PoolConfig,
     pub(super) marking: &'a Marking,
+    pub(super) telling: &'a Telling,
 }
 
 impl Ground<'_> {
@@ -168,7 +171,7 @@ async fn run(
             }
             progress.applied = Some(applied.clone());
             progress.phase = Phase::CommitSent;
-            commit(loan).await?;
+            commit(loan, &ground.telling.commit(COMMIT, [&commands.tags(command)])).await?;
             Ok(Attempted::Committed(applied))
         }
         Err(ApplyError::Refused(refusal)) => {
@@ -180,10 +183,10 @@ async fn run(
 }
 
 /// Sends COMMIT, and looks at what the driver does not: whether that is what was done.
-async fn commit(loan: &Loan) -> Result<(), Stopped> {
+async fn commit(loan: &Loan, statements: &str) -> Result<(), Stopped> {
     sabotage::reached(Step::BeforeCommit);
     loan.begin_commit();
-    loan.batch_execute(COMMIT).await?;
+    loan.batch_execute(statements).await?;
     sabotage::reached(Step::AfterCommit);
     if loan.has_rolled_back() { Err(Stopped::RolledBack) } else { Ok(()) }
 }
@@ -229,7 +232,7 @@ where
             return Ok(Worked::EndedByItself);
         }
         progress.phase = Phase::CommitSent;
-        commit(&loan).await?;
+        commit(&loan, COMMIT).await?;
         Ok::<_, Stopped>(Worked::Committed)
     };
     let ended = timeout_at(ground.time.deadline.instant(), steps).await;
@@ -285,7 +288,8 @@ pub(super) async fn attempt_together(
                 }
             }
         }
-        commit(&loan).await?;
+        let changed: Vec<Tags> = together.iter().map(|command| commands.tags(command)).collect();
+        commit(&loan, &ground.telling.commit(COMMIT, &changed)).await?;
         Ok::<_, Stopped>(Together::Settled(ended))
     };
     match timeout_at(ground.time.deadline.instant(), steps).await {

@@ -216,7 +216,8 @@ impl Db {
     }
 
     pub(super) fn ground<'a>(&'a self, time: &'a AttemptTime) -> Ground<'a> {
-        Ground { time, config: &self.0.config.pool, marking: &self.0.marking }
+        let (marking, telling) = (&self.0.marking, &self.0.telling);
+        Ground { time, config: &self.0.config.pool, marking, telling }
     }
 
     /// Tells the service how a command ended. What was settled `before` is news of unknown age, and only makes the cache
@@ -227,6 +228,9 @@ impl Db {
         let fill =
             if before { cache.forget_by_write(sent_at, now) } else { cache.fill_by_write(sent_at, now) };
         self.0.commands.settled(command, settled, &fill);
+        cache.changed(&self.0.commands.tags(command), now);
+        // Last: until the cache knows better, readers see what the write was to become.
+        self.0.overlays.settle(&command.key, settled, now);
     }
 
     /// Accepts the command into the journal, after `cause` where the database was tried first. Acknowledges only when
@@ -268,6 +272,7 @@ impl Db {
         };
         if !repeated {
             self.0.commands.accepted(command);
+            self.note_pending(command, Instant::now());
         }
         // Attempts are bounded, so in all but a deadline of nearly nothing this ends first.
         if !self.0.gate.direct_writes_ended(deadline.instant()).await {

@@ -5,9 +5,12 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+#[cfg(feature = "postgres")]
+pub(crate) use crate::journal::segment::create_whole;
 
 #[cfg(any(test, feature = "sabotage"))]
 pub(crate) mod volatile;
@@ -78,13 +81,21 @@ pub(crate) const LOCK_NAME: &str = "lock";
 #[derive(Debug)]
 pub(crate) struct RealDisk {
     folder: PathBuf,
+    /// Files are for their owner alone.
+    is_private: bool,
 }
 
 impl RealDisk {
     /// Opens the folder, and makes it (durably) where it is missing.
     pub(crate) fn new(folder: &Path) -> io::Result<Self> {
         create_folder(folder)?;
-        Ok(Self { folder: folder.to_path_buf() })
+        Ok(Self { folder: folder.to_path_buf(), is_private: false })
+    }
+
+    /// The same, for files that nobody but their owner may read.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn private(folder: &Path) -> io::Result<Self> {
+        Ok(Self { is_private: true, ..Self::new(folder)? })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -129,9 +140,17 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.path(name))?;
-        Ok(Arc::new(RealFile(file)))
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        if self.is_private {
+            // One that is there already would keep the rights that it has.
+            match std::fs::remove_file(self.path(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            options.create_new(true).mode(0o600);
+        }
+        Ok(Arc::new(RealFile(options.open(self.path(name))?)))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {

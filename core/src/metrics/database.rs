@@ -60,6 +60,10 @@ pub(crate) fn stale_age(age: Duration) {
     metrics::histogram!("ridethrough_cache_age_seconds").record(age.as_secs_f64());
 }
 
+pub(crate) fn listening(is_heard: bool) {
+    metrics::gauge!("ridethrough_listening").set(if is_heard { 1.0 } else { 0.0 });
+}
+
 pub(crate) fn journal_replayed(outcome: &'static str) {
     metrics::counter!("ridethrough_journal_replayed_total", "outcome" => outcome).increment(1);
 }

@@ -132,6 +132,7 @@ impl Builder {
             mode: watch::Sender::new(Mode::Up),
             role: Mutex::new(role),
             counters: Counters::default(),
+            notices: super::notices::channel(),
             unanswered: Mutex::default(),
             sessions: Mutex::default(),
             next_process: AtomicI32::new(1_001),

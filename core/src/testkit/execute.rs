@@ -38,7 +38,7 @@ impl Executed {
         Self::done(if verb == "INSERT" { format!("INSERT 0 {rows}") } else { format!("{verb} {rows}") })
     }
 
-    fn rows(verb: &str, columns: Vec<Column>, rows: Vec<Vec<Datum>>) -> Self {
+    pub(super) fn rows(verb: &str, columns: Vec<Column>, rows: Vec<Vec<Datum>>) -> Self {
         let tag = Self::touched(verb, rows.len() as u64).tag;
         Self { columns: Some(columns), rows, tag }
     }
@@ -126,6 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.world.counters.commits.fetch_add(1, Ordering::Relaxed);
             }
             lock(&self.world.data).commit(transaction);
+            self.tell();
             self.over();
         }
     }
@@ -140,6 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     fn over(&mut self) {
         self.local_settings.clear();
+        self.notices.forget();
         self.world.released.notify_waiters();
     }
 
@@ -380,6 +382,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         values: &[Option<Bytes>],
     ) -> Result<Executed, Stop> {
         let words = sql::words(statement);
+        if let Some(executed) = self.about_notices(&words) {
+            return Ok(executed);
+        }
         if let Some(about_keys) = key_statement(&words) {
             return self.keys(verb, about_keys, &words, values).await;
         }

@@ -62,7 +62,9 @@ impl TestDb {
             tokio::spawn(background.prober.run(draining.clone())),
             tokio::spawn(background.replay.run(draining.clone())),
             tokio::spawn(background.reaper.run(draining.clone())),
-            tokio::spawn(background.refresher.run(draining)),
+            tokio::spawn(background.refresher.run(draining.clone())),
+            tokio::spawn(background.listener.run(draining.clone())),
+            tokio::spawn(background.keeper.run(draining)),
         ];
         Ok(Self { db, journal: kept, parts, _drain: drain })
     }

@@ -17,6 +17,7 @@ use tokio_postgres::types::Type;
 
 use super::{
     data::Transaction,
+    notices::Notices,
     reply::{Column, Datum},
     script::At,
     strike::message_of,
@@ -95,6 +96,7 @@ pub(super) struct Session<S> {
     pub(super) statements: HashMap<String, Prepared>,
     pub(super) portals: HashMap<String, Portal>,
     pub(super) settings: HashMap<String, String>,
+    pub(super) notices: Notices,
     /// Those of SET LOCAL, which end with the transaction.
     pub(super) local_settings: HashMap<String, String>,
     /// An error came inside an extended query: everything up to Sync is passed over.
@@ -155,6 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             statements: HashMap::new(),
             portals: HashMap::new(),
             settings,
+            notices: Notices::of(&world.notices),
             local_settings: HashMap::new(),
             skipping: false,
             world,
@@ -287,6 +290,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     Ok(1..) => {}
                     Ok(0) | Err(_) => return Err(End::Closed),
                 },
+                notice = self.notices.heard(), if self.transaction.is_none() && self.out.is_empty() => {
+                    self.put_notice(&notice);
+                    self.flush().await?;
+                }
             }
         }
     }

@@ -9,10 +9,10 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_postgres::types::Type;
 
-use super::{data::Data, reply::Reply, script::Script};
+use super::{data::Data, notices::Notice, reply::Reply, script::Script};
 
 /// Statements without an answer that are kept for the test to look at.
 const UNANSWERED_MAX: usize = 1_000;
@@ -88,6 +88,7 @@ pub(super) struct World {
     pub(super) mode: watch::Sender<Mode>,
     pub(super) role: Mutex<Role>,
     pub(super) counters: Counters,
+    pub(super) notices: broadcast::Sender<Notice>,
     pub(super) unanswered: Mutex<Vec<String>>,
     pub(super) sessions: Mutex<HashMap<i32, SessionEntry>>,
     pub(super) next_process: AtomicI32,

@@ -34,6 +34,8 @@ mod outages;
 #[cfg(test)]
 mod outcomes;
 #[cfg(test)]
+mod pending;
+#[cfg(test)]
 mod sockets;
 #[cfg(test)]
 mod sqlstates;

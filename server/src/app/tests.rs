@@ -52,8 +52,8 @@ fn stack() -> Stack {
     let folder = tempfile::tempdir().unwrap();
     let (journal, writer, _) = Journal::open(JournalConfig::new(folder.path())).unwrap();
     std::thread::spawn(move || writer.run());
-    let waiting = Arc::new(Waiting::default());
-    let commands = Arc::new(TodoCommands::new(Uuid::nil(), Arc::clone(&waiting)));
+    let settled = Arc::new(SettledKeys::default());
+    let commands = Arc::new(TodoCommands::new(Uuid::nil(), Arc::clone(&settled)));
     let config = DbConfig { url: AWAY.to_owned(), ..DbConfig::default() };
     let (db, _background) =
         Db::new(config.clone(), ridethrough::cache::CacheConfig::default(), journal.clone(), commands)
@@ -75,7 +75,7 @@ fn stack() -> Stack {
     let app = App {
         db,
         journal,
-        waiting,
+        settled,
         writes: InFlight::default(),
         pages: Arc::new(Pages::new()),
         probes,
@@ -261,7 +261,7 @@ async fn a_version_that_is_known_to_be_past_is_refused_at_once() {
 async fn a_settled_write_that_is_repeated_in_an_outage_is_not_called_rejected() {
     let stack = stack();
     stack.know(&todo(1, 4));
-    stack.app.waiting.settle(todo(1, 4).id, "settled");
+    stack.app.settled.insert("settled");
     let path = format!("/api/todos/{}", todo(1, 4).id);
     let put = async |key: &str, body: &str| {
         let headers = [("idempotency-key", key), ("if-match", "3")];
@@ -271,7 +271,7 @@ async fn a_settled_write_that_is_repeated_in_an_outage_is_not_called_rejected() 
     assert_eq!(put("elsewhere", "{\"title\":\"todo 1\",\"done\":false}").await, 202);
     let stack = self::stack();
     stack.know(&todo(1, 4));
-    stack.app.waiting.settle(todo(1, 4).id, "settled");
+    stack.app.settled.insert("settled");
     let headers = [("idempotency-key", "settled"), ("if-match", "3")];
     let again = stack.write(Method::PUT, &path, "{\"title\":\"x\",\"done\":false}", &headers).await;
     assert_eq!(again.status, 202, "{}", again.text);

@@ -13,14 +13,11 @@ use ridethrough::{
     Db,
     health::{CachePart, DatabasePart, Health, JournalPart, Life, Parts, ReadyPolicy, SchemaPart, decide},
     http::HealthReport,
-    journal::Journal,
     mode::{Mode, ModeBoard},
     service::Watchdog,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
-
-use crate::todo::Waiting;
 
 /// Quick enough that mode and gauges are never far behind, slow enough to cost nothing.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
@@ -130,16 +127,12 @@ impl Vitals {
     }
 }
 
-/// Shows what is, on a timer, and tidies the notes of what waits. Ends with the process.
-pub(super) async fn keep_shown(vitals: Arc<Vitals>, (waiting, journal): (Arc<Waiting>, Journal)) {
+/// Shows what is, on a timer. Ends with the process.
+pub(super) async fn keep_shown(vitals: Arc<Vitals>) {
     let mut every = tokio::time::interval(SHOW_EVERY);
     loop {
         every.tick().await;
-        let now = Instant::now();
-        if journal.backlog().entries == 0 {
-            waiting.forget_noted_before(now);
-        }
-        vitals.show(now);
+        vitals.show(Instant::now());
     }
 }
 

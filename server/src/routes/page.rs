@@ -113,7 +113,7 @@ fn item(app: &App, todo: Todo) -> Item {
         version: todo.version,
         created: created.format(format).unwrap_or_default(),
         created_machine: machine_time(created),
-        waiting: app.waiting.find(todo.id).is_some(),
+        waiting: !app.db.pending(&Todo::tags(todo.id)).is_empty(),
         done_key: decode::new_key(),
         delete_key: decode::new_key(),
     }

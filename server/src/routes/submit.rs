@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     app::App,
     error::{Outcome, Trouble},
-    todo::{Intent, Seen, Todo},
+    todo::{Change, Intent, Seen, Todo},
 };
 
 /// An acknowledged write.
@@ -68,7 +68,7 @@ pub(crate) async fn submit(
         Written::Journaled { repeated: false, .. } => Ok(Submitted::Journaled(promised)),
         // The promise of the first request stands, with its times, while this replica remembers it.
         Written::Journaled { repeated: true, .. } => {
-            let first = app.waiting.promised(payload.id(), key);
+            let first = Change::promised_under(&app.db, key);
             Ok(Submitted::Journaled(first.or(promised)))
         }
     }
@@ -109,7 +109,7 @@ impl Known {
 }
 
 fn known(app: &App, id: Uuid) -> Known {
-    if let Some(change) = app.waiting.find(id) {
+    if let Some(change) = Change::last_of(&app.db, id) {
         return change.becomes.map_or(Known::Gone, Known::Becomes);
     }
     let cached = app.db.cache().peek(&Todo::cache_key(id), Instant::now());
@@ -128,5 +128,5 @@ fn waits_for_the_database(app: &App) -> bool {
 
 /// The first request with this key was accepted: it is its outcome that counts, not what became of the todo since.
 fn is_repetition(app: &App, key: &str) -> bool {
-    app.journal.find(key).is_some() || app.waiting.was_settled(key)
+    app.journal.find(key).is_some() || app.settled.contains(key)
 }

@@ -6,7 +6,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header, request::Parts};
-use ridethrough::cache::{Freshness, StaleReason};
+use ridethrough::cache::Freshness;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     app::App,
     error::Trouble,
-    todo::{Intent, Page, PageQuery, Todo, TodoQuery, encode},
+    todo::{Intent, PageQuery, Todo, TodoQuery, encode},
 };
 
 /// `GET /api/todos`
@@ -38,7 +38,7 @@ pub(crate) async fn list(State(app): State<App>, request: Request) -> Response {
     }
 }
 
-/// A page with the waiting changes of this replica laid over it.
+/// A page, with the waiting changes of this replica laid over it by the library.
 pub(crate) async fn read_page(
     app: &App,
     query: &PageQuery,
@@ -47,25 +47,7 @@ pub(crate) async fn read_page(
     let read = app.db.read(query, deadline).await;
     let read = read.map_err(|error| Trouble::of_read(&error, app.db.retry_after(Instant::now())))?;
     let (value, freshness, _) = read.into_parts();
-    let document = value.map(|answer| answer.document).unwrap_or_default();
-    if app.waiting.is_empty() {
-        return Ok((document, freshness));
-    }
-    let Ok(mut page) = serde_json::from_slice::<Page>(&document) else { return Ok((document, freshness)) };
-    let last_page = page.next.is_none();
-    if !app.waiting.lay_over(query, &mut page.items, last_page) {
-        return Ok((document, freshness));
-    }
-    match freshness {
-        Freshness::Fresh => {
-            let page = Page::of(page.items, usize::from(query.limit), !last_page);
-            let pending = Freshness::Stale { age: std::time::Duration::ZERO, reason: StaleReason::Pending };
-            Ok((encode(&page), pending))
-        }
-        // Only the pages that were asked for before can follow, so the cursor stays, and what waits comes on top of the
-        // limit: cut off here, it would be on no page at all.
-        Freshness::Stale { .. } => Ok((encode(&page), freshness)),
-    }
+    Ok((value.map(|answer| answer.document).unwrap_or_default(), freshness))
 }
 
 /// `GET /api/todos/{id}`
@@ -74,23 +56,10 @@ pub(crate) async fn read(State(app): State<App>, parameters: PathParameters, req
         Ok(id) => id,
         Err(trouble) => return trouble.into_response(),
     };
-    let (document, freshness) = match app.waiting.find(id) {
-        Some(change) => {
-            let freshness = Freshness::Stale { age: change.since.elapsed(), reason: StaleReason::Pending };
-            (change.becomes.as_ref().map(Todo::encode), freshness)
-        }
-        None => {
-            let deadline = super::deadline(request.headers(), app.read_limit);
-            match app.db.read(&TodoQuery { id }, deadline).await {
-                Ok(read) => {
-                    let (value, freshness, _) = read.into_parts();
-                    (value, freshness)
-                }
-                Err(error) => {
-                    return Trouble::of_read(&error, app.db.retry_after(Instant::now())).into_response();
-                }
-            }
-        }
+    let deadline = super::deadline(request.headers(), app.read_limit);
+    let (document, freshness, _) = match app.db.read(&TodoQuery { id }, deadline).await {
+        Ok(read) => read.into_parts(),
+        Err(error) => return Trouble::of_read(&error, app.db.retry_after(Instant::now())).into_response(),
     };
     let mut response = match document {
         Some(document) => todo_response(StatusCode::OK, document),

@@ -6,17 +6,16 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use ridethrough::{
-    cache::CacheFill,
-    db::{Applied, ApplyError, Command, Commands, Refusal, Settled, Statements},
+    cache::{CacheFill, Tags},
+    db::{Applied, ApplyError, Command, Commands, Promise, Refusal, Settled, Statements},
     sabotage::{self, Bug},
 };
 use serde_json::json;
 use time::OffsetDateTime;
-use tokio::time::Instant;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::todo::{Payload, Seen, Title, Todo, Waiting, encode};
+use crate::todo::{Change, Payload, Seen, SettledKeys, Title, Todo, encode};
 
 /// There is no such todo.
 pub(crate) const NOT_FOUND: &str = "not-found";
@@ -30,7 +29,7 @@ const UNKNOWN_COMMAND: &str = "unknown-command";
 pub(crate) struct TodoCommands {
     /// Who writes: kept with each todo, so that replay knows the replica's own writes again.
     replica: Uuid,
-    waiting: Arc<Waiting>,
+    settled: Arc<SettledKeys>,
 }
 
 /// What replay finds in the table.
@@ -51,8 +50,8 @@ struct Replacement<'a> {
 }
 
 impl TodoCommands {
-    pub(crate) fn new(replica: Uuid, waiting: Arc<Waiting>) -> Self {
-        Self { replica, waiting }
+    pub(crate) fn new(replica: Uuid, settled: Arc<SettledKeys>) -> Self {
+        Self { replica, settled }
     }
 
     async fn create(
@@ -220,23 +219,23 @@ impl Commands for TodoCommands {
         Box::pin(self.apply_payload(statements, command, replayed))
     }
 
-    /// What readers see meanwhile is noted beside the cache, not in it: a note can be taken back when replay was quicker,
-    /// and a list that is read afresh does not cover it up.
-    fn accepted(&self, command: &Command) {
-        let Ok(payload) = serde_json::from_slice::<Payload>(&command.payload) else { return };
+    fn tags(&self, command: &Command) -> Tags {
+        let payload = serde_json::from_slice::<Payload>(&command.payload);
+        payload.map_or_else(|_| Tags::none(), |payload| Todo::tags_of_change(payload.id()))
+    }
+
+    fn promise(&self, command: &Command) -> Option<Promise> {
+        let payload = serde_json::from_slice::<Payload>(&command.payload).ok()?;
         let becomes = payload.promised(command.accepted_at);
         // Of a todo that this replica has never seen it can only tell a part: better nothing than that.
-        if becomes.as_ref().is_none_or(|todo| todo.version > 0) {
-            self.waiting.note(payload.id(), &command.key, becomes, Instant::now());
-        }
+        let is_whole = becomes.as_ref().is_none_or(|todo| todo.version > 0);
+        is_whole.then(|| Arc::new(Change { id: payload.id(), becomes }) as Promise)
     }
 
     fn settled(&self, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
         let Ok(payload) = serde_json::from_slice::<Payload>(&command.payload) else { return };
         let id = payload.id();
-        if self.waiting.settle(id, &command.key) {
-            return;
-        }
+        self.settled.insert(&command.key);
         let known: Option<&Bytes> = match (settled, &payload) {
             (Settled::Applied(_), Payload::Remove { .. }) | (Settled::Refused(_), _) => None,
             (Settled::Applied(document) | Settled::Superseded(document), _) => Some(document),

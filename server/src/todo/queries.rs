@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use ridethrough::{
     cache::{CacheFill, CacheKey, Cacheable, Tags},
-    db::{Query, Statements},
+    db::{Base, Overlay, PendingWrites, Query, Statements},
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio_postgres::{Error, types::ToSql};
 use uuid::Uuid;
 
-use crate::todo::{Cursor, TODOS, Todo, encode};
+use crate::todo::{Cursor, TODOS, Todo, encode, waiting};
 
 /// One todo by its id; the answer is its document.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,10 @@ impl Query for TodoQuery {
 
     fn is_short(&self) -> bool {
         true
+    }
+
+    fn overlay(&self, base: Base<'_, Bytes>, pending: &PendingWrites) -> Overlay<Bytes> {
+        waiting::over_one(self, base, pending)
     }
 
     async fn fetch<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Option<Bytes>, Error> {
@@ -97,7 +101,14 @@ impl Cacheable for PageAnswer {
     }
 
     fn decode(bytes: &Bytes) -> Option<Self> {
-        Some(Self { document: bytes.clone(), items: Vec::new() })
+        Some(Self::of(bytes.clone()))
+    }
+}
+
+impl PageAnswer {
+    /// A page of which only the document is left.
+    pub(crate) fn of(document: Bytes) -> Self {
+        Self { document, items: Vec::new() }
     }
 }
 
@@ -168,6 +179,10 @@ impl Query for PageQuery {
 
     fn tags(&self) -> Tags {
         Tags::of([TODOS])
+    }
+
+    fn overlay(&self, base: Base<'_, PageAnswer>, pending: &PendingWrites) -> Overlay<PageAnswer> {
+        waiting::over_page(self, base, pending)
     }
 
     async fn fetch<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Option<PageAnswer>, Error> {

@@ -2,21 +2,37 @@
 //!
 //! It is memory only and bounded, and knows nothing of how a write ended.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Mutex, PoisonError},
+};
 
 /// Some minutes of a busy replica's writes; who repeats a request does it soon or not at all.
 const KEYS_MAX: usize = 10_000;
 
 /// A set of keys that drops the oldest when it is full.
 #[derive(Debug, Default)]
-pub(crate) struct SettledKeys {
+pub(crate) struct SettledKeys(Mutex<Keys>);
+
+#[derive(Debug, Default)]
+struct Keys {
     known: HashSet<String>,
     /// The same keys, oldest first.
     order: VecDeque<String>,
 }
 
 impl SettledKeys {
-    pub(crate) fn insert(&mut self, key: &str) {
+    pub(crate) fn insert(&self, key: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+    }
+
+    pub(crate) fn contains(&self, key: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).known.contains(key)
+    }
+}
+
+impl Keys {
+    fn insert(&mut self, key: &str) {
         if !self.known.insert(key.to_owned()) {
             return;
         }
@@ -27,10 +43,6 @@ impl SettledKeys {
             self.known.remove(&oldest);
         }
     }
-
-    pub(crate) fn contains(&self, key: &str) -> bool {
-        self.known.contains(key)
-    }
 }
 
 #[cfg(test)]
@@ -39,12 +51,13 @@ mod tests {
 
     #[test]
     fn the_oldest_key_makes_room() {
-        let mut keys = SettledKeys::default();
+        let keys = SettledKeys::default();
         for number in 0..=KEYS_MAX {
             keys.insert(&number.to_string());
             keys.insert(&number.to_string());
         }
         assert!(!keys.contains("0") && keys.contains("1") && keys.contains(&KEYS_MAX.to_string()));
+        let keys = keys.0.lock().unwrap();
         assert_eq!((keys.known.len(), keys.order.len()), (KEYS_MAX, KEYS_MAX));
     }
 }

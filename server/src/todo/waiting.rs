@@ -1,122 +1,118 @@
-//! The journaled changes of this replica that readers should see already, laid over the lists they read.
-//!
-//! It is memory only and bounded; what it forgets is merely shown later. The journal is what remembers.
+//! What the journaled changes of this replica make of the answers that readers get. The library remembers the changes and
+//! says which of them concern an answer; here they are laid over it.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::{Mutex, MutexGuard, PoisonError},
+use std::collections::HashMap;
+
+use ridethrough::{
+    Db,
+    cache::Freshness,
+    db::{Base, Overlay, PendingWrite, PendingWrites},
 };
-
-use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::todo::{PageQuery, SettledKeys, Todo};
-
-/// Laying this many changes over a list is still quick; an outage with more of them shows the rest when it is over.
-const CHANGES_MAX: usize = 10_000;
-
-/// The waiting changes of each todo, in the order in which they were accepted.
-#[derive(Debug, Default)]
-pub(crate) struct Waiting(Mutex<Notes>);
-
-#[derive(Debug, Default)]
-struct Notes {
-    changes: HashMap<Uuid, Vec<Change>>,
-    count: usize,
-    settled: SettledKeys,
-}
+use super::{Page, PageQuery, Todo, TodoQuery, encode, queries::PageAnswer};
 
 /// A change that waits to be stored.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Change {
-    /// The key of the write that is to make it true.
-    key: String,
+    pub(crate) id: Uuid,
     /// How the todo will be; nothing where it will be gone.
     pub(crate) becomes: Option<Todo>,
-    /// When it was noted.
-    pub(crate) since: Instant,
 }
 
-impl Waiting {
-    /// Remembers at `now` what the write under `key` will make of the todo.
-    pub(crate) fn note(&self, id: Uuid, key: &str, becomes: Option<Todo>, now: Instant) {
-        let mut notes = self.notes();
-        if notes.count < CHANGES_MAX {
-            notes.count += 1;
-            notes.changes.entry(id).or_default().push(Change { key: key.to_owned(), becomes, since: now });
-        }
-    }
-
-    /// The write under `key` is settled. Answers whether another write to the same todo still waits, in which case the
-    /// reader goes on seeing that one.
-    pub(crate) fn settle(&self, id: Uuid, key: &str) -> bool {
-        let mut notes = self.notes();
-        let Notes { changes, count, settled } = &mut *notes;
-        settled.insert(key);
-        let Entry::Occupied(mut of_todo) = changes.entry(id) else { return false };
-        let before = of_todo.get().len();
-        of_todo.get_mut().retain(|change| change.key != key);
-        *count -= before - of_todo.get().len();
-        let others_wait = !of_todo.get().is_empty();
-        if !others_wait {
-            of_todo.remove();
-        }
-        others_wait
-    }
-
-    /// Whether the write under `key` was settled lately, so that a request with it is a repetition.
-    pub(crate) fn was_settled(&self, key: &str) -> bool {
-        self.notes().settled.contains(key)
-    }
-
-    /// The journal was empty at `now`: whatever was noted before is settled, also where its note came late.
-    pub(crate) fn forget_noted_before(&self, now: Instant) {
-        let mut notes = self.notes();
-        notes.changes.retain(|_, of_todo| {
-            of_todo.retain(|change| change.since >= now);
-            !of_todo.is_empty()
-        });
-        notes.count = notes.changes.values().map(Vec::len).sum();
-    }
-
-    /// Whether nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.notes().count == 0
-    }
-
+impl Change {
     /// The change that the todo is about to see last.
-    pub(crate) fn find(&self, id: Uuid) -> Option<Change> {
-        self.notes().changes.get(&id)?.last().cloned()
+    pub(crate) fn last_of(db: &Db, id: Uuid) -> Option<Self> {
+        db.pending(&Todo::tags(id)).last()?.promise().cloned()
     }
 
     /// What the write under `key` was promised to make of the todo.
-    pub(crate) fn promised(&self, id: Uuid, key: &str) -> Option<Todo> {
-        let notes = self.notes();
-        notes.changes.get(&id)?.iter().find(|change| change.key == key)?.becomes.clone()
+    pub(crate) fn promised_under(db: &Db, key: &str) -> Option<Todo> {
+        db.pending_under(key)?.promise::<Self>()?.becomes.clone()
     }
 
-    /// Lays the waiting changes over the items of a page, newest first. Answers whether anything changed.
-    pub(crate) fn lay_over(&self, query: &PageQuery, items: &mut Vec<Todo>, is_last_page: bool) -> bool {
-        let notes = self.notes();
-        let before = items.len();
-        items.retain(|item| !notes.changes.contains_key(&item.id));
-        let mut changed = items.len() != before;
-        let oldest = items.last().map(Todo::cursor);
-        let on_page = |todo: &Todo| {
-            let too_old = !is_last_page && oldest.is_some_and(|oldest| todo.cursor() < oldest);
-            query.admits(todo) && !too_old
-        };
-        let latest = notes.changes.values().filter_map(|changes| changes.last()?.becomes.as_ref());
-        let shown: Vec<Todo> = latest.filter(|todo| on_page(todo)).cloned().collect();
-        changed |= !shown.is_empty();
-        items.extend(shown);
-        items.sort_by_key(|todo| std::cmp::Reverse(todo.cursor()));
-        changed
+    /// Whether what is known is at least as new as this change, which was settled meanwhile.
+    fn is_in(&self, write: &PendingWrite, known: Option<&Todo>) -> bool {
+        let versions = known.zip(self.becomes.as_ref());
+        write.is_settled() && versions.is_some_and(|(known, becomes)| known.version >= becomes.version)
     }
+}
 
-    fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// The document of one todo as its last change will make it.
+pub(super) fn over_one(
+    query: &TodoQuery,
+    base: Base<'_, bytes::Bytes>,
+    pending: &PendingWrites,
+) -> Overlay<bytes::Bytes> {
+    let last = pending.iter().rev().find_map(|write| Some((write, write.promise::<Change>()?)));
+    let Some((write, change)) = last.filter(|(_, change)| change.id == query.id) else {
+        return Overlay::Unchanged;
+    };
+    let known = match base {
+        Base::Known(document, _) => document.and_then(|document| Todo::decode(document)),
+        Base::Unknown => None,
+    };
+    if change.is_in(write, known.as_ref()) {
+        return Overlay::Unchanged;
     }
+    Overlay::Becomes(change.becomes.as_ref().map(Todo::encode))
+}
+
+/// A page as the pending changes will make it.
+pub(super) fn over_page(
+    query: &PageQuery,
+    base: Base<'_, PageAnswer>,
+    pending: &PendingWrites,
+) -> Overlay<PageAnswer> {
+    let Base::Known(Some(answer), freshness) = base else { return Overlay::Unchanged };
+    let Ok(mut page) = serde_json::from_slice::<Page>(&answer.document) else { return Overlay::Unchanged };
+    let is_last_page = page.next.is_none();
+    let changes = pending.iter().filter_map(|write| Some((write.is_settled(), write.promise()?)));
+    if !lay_over(query, changes, &mut page.items, is_last_page) {
+        return Overlay::Unchanged;
+    }
+    let page = match freshness {
+        Freshness::Fresh => Page::of(page.items, usize::from(query.limit), !is_last_page),
+        // Only the pages that were asked for before can follow, so the cursor stays, and what waits comes on top of the
+        // limit: cut off here, it would be on no page at all.
+        Freshness::Stale { .. } => page,
+    };
+    Overlay::Becomes(Some(PageAnswer::of(encode(&page))))
+}
+
+/// Lays changes, each with whether it is settled and in the order in which they were accepted, over the items of a page,
+/// newest first. Answers whether anything changed.
+fn lay_over<'c>(
+    query: &PageQuery,
+    changes: impl IntoIterator<Item = (bool, &'c Change)>,
+    items: &mut Vec<Todo>,
+    is_last_page: bool,
+) -> bool {
+    let mut latest: HashMap<Uuid, (bool, &Change)> =
+        changes.into_iter().map(|(is_settled, change)| (change.id, (is_settled, change))).collect();
+    let oldest = items.last().map(Todo::cursor);
+    let mut changed = false;
+    items.retain(|item| {
+        let Some((is_settled, change)) = latest.get(&item.id) else { return true };
+        let knows_as_much =
+            *is_settled && change.becomes.as_ref().is_some_and(|becomes| item.version >= becomes.version);
+        if knows_as_much {
+            latest.remove(&item.id);
+        } else {
+            changed = true;
+        }
+        knows_as_much
+    });
+    let on_page = |todo: &Todo| {
+        let too_old = !is_last_page && oldest.is_some_and(|oldest| todo.cursor() < oldest);
+        query.admits(todo) && !too_old
+    };
+    let becoming = latest.values().filter_map(|(_, change)| change.becomes.as_ref());
+    let shown: Vec<Todo> = becoming.filter(|todo| on_page(todo)).cloned().collect();
+    changed |= !shown.is_empty();
+    items.extend(shown);
+    items.sort_by_key(|todo| std::cmp::Reverse(todo.cursor()));
+    changed
 }
 
 #[cfg(test)]
@@ -128,86 +124,56 @@ mod tests {
         items.iter().map(|item| item.id.as_u128()).collect()
     }
 
+    fn change(number: u128, becomes: Option<Todo>) -> Change {
+        Change { id: Uuid::from_u128(number), becomes }
+    }
+
     #[test]
     fn new_items_come_first_and_deleted_ones_go() {
-        let waiting = Waiting::default();
-        waiting.note(Uuid::from_u128(9), "new", Some(todo(9, 1)), Instant::now());
-        waiting.note(Uuid::from_u128(2), "gone", None, Instant::now());
+        let changes = [change(9, Some(todo(9, 1))), change(2, None)];
         let mut items = vec![todo(3, 1), todo(2, 1), todo(1, 1)];
-        assert!(waiting.lay_over(&PageQuery::default(), &mut items, true));
+        assert!(lay_over(&PageQuery::default(), changes.iter().map(|c| (false, c)), &mut items, true));
         assert_eq!(ids(&items), [9, 3, 1]);
     }
 
     #[test]
     fn a_changed_item_keeps_its_place_and_is_judged_anew_by_the_filter() {
-        let waiting = Waiting::default();
-        waiting.note(Uuid::from_u128(2), "k", Some(Todo { done: true, ..todo(2, 2) }), Instant::now());
+        let changes = [change(2, Some(Todo { done: true, ..todo(2, 2) }))];
+        let over = |query: &PageQuery, items: &mut Vec<Todo>| {
+            lay_over(query, changes.iter().map(|c| (false, c)), items, true)
+        };
         let mut items = vec![todo(3, 1), todo(2, 1), todo(1, 1)];
-        waiting.lay_over(&PageQuery::default(), &mut items, true);
+        over(&PageQuery::default(), &mut items);
         assert_eq!(ids(&items), [3, 2, 1]);
         assert!(items[1].done);
-        let open_only = PageQuery { done: Some(false), ..PageQuery::default() };
-        waiting.lay_over(&open_only, &mut items, true);
+        over(&PageQuery { done: Some(false), ..PageQuery::default() }, &mut items);
         assert_eq!(ids(&items), [3, 1]);
     }
 
     #[test]
+    fn of_two_changes_of_one_todo_the_later_is_shown() {
+        let changes = [change(2, Some(todo(2, 2))), change(2, Some(todo(2, 3)))];
+        let mut items = vec![todo(2, 1)];
+        lay_over(&PageQuery::default(), changes.iter().map(|c| (false, c)), &mut items, true);
+        assert_eq!(items.iter().map(|item| item.version).collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
     fn items_of_another_page_do_not_appear_on_this_one() {
-        let waiting = Waiting::default();
-        waiting.note(Uuid::from_u128(1), "old", Some(todo(1, 2)), Instant::now());
-        waiting.note(Uuid::from_u128(9), "new", Some(todo(9, 1)), Instant::now());
+        let changes = [change(1, Some(todo(1, 2))), change(9, Some(todo(9, 1)))];
         let mut items = vec![todo(5, 1), todo(4, 1)];
         let second_page = PageQuery { after: Some(todo(6, 1).cursor()), ..PageQuery::default() };
-        assert!(!waiting.lay_over(&second_page, &mut items, false));
+        assert!(!lay_over(&second_page, changes.iter().map(|c| (false, c)), &mut items, false));
         assert_eq!(ids(&items), [5, 4]);
     }
 
-    /// The first of two waiting writes to one todo was applied while the second still waited, and readers saw the
-    /// second one's value vanish for a moment.
+    /// A list that was asked for while the last journaled write was applied showed the todo as this replica had left it, though
+    /// another replica had changed it since.
     #[test]
-    fn settling_an_earlier_write_leaves_the_later_one_in_sight() {
-        let waiting = Waiting::default();
-        let id = Uuid::from_u128(1);
-        waiting.note(id, "first", Some(todo(1, 2)), Instant::now());
-        waiting.note(id, "second", Some(todo(1, 3)), Instant::now());
-        assert!(waiting.settle(id, "first"));
-        assert_eq!(waiting.find(id).unwrap().becomes.unwrap().version, 3);
-        assert!(!waiting.settle(id, "second"));
-        assert!(waiting.find(id).is_none());
-    }
-
-    /// A repeated request got the promise that a later write to the same todo had been given.
-    #[test]
-    fn each_write_keeps_its_own_promise() {
-        let (waiting, id, now) = (Waiting::default(), Uuid::from_u128(1), Instant::now());
-        waiting.note(id, "first", Some(todo(1, 2)), now);
-        waiting.note(id, "second", Some(todo(1, 3)), now);
-        assert_eq!(waiting.promised(id, "first").unwrap().version, 2);
-        assert_eq!(waiting.promised(id, "second").unwrap().version, 3);
-        assert_eq!(waiting.promised(id, "third"), None);
-    }
-
-    /// Replay can be quicker than the note of what it replays; the note then stayed, and readers saw it for ever.
-    #[test]
-    fn a_note_that_came_too_late_is_forgotten_once_the_journal_is_empty() {
-        let (waiting, id, now) = (Waiting::default(), Uuid::from_u128(1), Instant::now());
-        waiting.settle(id, "k");
-        waiting.note(id, "k", Some(todo(1, 1)), now);
-        waiting.forget_noted_before(now);
-        assert!(waiting.find(id).is_some());
-        waiting.forget_noted_before(now + std::time::Duration::from_millis(1));
-        assert!(waiting.find(id).is_none());
-    }
-
-    #[test]
-    fn the_number_of_changes_is_bounded() {
-        let waiting = Waiting::default();
-        for number in 0..=CHANGES_MAX as u128 {
-            waiting.note(Uuid::from_u128(number), "k", None, Instant::now());
-        }
-        assert_eq!(waiting.notes().count, CHANGES_MAX);
-        waiting.settle(Uuid::from_u128(0), "k");
-        assert_eq!(waiting.notes().count, CHANGES_MAX - 1);
-        assert!(!waiting.is_empty());
+    fn a_change_that_was_settled_gives_way_to_an_item_that_is_as_new() {
+        let changes = [change(2, Some(todo(2, 2))), change(1, Some(todo(1, 2)))];
+        let mut items = vec![todo(2, 3), todo(1, 1)];
+        assert!(lay_over(&PageQuery::default(), changes.iter().map(|c| (true, c)), &mut items, true));
+        assert_eq!(items.iter().map(|item| item.version).collect::<Vec<_>>(), [3, 2]);
     }
 }
