@@ -64,6 +64,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let order = Command {
             key: format!("order-{run}-{number}"),
             name: "order".to_owned(),
+            version: 1,
+            ordering_key: String::new(),
             payload: vec![number].into(),
             fingerprint: [number; 32],
             accepted_at: SystemTime::now(),

@@ -16,6 +16,7 @@ mod command;
 mod config;
 mod connector;
 mod dial;
+mod fence;
 mod gate;
 mod guards;
 mod hosts;
@@ -33,6 +34,8 @@ mod query;
 mod reads;
 mod reaper;
 mod refresh;
+#[cfg(feature = "serde")]
+mod registry;
 mod replay;
 mod resolve;
 mod route;
@@ -58,11 +61,13 @@ use tokio::{sync::watch, time::Instant};
 /// The future type of [`Commands::apply`].
 pub use futures_util::future::BoxFuture;
 
+#[cfg(feature = "serde")]
+pub use self::registry::{Registry, Typed, TypedCommand};
 pub use self::{
     begin::Isolation,
     command::{
-        Applied, ApplyError, Command, Commands, Refusal, Settled, WriteError, WriteState, WriteStatus,
-        Written,
+        Applied, ApplyError, Command, Commands, NotKnown, Refusal, Settled, WriteError, WriteState,
+        WriteStatus, Written,
     },
     config::{ConfigInvalid, DbConfig, PoolConfig, Pooler, ProbeConfig, ReadConfig, WriteConfig},
     connector::{BoxStream, ByteStream, Connecting, Connector, HostAddress},
@@ -82,8 +87,8 @@ pub use self::{
     transact::TransactionOptions,
 };
 use self::{
-    begin::Marking, classify::Circuit, gate::Gate, hosts::Hosts, listen::Telling, overlay::Overlays,
-    refresh::Refreshes,
+    begin::Marking, classify::Circuit, fence::Fence, gate::Gate, hosts::Hosts, listen::Telling,
+    overlay::Overlays, refresh::Refreshes,
 };
 use crate::{
     budget::RetryBudget,
@@ -131,6 +136,7 @@ struct Shared {
     refreshes: Refreshes,
     journal: Arc<dyn Store>,
     gate: Gate,
+    fence: Fence,
     /// Fingerprints of the newest keys that this replica settled.
     settled_keys: Cache<String, [u8; 32]>,
     commands: Arc<dyn Commands>,
@@ -190,6 +196,7 @@ impl Db {
             refreshes,
             journal: Arc::new(journal),
             gate: Gate::default(),
+            fence: Fence::default(),
             settled_keys: Cache::new(SETTLED_KEYS_MAX),
             commands,
             schema: watch::Sender::new(SchemaPart::Unknown),

@@ -225,7 +225,8 @@ pub enum Error {
     /// The journal did not take the write.
     #[error("failed to journal the write: {reason}")]
     NotJournaled {
-        /// From the closed set of [`AppendError::reason`](crate::journal::AppendError::reason).
+        /// From the closed set of [`AppendError::reason`](crate::journal::AppendError::reason), or `fenced`: another
+        /// process owns the journal now.
         reason: &'static str,
         /// Whether it never will, because the write is larger than the journal takes.
         permanent: bool,

@@ -242,6 +242,8 @@ pub(crate) fn put(key: &str) -> Command {
     Command {
         key: key.to_owned(),
         name: "effect.put".to_owned(),
+        version: 1,
+        ordering_key: String::new(),
         payload: Bytes::from(format!("value of {key}")),
         fingerprint: [7; 32],
         accepted_at: ridethrough::db::to_microseconds(SystemTime::now()),

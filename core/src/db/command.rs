@@ -16,8 +16,13 @@ use crate::{
 pub struct Command {
     /// The caller's identity for this write, 1 to 255 bytes; its principal included where there are several.
     pub key: String,
-    /// Which command it is; names what `payload` holds.
+    /// Which command it is; names what `payload` holds. At most 64 bytes.
     pub name: String,
+    /// Which form of that command `payload` has: a program applies the forms up to the newest that it knows.
+    pub version: u16,
+    /// What it changes, at most 255 bytes: commands with the same one take effect in the order in which they were
+    /// accepted, and those with different ones in any order. Empty is a key like any other.
+    pub ordering_key: String,
     /// What the command needs, opaque to the library.
     pub payload: Bytes,
     /// Digest of the request, to tell a repetition from another request under the same key.
@@ -57,6 +62,44 @@ pub trait Commands: Send + Sync + 'static {
         None
     }
 
+    /// Applies several journaled commands of one name at once, inside one transaction: much faster than one after another.
+    /// Their ordering keys differ from each other. Answers how each of them ended, in their order; a refused one must
+    /// have left nothing behind, and an error undoes all of them, after which they are tried in smaller parts and at
+    /// last alone, by [`apply`](Self::apply). Both forms must agree.
+    ///
+    /// The library calls it only for a name that [`applies_many`](Self::applies_many) says yes to. The same promise
+    /// holds: it neither begins nor ends a transaction.
+    fn apply_many<'c>(
+        &'c self,
+        statements: &'c Statements<'c>,
+        commands: &'c [&'c Command],
+    ) -> BoxFuture<'c, Result<Vec<Result<Applied, Refusal>>, ApplyError>> {
+        Box::pin(async move {
+            let mut ended = Vec::with_capacity(commands.len());
+            for command in commands {
+                ended.push(Ok(self.apply(statements, command, true).await?));
+            }
+            Ok(ended)
+        })
+    }
+
+    /// Whether [`apply_many`](Self::apply_many) is made for the commands of this name. Default no: they are applied one
+    /// after another.
+    fn applies_many(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
+    /// Whether this program can apply what it finds in the journal; else why not. What it cannot is kept, with all that
+    /// follows under its ordering key, for a program that can. Default: it can.
+    ///
+    /// # Errors
+    /// [`NotKnown`] where it cannot.
+    fn knows(&self, command: &Command) -> Result<(), NotKnown> {
+        let _ = command;
+        Ok(())
+    }
+
     /// The command was journaled: the moment to note what readers of this replica should see until it is settled. Replay
     /// is quick, so [`settled`](Self::settled) may have been called for it already.
     fn accepted(&self, command: &Command) {
@@ -68,6 +111,17 @@ pub trait Commands: Send + Sync + 'static {
     fn settled(&self, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
         let _ = (command, settled, cache);
     }
+}
+
+/// Why this program cannot apply a journaled command, and another one might.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotKnown {
+    /// No command of that name.
+    #[error("unknown-command")]
+    Name,
+    /// The command, in a newer form.
+    #[error("newer-version")]
+    Version,
 }
 
 /// What a command did.

@@ -163,11 +163,21 @@ pub struct WriteConfig {
     pub attempt: Duration,
     /// Attempts at the most, the first included. Default 3.
     pub attempts: u32,
+    /// How long the outcome of a key can be asked for, counted from its end; then its row is removed, by and by. Default 7
+    /// days; 1 hour to 10 years. A journaled write that waited for almost this long is not applied any more, because
+    /// nobody could tell then whether it was: it becomes a dead letter, for an operator to retry or discard.
+    #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
+    pub retention: Duration,
 }
 
 impl Default for WriteConfig {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(4), attempt: Duration::from_secs(1), attempts: 3 }
+        Self {
+            deadline: Duration::from_secs(4),
+            attempt: Duration::from_secs(1),
+            attempts: 3,
+            retention: Duration::from_secs(7 * 24 * 3_600),
+        }
     }
 }
 
@@ -259,6 +269,10 @@ impl DbConfig {
                 "write.attempt",
                 "must be shorter than write.deadline, which the journal needs too",
             );
+        }
+        let (hour, decade) = (Duration::from_secs(3_600), Duration::from_secs(10 * 365 * 24 * 3_600));
+        if !(hour..=decade).contains(&self.write.retention) {
+            return invalid("write.retention", "must be between 1h and 87600h");
         }
         if self.pool.lock >= self.write.attempt {
             return invalid(

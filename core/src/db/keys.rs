@@ -1,8 +1,9 @@
 //! The table of idempotency keys: what became of each write, in the same transaction as its effect.
 //!
 //! The row is the truth about a write. Whoever inserts the key first applies the command; everybody else finds the row.
+//! It opens and ends no transaction.
 
-use std::time::SystemTime;
+use std::{collections::HashMap, time::SystemTime};
 
 use bytes::Bytes;
 use tokio_postgres::{Error, Row};
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::sabotage::{self, Bug, Step};
 
-/// The table, for the service's migrations. Running it again changes nothing.
+/// The tables, for the service's migrations. Running it again changes nothing.
 pub const SCHEMA_SQL: &str = "\
 CREATE TABLE IF NOT EXISTS ridethrough_writes (
     key         text PRIMARY KEY CHECK (octet_length(key) BETWEEN 1 AND 255),
@@ -28,6 +29,11 @@ CREATE TABLE IF NOT EXISTS ridethrough_writes (
     settled_at  timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX IF NOT EXISTS ridethrough_writes_settled_at ON ridethrough_writes (settled_at);
+CREATE TABLE IF NOT EXISTS ridethrough_journals (
+    journal_id  bytea PRIMARY KEY CHECK (octet_length(journal_id) = 16),
+    epoch       bigint NOT NULL,
+    taken_at    timestamptz NOT NULL DEFAULT now()
+);
 ";
 
 /// What the table says of a key that somebody asked for.
@@ -54,6 +60,65 @@ pub(super) async fn claim(statements: &Statements<'_>, command: &Command) -> Res
     Ok(inserted == 1)
 }
 
+/// Removes the rows of commands that were rejected and that an operator wants tried again: the same request only.
+pub(super) async fn forget_rejected(statements: &Statements<'_>, commands: &[&Command]) -> Result<(), Error> {
+    let keys: Vec<&str> = commands.iter().map(|command| command.key.as_str()).collect();
+    let fingerprints: Vec<&[u8]> = commands.iter().map(|command| command.fingerprint.as_slice()).collect();
+    let sql = "DELETE FROM ridethrough_writes AS w \
+               USING unnest($1::text[], $2::bytea[]) AS again (key, fingerprint) \
+               WHERE w.key = again.key AND w.fingerprint = again.fingerprint AND w.outcome = 'rejected'";
+    statements.run(sql, &[&keys, &fingerprints]).await.map(|_| ())
+}
+
+/// What is recorded under several keys.
+pub(super) async fn look_up_many(
+    statements: &Statements<'_>,
+    keys: &[&str],
+) -> Result<HashMap<String, Known>, Error> {
+    let sql = "SELECT key, fingerprint, outcome, answer, reason FROM ridethrough_writes \
+               WHERE key = ANY ($1::text[])";
+    let rows = statements.rows(sql, &[&keys]).await?;
+    rows.iter().map(|row| Ok((row.try_get("key")?, known(row)?))).collect()
+}
+
+/// Records how several commands ended, each under its key; answers how many rows that made. It is fewer where somebody
+/// else has a key by now, and then nothing of this transaction may count.
+pub(super) async fn record_many(
+    statements: &Statements<'_>,
+    ended: &[(&Command, Settled)],
+) -> Result<u64, Error> {
+    let keys: Vec<&str> = ended.iter().map(|(command, _)| command.key.as_str()).collect();
+    let names: Vec<&str> = ended.iter().map(|(command, _)| command.name.as_str()).collect();
+    let fingerprints: Vec<&[u8]> = ended.iter().map(|(command, _)| command.fingerprint.as_slice()).collect();
+    let accepted: Vec<SystemTime> = ended.iter().map(|(command, _)| command.accepted_at).collect();
+    let outcomes: Vec<&str> = ended.iter().map(|(_, settled)| settled.as_str()).collect();
+    let answers: Vec<Option<&[u8]>> = ended
+        .iter()
+        .map(|(_, settled)| match settled {
+            Settled::Applied(answer) | Settled::Superseded(answer) => Some(answer.as_ref()),
+            Settled::Refused(_) => None,
+        })
+        .collect();
+    let refused = |settled: &Settled| matches!(settled, Settled::Refused(_));
+    let payloads: Vec<Option<&[u8]>> =
+        ended.iter().map(|(command, settled)| refused(settled).then_some(command.payload.as_ref())).collect();
+    let reasons: Vec<Option<&str>> = ended
+        .iter()
+        .map(|(_, settled)| match settled {
+            Settled::Refused(refusal) => Some(refusal.code.as_str()),
+            Settled::Applied(_) | Settled::Superseded(_) => None,
+        })
+        .collect();
+    // Sorted, so that two replicas that settle the same keys cannot wait for each other.
+    let sql = "INSERT INTO ridethrough_writes \
+               (key, command, fingerprint, outcome, answer, reason, payload, accepted_at) \
+               SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::bytea[], $6::text[], \
+               $7::bytea[], $8::timestamptz[]) AS ended (key) ORDER BY ended.key ON CONFLICT (key) DO NOTHING";
+    statements
+        .run(sql, &[&keys, &names, &fingerprints, &outcomes, &answers, &reasons, &payloads, &accepted])
+        .await
+}
+
 /// Keeps the answer under the claimed key; `false` where nothing is claimed.
 pub(super) async fn keep_answer(
     statements: &Statements<'_>,
@@ -75,27 +140,42 @@ pub(super) async fn keep_answer(
 
 /// Records a journaled command that can never be applied, payload included, so that a person can see to it; `false` where
 /// the key is settled already.
-pub(super) async fn record_rejected(
-    statements: &Statements<'_>,
-    key: &str,
-    command: &Command,
-    reason: &str,
-) -> Result<bool, Error> {
-    let recorded = statements
-        .run(
-            "INSERT INTO ridethrough_writes (key, command, fingerprint, outcome, reason, payload, accepted_at) \
-             VALUES ($1, $2, $3, 'rejected', $4, $5, $6) ON CONFLICT (key) DO NOTHING",
-            &[
-                &key,
-                &command.name,
-                &command.fingerprint.as_slice(),
-                &reason,
-                &command.payload.as_ref(),
-                &command.accepted_at,
-            ],
-        )
-        .await?;
-    Ok(recorded == 1)
+pub(super) struct RecordRejected<'r> {
+    pub(super) key: &'r str,
+    pub(super) command: &'r Command,
+    pub(super) reason: &'r str,
+}
+
+impl Question for RecordRejected<'_> {
+    type Answer = bool;
+
+    fn operation(&self) -> &'static str {
+        "reject"
+    }
+
+    fn is_short(&self) -> bool {
+        false
+    }
+
+    async fn ask<'c>(&'c self, statements: &'c Statements<'c>) -> Result<bool, Error> {
+        let Self { key, command, reason } = self;
+        let recorded = statements
+            .run(
+                "INSERT INTO ridethrough_writes \
+                 (key, command, fingerprint, outcome, reason, payload, accepted_at) \
+                 VALUES ($1, $2, $3, 'rejected', $4, $5, $6) ON CONFLICT (key) DO NOTHING",
+                &[
+                    key,
+                    &command.name,
+                    &command.fingerprint.as_slice(),
+                    reason,
+                    &command.payload.as_ref(),
+                    &command.accepted_at,
+                ],
+            )
+            .await?;
+        Ok(recorded == 1)
+    }
 }
 
 /// What is recorded under the key.

@@ -1,45 +1,69 @@
-//! Replay: the journal to PostgreSQL, in order, once per idempotency key. The only file that sees both sides.
+//! Replay: the journal to PostgreSQL, in order for each ordering key, once per idempotency key. With what is below it the
+//! only part that sees both sides.
 //!
-//! An entry leaves the journal only when its key is settled in the database: applied, superseded, or recorded as rejected
-//! with its payload. Whatever is in doubt is tried again; the key makes that harmless.
+//! It decides when, how much and by how many batches at once; how a batch is settled is in `settle`. An entry leaves the
+//! journal only when its key is settled in the database: applied, superseded, or recorded as rejected with its payload.
+//! Whatever is in doubt is tried again; the key makes that harmless.
 //!
-//! It asks for no permit. There is one replay, and it does one thing at a time on one connection, which the pool has beyond
-//! those for permits: so the database bears one call more than the bulkhead's limit, calls cannot starve replay, and
-//! replay takes no place from them. In the line with all others it would come last, and while a backlog exists every new
-//! write waits behind it.
+//! The first batch asks for no permit: it has a connection that the pool has beyond those for permits, so that calls
+//! cannot starve replay. All further ones ask for a permit of the lowest priority, of which there are 20 % at the most,
+//! and while calls queue for permits there are none of them.
+
+mod pace;
+mod retention;
+mod settle;
+mod together;
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep};
 
+use self::{pace::Pace, retention::Retention, settle::Report, together::Item};
 use super::{
-    Command, Db, Refusal, Settled,
-    classify::{self, Connection, Verdict},
-    guards::{AttemptTime, Connected},
-    keys,
-    transaction::{self, Attempted, Ended, Failed, Progress, Together},
+    Command, Db,
+    fence::{Look, Take},
 };
 use crate::{
     backoff::Backoff,
-    deadline::Deadline,
+    bulkhead::Priority,
     drain::Draining,
-    error::{Error, ErrorClass, Phase, Stage},
+    error::{Error, RejectReason},
     health::{DatabasePart, SchemaPart},
-    journal::Entry,
-    metrics,
+    journal::{Aside, Entry},
 };
 
-/// Entries read from disk at a time.
-const BATCH_ENTRIES: usize = 64;
-/// And their bytes.
-const BATCH_BYTES: u64 = 1024 * 1024;
+/// Bytes of one batch.
+const BATCH_BYTES: u64 = 2 * 1024 * 1024;
 /// Between looks at a journal or database that gave no sign of change.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
-/// One entry may wait for a ghost's locks this long; the server's `lock_timeout` ends it earlier.
-const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
+/// Between looks while direct writes of the very keys that wait are in progress.
+const DIRECT_PAUSE: Duration = Duration::from_millis(10);
+/// Between looks at the epoch while there is nothing to replay.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// And so many of them in a row; what still waits then is no direct write's doing.
+const WAITS_MAX: u32 = 20;
+/// Between looks at a journal that cannot be read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);
+/// Of the bulkhead's limit one batch for each so many permits.
+const PERMITS_FOR_A_BATCH: usize = 5;
+/// Ordering keys that are left alone for a while at once; where more fail it is not their fault.
+const PAUSED_MAX: usize = 1_000;
+/// An ordering key that failed counts its failures on within this time.
+const PAUSED_REMEMBERED: Duration = Duration::from_secs(2);
+/// Batches in which nothing went through, after which all of replay pauses.
+const FUTILE_MAX: u32 = 3;
+/// Held entries that are looked at together.
+const HELD_AT_ONCE: usize = 64;
+/// What is this much younger than the retention is still applied: clocks differ.
+const RETENTION_MARGIN: Duration = Duration::from_secs(10 * 60);
+/// After a failure of one ordering key, and of all.
+const BACKOFF: fn() -> Backoff =
+    || Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(1), ..Backoff::default() };
 
 /// Applies journaled writes until the drain. Made by [`Db::new`](super::Db::new).
 #[derive(Debug)]
@@ -48,9 +72,23 @@ pub struct Replay {
     db: Db,
 }
 
-/// An entry that could not be settled now.
-struct NotYet {
-    error: Error,
+/// The ordering keys that no batch may take now.
+#[derive(Debug, Clone, Default)]
+struct Taken(Arc<Mutex<HashSet<String>>>);
+
+/// The ordering keys that failed, with how often, and until when they are left alone.
+type Paused = HashMap<String, (u32, Instant)>;
+
+/// A batch on its way: whether it has a permit, its ordering keys, and what became of it.
+type Batch<'r> = BoxFuture<'r, (bool, Vec<String>, Report)>;
+
+/// What was found to do.
+enum Found {
+    Items(Vec<Item>),
+    /// Entries of keys that are all taken, or none.
+    Nothing,
+    /// The journal cannot be read.
+    Unreadable,
 }
 
 impl Replay {
@@ -58,89 +96,161 @@ impl Replay {
         Self { db }
     }
 
-    /// Replays whenever there is a backlog and a database, until the drain begins.
+    /// Replays whenever there is a backlog and a database, until the drain begins. In between it removes the outcomes of
+    /// writes that were kept long enough.
     ///
     /// # Cancel safety
-    /// Dropping it at any moment is safe: the entry in progress stays in the journal and is settled once by its key.
+    /// Dropping it at any moment is safe: the entries in progress stay in the journal and are settled once by their keys.
     pub async fn run(self, mut draining: Draining) {
+        tokio::select! {
+            () = self.run_on() => {}
+            () = draining.requested() => {}
+        }
+    }
+
+    async fn run_on(&self) {
         let mut appended = self.db.0.journal.changed();
         let mut database = self.db.database();
         let mut schema = self.db.0.schema.subscribe();
+        let mut retention = Retention::new(Instant::now());
+        let (mut held_from, mut looked) = (Some(0), Instant::now());
         loop {
-            let now = Instant::now();
             if self.db.0.journal.backlog().entries == 0 {
-                self.db.0.overlays.journal_was_empty(now);
+                self.db.0.overlays.journal_was_empty(Instant::now());
             }
-            if self.possible() {
-                tokio::select! {
-                    () = self.drain_backlog() => {}
-                    () = draining.requested() => return,
+            if self.is_open() {
+                held_from = self.release_known(held_from).await;
+                if self.db.0.journal.backlog().entries > 0 && self.owns().await {
+                    self.drain_backlog().await;
                 }
+            }
+            // What is left is held, or has no database.
+            if self.is_open() {
+                self.look_at_epoch(&mut looked).await;
+                retention.tend(&self.db).await;
             }
             tokio::select! {
                 _ = appended.changed() => {}
                 _ = database.changed() => {}
                 _ = schema.changed() => {}
                 () = sleep(IDLE_PAUSE) => {}
-                () = draining.requested() => return,
             }
         }
     }
 
-    fn possible(&self) -> bool {
+    /// Whether there is a database to replay to.
+    fn is_open(&self) -> bool {
         *self.db.0.database.borrow() == DatabasePart::Up
             && matches!(*self.db.0.schema.borrow(), SchemaPart::Ok | SchemaPart::Pending)
-            && self.db.0.journal.backlog().entries > 0
+            && !self.db.0.fence.is_lost()
     }
 
-    /// Settles entries until none is left or the database is away again.
+    /// Makes sure that this process has an epoch of the journal, before anything of it is replayed.
+    async fn owns(&self) -> bool {
+        let fence = &self.db.0.fence;
+        if !fence.is_taken()
+            && let Some(claim) = self.db.claim()
+            && let Err(error) = self.db.ask_primary(&Take(claim)).await
+        {
+            tracing::debug!(code = error.code(), "the journal's epoch could not be taken");
+        }
+        fence.is_taken()
+    }
+
+    /// Looks now and then whether this process still has the epoch that it took, so that one that is the owner no more
+    /// accepts nothing that nobody would apply.
+    async fn look_at_epoch(&self, looked: &mut Instant) {
+        if self.db.0.fence.is_taken()
+            && looked.elapsed() >= LOOK_EVERY
+            && let Some(claim) = self.db.claim()
+        {
+            *looked = Instant::now();
+            // Where it fails, the next one tells.
+            let _ = self.db.ask_primary(&Look(claim)).await;
+        }
+    }
+
+    /// Gives back what was held for a program that knows it, if that is this one. Answers where to go on, where it could
+    /// not look at everything.
+    async fn release_known(&self, from: Option<u64>) -> Option<u64> {
+        let mut from = from?;
+        let mut released = 0;
+        if self.db.0.journal.aside_counts().held == 0 {
+            return None;
+        }
+        loop {
+            let journal = Arc::clone(&self.db.0.journal);
+            let read = tokio::task::spawn_blocking(move || journal.aside(from, HELD_AT_ONCE)).await;
+            let Ok(Ok(aside)) = read else { return Some(from) };
+            let Some(last) = aside.last() else { break };
+            from = last.entry.sequence + 1;
+            for held in &aside {
+                let is_known = || self.db.0.commands.knows(&command(&held.entry));
+                if matches!(held.why, Aside::Held { .. }) && is_known().is_ok() {
+                    released += self.db.0.journal.release(&held.entry.ordering_key);
+                }
+            }
+        }
+        if released > 0 {
+            tracing::info!(
+                entries = released,
+                "journaled writes were held for this program and are replayed now"
+            );
+        }
+        None
+    }
+
+    fn may_go_on(&self) -> bool {
+        self.is_open() && self.db.0.fence.is_taken()
+    }
+
+    /// Settles entries until none is left that can be settled, or the database is away again.
     async fn drain_backlog(&self) {
-        let backoff =
-            Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(1), ..Backoff::default() };
-        let (mut failures, mut settled) = (0, 0u64);
-        let mut at_a_time = BATCH_ENTRIES;
+        let (taken, mut paused) = (Taken::default(), Paused::new());
+        let mut running: FuturesUnordered<Batch<'_>> = FuturesUnordered::new();
+        let (mut pace, mut free_running) = (Pace::default(), false);
+        let (mut settled, mut futile, mut waits) = (0, 0u32, 0u32);
         let started = Instant::now();
-        while self.possible() {
-            // Direct writes that were begun before an entry was appended come before it.
-            let soon = Instant::now() + ATTEMPT_LIMIT;
-            if !self.db.0.gate.direct_writes_ended(soon).await {
+        loop {
+            let crowded = self.db.0.bulkhead.queued() > 0;
+            let most = if crowded { 1 } else { self.batches_max() };
+            let mut found = Found::Nothing;
+            while self.may_go_on() && running.len() < most {
+                paused.retain(|_, (_, until)| *until + PAUSED_REMEMBERED > Instant::now());
+                found = self.find(pace.entries(crowded), &taken, &paused).await;
+                let Found::Items(items) = found else { break };
+                let keys = taken.add(&items);
+                let with_permit = std::mem::replace(&mut free_running, true);
+                running.push(self.batch(items, keys, with_permit));
+                found = Found::Nothing;
+            }
+            let Some((with_permit, keys, report)) = running.next().await else {
+                let empty = !self.may_go_on() || self.db.0.journal.backlog().entries == 0;
+                // What is left stands behind something that is held.
+                let held = matches!(found, Found::Nothing) && paused.is_empty() && waits >= WAITS_MAX;
+                if empty || held {
+                    break;
+                }
+                waits += 1;
+                let unreadable = matches!(found, Found::Unreadable);
+                sleep(if unreadable { UNREADABLE_PAUSE } else { DIRECT_PAUSE }).await;
                 continue;
+            };
+            waits = 0;
+            free_running &= with_permit;
+            taken.remove(&keys);
+            settled += report.settled;
+            if let Some((entries, took)) = report.slowest {
+                pace.took(entries, took);
             }
-            let Some(entries) = self.batch(at_a_time).await else { return };
-            match self.settle_together(&entries).await {
-                Some(Together::Settled(_)) => {
-                    let sequences: Vec<u64> = entries.iter().map(|entry| entry.sequence).collect();
-                    self.db.0.journal.settled(&sequences);
-                    (failures, settled) = (0, settled + entries.len() as u64);
-                    at_a_time = (at_a_time * 2).min(BATCH_ENTRIES);
-                    continue;
-                }
-                Some(Together::TooSlow) if at_a_time > 1 => {
-                    at_a_time /= 2;
-                    continue;
-                }
-                Some(Together::OneByOne | Together::TooSlow) | None => {}
-            }
-            for entry in entries {
-                match self.settle(&entry).await {
-                    Ok(()) => {
-                        self.db.0.journal.settled(&[entry.sequence]);
-                        (failures, settled) = (0, settled + 1);
-                    }
-                    Err(NotYet { error }) => {
-                        failures += 1;
-                        if failures == 1 {
-                            tracing::info!(
-                                sequence = entry.sequence,
-                                class = error.class().as_str(),
-                                code = error.code(),
-                                "replay pauses"
-                            );
-                        }
-                        sleep(self.db.random(|random| backoff.delay(failures, random))).await;
-                        break;
-                    }
-                }
+            futile = if report.settled > 0 || is_for_want_of_room(&report) { 0 } else { futile + 1 };
+            let stopped = report.stopped.is_some() && !is_for_want_of_room(&report);
+            self.pause_keys(&mut paused, &report);
+            if stopped || futile >= FUTILE_MAX || paused.len() > PAUSED_MAX {
+                self.say_pause(&report, futile);
+                sleep(self.db.random(|random| BACKOFF().delay(futile.max(1), random))).await;
+            } else if crowded {
+                sleep(Pace::pause(report.slowest.map_or(Duration::ZERO, |(_, took)| took))).await;
             }
         }
         if settled > 0 {
@@ -148,164 +258,142 @@ impl Replay {
         }
     }
 
-    async fn batch(&self, entries_max: usize) -> Option<Vec<Entry>> {
-        let journal = Arc::clone(&self.db.0.journal);
-        let read =
-            tokio::task::spawn_blocking(move || journal.batch(entries_max, BATCH_BYTES, &|_| false)).await;
-        match read {
-            Ok(Ok(entries)) => Some(entries),
+    fn batches_max(&self) -> usize {
+        (self.db.0.bulkhead.limit() / PERMITS_FOR_A_BATCH).max(1)
+    }
+
+    fn batch(&self, items: Vec<Item>, keys: Vec<String>, with_permit: bool) -> Batch<'_> {
+        Box::pin(async move {
+            let priority = with_permit.then_some(Priority::Replay);
+            let report = self.db.settle_batch(items, priority).await;
+            (with_permit, keys, report)
+        })
+    }
+
+    /// Leaves the ordering keys alone that did not go through: others need not wait for them.
+    fn pause_keys(&self, paused: &mut Paused, report: &Report) {
+        for (key, error) in &report.stuck {
+            let failures = paused.get(key).map_or(1, |(failures, _)| failures.saturating_add(1));
+            if failures == 1 {
+                tracing::info!(
+                    class = error.class().as_str(),
+                    code = error.code(),
+                    "replay leaves out an entry"
+                );
+            }
+            let delay = self.db.random(|random| BACKOFF().delay(failures, random));
+            paused.insert(key.clone(), (failures, Instant::now() + delay));
+        }
+    }
+
+    fn say_pause(&self, report: &Report, futile: u32) {
+        let error = report.stopped.as_ref().or_else(|| report.stuck.last().map(|(_, error)| error));
+        if let Some(error) = error
+            && futile <= 1
+        {
+            tracing::info!(class = error.class().as_str(), code = error.code(), "replay pauses");
+        }
+    }
+
+    /// The oldest entries that can be applied now. What this program does not know is set aside.
+    async fn find(&self, entries_max: usize, taken: &Taken, paused: &Paused) -> Found {
+        let now = Instant::now();
+        let paused: HashSet<String> =
+            paused.iter().filter(|(_, (_, until))| *until > now).map(|(key, _)| key.clone()).collect();
+        let (db, taken) = (self.db.clone(), taken.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            // Direct writes that were begun before an entry was appended come before it; none begins after.
+            let skip = |key: &str| taken.has(key) || paused.contains(key) || db.0.gate.is_direct(key);
+            db.0.journal.batch(entries_max, BATCH_BYTES, &skip)
+        });
+        let entries = match read.await {
+            Ok(Ok(entries)) => entries,
             Ok(Err(error)) => {
                 tracing::error!(%error, "the journal cannot be read; journaled writes wait");
-                sleep(Duration::from_secs(5)).await;
-                None
+                return Found::Unreadable;
             }
-            Err(_) => None,
+            Err(_) => return Found::Unreadable,
+        };
+        let now = SystemTime::now();
+        let items: Vec<Item> = entries.into_iter().map(|entry| self.item(entry, now)).collect();
+        let items = self.hold_unknown(items).await;
+        if items.is_empty() { Found::Nothing } else { Found::Items(items) }
+    }
+
+    fn item(&self, entry: Entry, now: SystemTime) -> Item {
+        let age = now.duration_since(entry.accepted_at).unwrap_or_default();
+        Item {
+            sequence: entry.sequence,
+            retried: entry.retried,
+            too_old: !entry.retried && age + RETENTION_MARGIN >= self.db.0.config.write.retention,
+            command: command(&entry),
         }
     }
 
-    /// Brings all of them to an end with one COMMIT, if that can be; `None` where the database was not asked.
-    async fn settle_together(&self, entries: &[Entry]) -> Option<Together> {
-        let sent_at = Instant::now();
-        let time = AttemptTime::new(Deadline::after(sent_at, ATTEMPT_LIMIT), ATTEMPT_LIMIT);
-        let Connected { admission, loan, .. } = self.db.connected(&time, None).await.ok()?;
-        let commands: Vec<Command> = entries.iter().map(command).collect();
-        let applier = self.db.0.commands.as_ref();
-        let (together, result) =
-            transaction::attempt_together(loan, applier, &commands, self.db.ground(&time)).await;
-        admission.record(result, Instant::now());
-        if let Together::Settled(ended) = &together {
-            for (command, Ended { settled, before }) in commands.iter().zip(ended) {
-                self.db.tell_settled(command, settled, *before, sent_at);
-                self.count(settled.as_str());
+    /// Sets aside what this program does not know, and leaves out what follows under the same ordering keys.
+    async fn hold_unknown(&self, items: Vec<Item>) -> Vec<Item> {
+        let mut held: HashSet<String> = HashSet::new();
+        let mut known = Vec::with_capacity(items.len());
+        for item in items {
+            if held.contains(&item.command.ordering_key) {
+                continue;
             }
+            let Err(reason) = self.db.0.commands.knows(&item.command) else {
+                known.push(item);
+                continue;
+            };
+            tracing::warn!(
+                sequence = item.sequence,
+                command = item.command.name,
+                version = item.command.version,
+                %reason,
+                "a journaled write waits for a program that knows its command, and all that follow it for the same thing"
+            );
+            let why = Aside::Held { reason: reason.to_string() };
+            if let Err(error) = self.db.0.journal.set_aside(&[item.sequence], why).await {
+                tracing::error!(%error, "an unknown write cannot be set aside; it stays in the journal");
+            }
+            held.insert(item.command.ordering_key);
         }
-        Some(together)
-    }
-
-    fn count(&self, outcome: &'static str) {
-        self.db.0.replayed.fetch_add(1, Ordering::Relaxed);
-        metrics::journal_replayed(outcome);
-    }
-
-    /// Brings one entry to an end that is recorded in the database.
-    async fn settle(&self, entry: &Entry) -> Result<(), NotYet> {
-        let command = command(entry);
-        let deadline = Deadline::after(Instant::now(), ATTEMPT_LIMIT);
-        let mut progress = Progress::after(None);
-        let limits = (deadline, ATTEMPT_LIMIT);
-        let outcome = match self.db.write_attempt(&command, None, limits, &mut progress).await {
-            Ok(Attempted::Committed(super::Applied::Done(_))) => "applied",
-            Ok(Attempted::Committed(super::Applied::Superseded(_))) => "superseded",
-            Ok(Attempted::Known(known)) if known.is_same_request(&command) => "known",
-            Ok(Attempted::Known(_)) => {
-                self.reject_reused_key(entry, &command).await?;
-                "key-reused"
-            }
-            Ok(Attempted::Refused(refusal)) => {
-                let _ = self.reject(&entry.key, &command, refusal).await?;
-                "rejected"
-            }
-            Err(Failed { error, .. }) if is_hopeless(&error) => {
-                let code = format!("refused-by-database-{}", error.code().unwrap_or("unknown"));
-                tracing::warn!(
-                    sequence = entry.sequence,
-                    code = error.code(),
-                    "a journaled write cannot be applied"
-                );
-                // Settled after all: the next look at it finds out how.
-                if !self.reject(&entry.key, &command, Refusal::new(code)).await? {
-                    return Err(NotYet { error });
-                }
-                "rejected"
-            }
-            Err(Failed { error, .. }) => return Err(NotYet { error }),
-        };
-        self.count(outcome);
-        Ok(())
-    }
-
-    /// The key belongs to another request, which another replica accepted: this one is kept under a key of its own, so
-    /// that nothing that was accepted vanishes.
-    async fn reject_reused_key(&self, entry: &Entry, command: &Command) -> Result<(), NotYet> {
-        let digest: String = entry.fingerprint.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        let accepted = entry.accepted_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        tracing::warn!(sequence = entry.sequence, "two requests were accepted under one idempotency key");
-        // Unlike any other entry's, also another replica's, and the same when it is tried again.
-        let key = format!("reused-key:{}:{}:{digest}", accepted.as_micros(), entry.sequence);
-        let _ = self.reject(&key, command, Refusal::new("key-reused")).await?;
-        Ok(())
-    }
-
-    /// Records the refusal; `false` where the key was settled before.
-    async fn reject(&self, key: &str, command: &Command, refusal: Refusal) -> Result<bool, NotYet> {
-        let sent_at = Instant::now();
-        let time = AttemptTime::new(Deadline::after(sent_at, ATTEMPT_LIMIT), ATTEMPT_LIMIT);
-        let loan = self.db.connected_to_primary(&time).await.map_err(|none| NotYet { error: none.error })?;
-        let recorded = {
-            let statements = loan.statements();
-            let record = keys::record_rejected(&statements, key, command, &refusal.code);
-            tokio::time::timeout_at(time.deadline.instant(), record).await
-        };
-        let is_new = match recorded {
-            Ok(Ok(is_new)) => {
-                loan.give_back();
-                is_new
-            }
-            Ok(Err(source)) => {
-                let (error, verdict) = classify::error(source, Stage::Query, Phase::Sent);
-                loan.settle(Verdict { connection: Connection::Destroy, ..verdict });
-                return Err(NotYet { error });
-            }
-            Err(_) => {
-                let error = Error::Timeout { stage: Stage::Query, phase: Phase::Sent, limit: ATTEMPT_LIMIT };
-                return Err(NotYet { error });
-            }
-        };
-        if is_new {
-            self.db.tell_settled(command, &Settled::Refused(refusal), false, sent_at);
-        }
-        Ok(is_new)
+        known
     }
 }
 
+impl Taken {
+    fn add(&self, items: &[Item]) -> Vec<String> {
+        let keys: HashSet<&String> = items.iter().map(|item| &item.command.ordering_key).collect();
+        let keys: Vec<String> = keys.into_iter().cloned().collect();
+        self.keys(|taken| taken.extend(keys.iter().cloned()));
+        keys
+    }
+
+    fn remove(&self, keys: &[String]) {
+        self.keys(|taken| keys.iter().for_each(|key| drop(taken.take(key))));
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.keys(|taken| taken.contains(key))
+    }
+
+    fn keys<T>(&self, use_them: impl FnOnce(&mut HashSet<String>) -> T) -> T {
+        use_them(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The command that an entry is.
 pub(super) fn command(entry: &Entry) -> Command {
     Command {
         key: entry.key.clone(),
         name: entry.kind.clone(),
+        version: entry.version,
+        ordering_key: entry.ordering_key.clone(),
         payload: entry.payload.clone(),
         fingerprint: entry.fingerprint,
         accepted_at: entry.accepted_at,
     }
 }
 
-/// The database understood the command and will refuse it every time, or the program cannot read its answer.
-fn is_hopeless(error: &Error) -> bool {
-    // Missing tables, schemas or rights are an operator's to mend, and then the command applies. What is wrong with the
-    // connection (08P01: also a pooler's word for its own troubles) says nothing about the command.
-    const MENDABLE: [&str; 6] = ["42", "XX", "28", "3D", "3F", "08"];
-    error.class() == ErrorClass::Permanent
-        && error.stage() != Stage::Connect
-        && !error.code().is_some_and(|code| MENDABLE.iter().any(|class| code.starts_with(class)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A pooler that nobody told us of says ERROR 08P01 when its server crashes: an accepted write was recorded as rejected
-    /// for good, though the server had never seen it.
-    #[test]
-    fn only_what_is_wrong_with_the_command_itself_is_hopeless() {
-        let failed = |code: &str| {
-            let (stage, phase, class) = (Stage::Query, Phase::InTransaction, ErrorClass::Permanent);
-            let (code, source) = (Some(code.to_owned()), "planned".into());
-            Error::Database { stage, phase, class, code, cause: None, source }
-        };
-        for code in ["08P01", "42P01", "42501", "3F000", "28P01", "XX001"] {
-            assert!(!is_hopeless(&failed(code)), "{code}");
-        }
-        for code in ["22003", "23505", "P0001"] {
-            assert!(is_hopeless(&failed(code)), "{code}");
-        }
-    }
+/// There was no permit for it, which is as it should be.
+fn is_for_want_of_room(report: &Report) -> bool {
+    matches!(report.stopped, Some(Error::Rejected { reason: RejectReason::Overloaded, .. }))
 }

@@ -23,7 +23,8 @@ impl Db {
         let database = self.database_part(now);
         let cache = if self.0.cache.is_warm(now) { CachePart::Warm } else { CachePart::Cold };
         let waiting = self.0.journal.backlog().entries > 0;
-        let journal = match self.0.journal.health() {
+        let health = if self.0.fence.is_lost() { JournalHealth::Failed } else { self.0.journal.health() };
+        let journal = match health {
             JournalHealth::Full | JournalHealth::Failed if waiting && database == DatabasePart::Up => {
                 JournalPart::Blocked
             }
@@ -82,6 +83,7 @@ impl Db {
         let aside = self.0.journal.aside_counts();
         metrics::journal_set_aside("rejected", aside.rejected as f64);
         metrics::journal_set_aside("held", aside.held as f64);
+        metrics::gauge("ridethrough_journal_fenced", f64::from(u8::from(self.0.fence.is_lost())));
         metrics::gauge("ridethrough_journal_oldest_seconds", age(backlog.oldest_accepted_at).as_secs_f64());
     }
 
@@ -123,6 +125,7 @@ impl Db {
                 "rejected": aside.rejected,
                 "held": aside.held,
                 "replayed": self.0.replayed.load(std::sync::atomic::Ordering::Relaxed),
+                "fenced": self.0.fence.is_lost(),
             },
         })
     }

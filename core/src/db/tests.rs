@@ -141,6 +141,8 @@ fn command(key: &str, fingerprint: u8) -> Command {
     Command {
         key: key.to_owned(),
         name: "answer.set".to_owned(),
+        version: 1,
+        ordering_key: String::new(),
         payload: Bytes::from_static(b"42"),
         fingerprint: [fingerprint; 32],
         accepted_at: SystemTime::now(),

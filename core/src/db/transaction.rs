@@ -10,8 +10,9 @@ use tokio_postgres::Error as DriverError;
 use super::{
     begin::{self, Kind, Limits, Mark, Marking},
     classify::{Circuit, Connection, Verdict},
-    command::{Applied, ApplyError, Command, Commands, Refusal, Settled},
+    command::{Applied, ApplyError, Command, Commands, Refusal},
     config::PoolConfig,
+    fence::Claim,
     guards::{self, AttemptTime},
     keys::{self, Known},
     listen::Telling,
@@ -21,8 +22,7 @@ use super::{
 };
 use crate::{
     breaker::CallResult,
-    bulkhead::Ended as CallEnded,
-    cache::Tags,
+    bulkhead::{Ended as CallEnded, Priority},
     error::{Error, ErrorClass, Phase, Stage},
     metrics,
     sabotage::{self, Step},
@@ -31,16 +31,18 @@ use crate::{
 /// COMMIT alone tells nothing: in an aborted transaction PostgreSQL answers it with ROLLBACK, and the driver reports
 /// success. In one message with a statement before it, the statement fails first (25P02) and COMMIT is not reached. The tag
 /// is looked at all the same: what stands in between may have ended the transaction.
-const COMMIT: &str = "SELECT 1; COMMIT";
+pub(super) const COMMIT: &str = "SELECT 1; COMMIT";
 
 /// Why the steps of an attempt came to no good end.
 #[derive(Debug)]
-enum Stopped {
+pub(super) enum Stopped {
     Driver(DriverError),
     /// COMMIT was answered by ROLLBACK and no error.
     RolledBack,
     /// The command ended the transaction itself, against its promise.
     EndedByItself,
+    /// The journal that the command comes from has another owner by now.
+    Fenced,
 }
 
 impl From<DriverError> for Stopped {
@@ -92,13 +94,37 @@ pub(super) struct Ground<'a> {
     pub(super) config: &'a PoolConfig,
     pub(super) marking: &'a Marking,
     pub(super) telling: &'a Telling,
+    /// What a replay's transaction must be allowed by.
+    pub(super) claim: Option<Claim<'a>>,
 }
 
 impl Ground<'_> {
-    async fn begin(&self, loan: &Loan, kind: Kind) -> Result<Option<Mark>, DriverError> {
+    pub(super) async fn begin(&self, loan: &Loan, kind: Kind) -> Result<Option<Mark>, DriverError> {
         let limits = Limits::within(self.time.deadline.remaining(Instant::now()), self.config);
         begin::begin(loan, kind, limits, self.marking).await
     }
+
+    /// Makes sure that no other owner of the journal takes over before this transaction ends.
+    pub(super) async fn hold_claim(&self, statements: &Statements<'_>) -> Result<(), Stopped> {
+        match &self.claim {
+            Some(claim) if !claim.hold(statements).await? => Err(Stopped::Fenced),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Where a command comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// From its caller.
+    Direct,
+    /// Out of the journal.
+    Journal {
+        /// An operator gave it back after it was rejected.
+        retried: bool,
+        /// Of the permit that it needs, if it does.
+        priority: Option<Priority>,
+    },
 }
 
 /// Runs the attempt on a connection of its own until `deadline`; settles what becomes of the connection.
@@ -109,11 +135,11 @@ pub(super) async fn attempt(
     loan: Loan,
     commands: &dyn Commands,
     command: &Command,
-    replayed: bool,
+    origin: Origin,
     ground: Ground<'_>,
     progress: &mut Progress,
 ) -> Result<Attempted, Failed> {
-    let steps = run(&loan, commands, command, replayed, ground, progress);
+    let steps = run(&loan, commands, command, origin, ground, progress);
     match timeout_at(ground.time.deadline.instant(), steps).await {
         Ok(Ok(attempted)) => {
             answered(loan);
@@ -124,13 +150,13 @@ pub(super) async fn attempt(
     }
 }
 
-fn answered(loan: Loan) {
+pub(super) fn answered(loan: Loan) {
     loan.report(CallEnded::Answered, Instant::now());
     loan.give_back();
 }
 
 /// No answer in time: the session goes to the reaper.
-fn expired(loan: Loan, phase: Phase, time: &AttemptTime) -> Failed {
+pub(super) fn expired(loan: Loan, phase: Phase, time: &AttemptTime) -> Failed {
     loan.report(time.ended(), Instant::now());
     drop(loan);
     let error = Error::Timeout { stage: stage(phase), phase, limit: time.limit };
@@ -141,7 +167,7 @@ async fn run(
     loan: &Loan,
     commands: &dyn Commands,
     command: &Command,
-    replayed: bool,
+    origin: Origin,
     ground: Ground<'_>,
     progress: &mut Progress,
 ) -> Result<Attempted, Stopped> {
@@ -151,6 +177,10 @@ async fn run(
         progress.ghost = None;
     }
     progress.mark = ground.begin(loan, Kind::default()).await?;
+    ground.hold_claim(&statements).await?;
+    if matches!(origin, Origin::Journal { retried: true, .. }) {
+        keys::forget_rejected(&statements, &[command]).await?;
+    }
     if !keys::claim(&statements, command).await? {
         let known = keys::look_up(&statements, &command.key).await?;
         statements.batch_execute("ROLLBACK").await?;
@@ -158,7 +188,7 @@ async fn run(
         let gone = || Attempted::Refused(Refusal::new("key-expired"));
         return Ok(known.map_or_else(gone, Attempted::Known));
     }
-    let applying = commands.apply(&statements, command, replayed).await;
+    let applying = commands.apply(&statements, command, origin != Origin::Direct).await;
     // What the answer is kept by would stand alone, and COMMIT would be answered with success.
     if !matches!(applying, Err(ApplyError::Database(_))) && loan.is_outside_of_transaction() {
         return Err(Stopped::EndedByItself);
@@ -183,7 +213,7 @@ async fn run(
 }
 
 /// Sends COMMIT, and looks at what the driver does not: whether that is what was done.
-async fn commit(loan: &Loan, statements: &str) -> Result<(), Stopped> {
+pub(super) async fn commit(loan: &Loan, statements: &str) -> Result<(), Stopped> {
     sabotage::reached(Step::BeforeCommit);
     loan.begin_commit();
     loan.batch_execute(statements).await?;
@@ -246,94 +276,11 @@ where
     }
 }
 
-/// How several commands in one transaction ended.
-#[derive(Debug)]
-pub(super) enum Together {
-    /// All of them are settled.
-    Settled(Vec<Ended>),
-    /// One of them did not go through; nothing happened, and one at a time will tell which.
-    OneByOne,
-    /// They were too many for the time there was; nothing is known to have happened, and fewer will do.
-    TooSlow,
-}
-
-/// How one of them ended.
-#[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) settled: Settled,
-    /// It had been settled before, at a time that nobody here knows.
-    pub(super) before: bool,
-}
-
-/// Runs several journaled commands in one transaction, in order, so that one COMMIT carries them all.
-///
-/// # Cancel safety
-/// As [`attempt`].
-pub(super) async fn attempt_together(
-    loan: Loan,
-    commands: &dyn Commands,
-    together: &[Command],
-    ground: Ground<'_>,
-) -> (Together, CallResult) {
-    let steps = async {
-        let statements = loan.statements();
-        ground.begin(&loan, Kind::default()).await?;
-        let mut ended = Vec::with_capacity(together.len());
-        for command in together {
-            match settle_one(&loan, commands, command).await? {
-                Some(one) => ended.push(one),
-                None => {
-                    statements.batch_execute("ROLLBACK").await?;
-                    return Ok(Together::OneByOne);
-                }
-            }
-        }
-        let changed: Vec<Tags> = together.iter().map(|command| commands.tags(command)).collect();
-        commit(&loan, &ground.telling.commit(COMMIT, &changed)).await?;
-        Ok::<_, Stopped>(Together::Settled(ended))
-    };
-    match timeout_at(ground.time.deadline.instant(), steps).await {
-        Ok(Ok(together)) => {
-            answered(loan);
-            (together, CallResult::Success)
-        }
-        // Whether it was COMMIT or not makes no difference here: the keys tell when it is done again one by one.
-        Ok(Err(stopped)) => {
-            let failed = failed(loan, stopped, Phase::InTransaction, ground.time).await;
-            (Together::OneByOne, failed.breaker)
-        }
-        Err(_) => (Together::TooSlow, CallResult::Neutral),
-    }
-}
-
-/// One command of several; `None` where it needs an attempt of its own.
-async fn settle_one(
-    loan: &Loan,
-    commands: &dyn Commands,
-    command: &Command,
-) -> Result<Option<Ended>, DriverError> {
-    let statements = &loan.statements();
-    if !keys::claim(statements, command).await? {
-        let known = keys::look_up(statements, &command.key).await?;
-        let same = known.filter(|known| known.is_same_request(command));
-        return Ok(same.map(|known| Ended { settled: known.settled(), before: true }));
-    }
-    match commands.apply(statements, command, true).await {
-        Ok(_) if loan.is_outside_of_transaction() => Ok(None),
-        Ok(applied) => {
-            let is_kept = keys::keep_answer(statements, &command.key, &applied).await?;
-            Ok(is_kept.then(|| Ended { settled: applied.into(), before: false }))
-        }
-        Err(ApplyError::Refused(_)) => Ok(None),
-        Err(ApplyError::Database(error)) => Err(error),
-    }
-}
+/// The server has answered already, so this is quick; where it is not, the connection is destroyed.
+const ROLLBACK_LIMIT: Duration = Duration::from_millis(500);
 
 /// Judges the error, and rolls back where the session goes on living.
-async fn failed(loan: Loan, stopped: Stopped, phase: Phase, time: &AttemptTime) -> Failed {
-    /// The server has answered already, so this is quick; where it is not, the connection is destroyed.
-    const ROLLBACK_LIMIT: Duration = Duration::from_millis(500);
-
+pub(super) async fn failed(loan: Loan, stopped: Stopped, phase: Phase, time: &AttemptTime) -> Failed {
     /// The limit that was pushed to the server, or an operator.
     const CANCELLED: &str = "57014";
 
@@ -344,6 +291,7 @@ async fn failed(loan: Loan, stopped: Stopped, phase: Phase, time: &AttemptTime) 
         Stopped::Driver(source) => source,
         Stopped::RolledBack => return undone(loan),
         Stopped::EndedByItself => return ended_by_itself(loan),
+        Stopped::Fenced => return fenced(loan).await,
     };
     let is_own_limit = begin::is_own_limit(time, Instant::now());
     let (error, mut verdict) = loan.judge(source, stage(phase), phase);
@@ -378,6 +326,16 @@ fn undone(loan: Loan) -> Failed {
         cause: None,
         source: "COMMIT was answered by ROLLBACK".into(),
     };
+    Failed { error, breaker: CallResult::Success }
+}
+
+/// The journal is another owner's. Where the rollback does not come through, the loan is dropped with its connection.
+async fn fenced(loan: Loan) -> Failed {
+    let rolled_back = tokio::time::timeout(ROLLBACK_LIMIT, loan.batch_execute("ROLLBACK")).await;
+    if matches!(rolled_back, Ok(Ok(()))) {
+        answered(loan);
+    }
+    let error = Error::GivenUp { source: "the journal has another owner".into() };
     Failed { error, breaker: CallResult::Success }
 }
 

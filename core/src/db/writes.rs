@@ -8,10 +8,11 @@ use tracing::Instrument as _;
 use super::{
     Applied, Command, Db, Settled, WriteError, Written,
     classify::Circuit,
+    fence::{self, Claim},
     gate::Direct,
     guards::{AttemptTime, Connected, attempt_span},
     resolve::Resolution,
-    transaction::{self, Attempted, Failed, Ground, Progress},
+    transaction::{self, Attempted, Failed, Ground, Origin, Progress},
 };
 use crate::{
     backoff::{Backoff, Jitter},
@@ -21,6 +22,7 @@ use crate::{
     error::{Error, ErrorClass, Phase, RejectReason},
     health::{DatabasePart, SchemaPart},
     journal::{AppendError, NewEntry},
+    metrics,
     retry::WORTH_BEGINNING,
 };
 
@@ -72,8 +74,10 @@ impl Db {
             let retry_after = self.retry_after(Instant::now());
             return Err(WriteError::Rejected(Error::rejected(RejectReason::SchemaUnusable, retry_after)));
         }
-        // No overtaking: while accepted writes wait, or are on their way to waiting, new ones queue up behind them.
-        let Some(direct) = self.0.gate.direct().filter(|_| !self.must_journal()) else {
+        // No overtaking: while accepted writes of its ordering key wait, or are on their way to waiting, a new one queues up
+        // behind them.
+        let direct = self.0.gate.direct(&command.ordering_key).filter(|_| !self.must_journal(command));
+        let Some(direct) = direct else {
             return self.write_to_journal(command, deadline, None).await;
         };
         match self.write_direct(command, deadline, direct).await {
@@ -86,9 +90,9 @@ impl Db {
         }
     }
 
-    fn must_journal(&self) -> bool {
+    fn must_journal(&self, command: &Command) -> bool {
         let reads_only = [DatabasePart::ReadOnly, DatabasePart::Standby];
-        self.0.journal.backlog().entries > 0 || reads_only.contains(&*self.0.database.borrow())
+        self.0.journal.is_waiting(&command.ordering_key) || reads_only.contains(&*self.0.database.borrow())
     }
 
     async fn write_direct(
@@ -104,7 +108,8 @@ impl Db {
         let (mut ghost, mut doubt) = (None, None);
         loop {
             let mut progress = Progress::after(ghost.take());
-            let attempted = self.write_attempt(command, PRIORITY, (deadline, limit), &mut progress).await;
+            let attempted =
+                self.write_attempt(command, Origin::Direct, (deadline, limit), &mut progress).await;
             self.earn(attempt, attempted.as_ref().err(), Instant::now());
             let failed = match attempted {
                 Ok(attempted) => return Ok(attempted),
@@ -131,7 +136,7 @@ impl Db {
             // One that is being journaled waits for this one to end.
             let most =
                 if is_contention(&failed.error) { attempts.max(CONTENTION_ATTEMPTS) } else { attempts };
-            let worth_it = may_retry && attempt < most && !self.0.gate.is_diverting();
+            let worth_it = may_retry && attempt < most && !self.0.gate.is_diverting(&command.ordering_key);
             if !worth_it || !self.pause_after(&failed.error, attempt, deadline).await {
                 return Err(Undone::Failed(doubt.unwrap_or(failed.error)));
             }
@@ -185,21 +190,26 @@ impl Db {
         true
     }
 
-    /// One attempt, direct or, without a priority, from the journal; with what it does to the cache.
+    /// One attempt, with what it does to the cache.
     pub(super) async fn write_attempt(
         &self,
         command: &Command,
-        priority: Option<Priority>,
+        origin: Origin,
         (deadline, limit): (Deadline, Duration),
         progress: &mut Progress,
     ) -> Result<Attempted, Failed> {
         let sent_at = Instant::now();
         let time = AttemptTime::new(deadline, limit);
-        let replayed = priority.is_none();
+        let replayed = origin != Origin::Direct;
+        let priority = match origin {
+            Origin::Direct => PRIORITY,
+            Origin::Journal { priority, .. } => priority,
+        };
         let Connected { admission, loan, host } = self.connected(&time, priority).await?;
-        let (commands, ground) = (self.0.commands.as_ref(), self.ground(&time));
+        let claim = if replayed { self.claim() } else { None };
+        let (commands, ground) = (self.0.commands.as_ref(), Ground { claim, ..self.ground(&time) });
         let span = attempt_span(&command.name, Circuit::Writes, host);
-        let attempt = transaction::attempt(loan, commands, command, replayed, ground, progress);
+        let attempt = transaction::attempt(loan, commands, command, origin, ground, progress);
         let attempted = attempt.instrument(span.clone()).await;
         let result = attempted.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success);
         admission.record(result, Instant::now());
@@ -217,7 +227,12 @@ impl Db {
 
     pub(super) fn ground<'a>(&'a self, time: &'a AttemptTime) -> Ground<'a> {
         let (marking, telling) = (&self.0.marking, &self.0.telling);
-        Ground { time, config: &self.0.config.pool, marking, telling }
+        Ground { time, config: &self.0.config.pool, marking, telling, claim: None }
+    }
+
+    /// What a transaction of replay must hold.
+    pub(super) fn claim(&self) -> Option<Claim<'_>> {
+        Some(Claim { fence: &self.0.fence, journal: self.0.journal.id() })
     }
 
     /// Tells the service how a command ended. What was settled `before` is news of unknown age, and only makes the cache
@@ -256,7 +271,13 @@ impl Db {
         if !maybe_committed && known.is_some_and(|fingerprint| fingerprint != command.fingerprint) {
             return Err(WriteError::KeyReused);
         }
-        let _diverting = self.0.gate.divert();
+        // What this owner accepted now, nobody would ever apply.
+        if self.0.fence.is_lost() {
+            metrics::journal_rejected(fence::FENCED);
+            let not_journaled = Error::NotJournaled { reason: fence::FENCED, permanent: false };
+            return Err(refused(not_journaled, false));
+        }
+        let _diverting = self.0.gate.divert(&command.ordering_key);
         let appending = self.0.journal.append(entry(command));
         let (sequence, repeated) = match timeout_at(deadline.instant(), appending).await {
             Ok(Ok(appended)) => (appended.sequence, false),
@@ -275,7 +296,7 @@ impl Db {
             self.note_pending(command, Instant::now());
         }
         // Attempts are bounded, so in all but a deadline of nearly nothing this ends first.
-        if !self.0.gate.direct_writes_ended(deadline.instant()).await {
+        if !self.0.gate.direct_writes_ended(&command.ordering_key, deadline.instant()).await {
             return Err(refused(too_late(self.retry_after(Instant::now())), true));
         }
         Ok(Written::Journaled { sequence, repeated })
@@ -289,8 +310,8 @@ fn entry(command: &Command) -> NewEntry {
         fingerprint: command.fingerprint,
         accepted_at: command.accepted_at,
         payload: command.payload.clone(),
-        version: 1,
-        ordering_key: String::new(),
+        version: command.version,
+        ordering_key: command.ordering_key.clone(),
         retried: false,
     }
 }

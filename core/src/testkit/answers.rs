@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio_postgres::types::Type;
 
 use super::{
-    data::{KEY_TABLE, Row},
+    data::{JOURNAL_TABLE, KEY_TABLE, Row},
     reply::{Column, Datum, datum, null},
     sql::{list, parameter, size_in_bytes},
     text::{cast, text_of},
@@ -67,12 +67,13 @@ impl Facts<'_> {
     pub(super) fn select(&self, words: &[String]) -> Option<Answered> {
         let (parts, rest) = list(words.get(1..)?, &LIST_ENDS);
         let from = rest.first().filter(|word| *word == "from").and_then(|_| rest.get(1));
-        let own = |table: &str| table == KEY_TABLE || table == "(" || bare(table).starts_with("pg_");
+        let own =
+            |table: &str| [KEY_TABLE, JOURNAL_TABLE, "("].contains(&table) || bare(table).starts_with("pg_");
         if words.first()? != "select" || from.is_some_and(|table| !own(table)) {
             return None;
         }
         match from.map(|table| bare(table)) {
-            Some(KEY_TABLE) => self.listed(&parts, self.row.is_some()),
+            Some(KEY_TABLE | JOURNAL_TABLE) => self.listed(&parts, self.row.is_some()),
             Some("pg_stat_activity") => {
                 let subject = self.asked_process(rest);
                 let facts = Facts { subject, ..*self };

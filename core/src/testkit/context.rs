@@ -16,7 +16,7 @@ use tokio_postgres::types::Type;
 
 use super::{
     answers::{Answered, Facts},
-    data::{KeyStatement, Row, Source, XactStatus, key_statement},
+    data::{JOURNAL_TABLE, KeyStatement, Row, Source, XactStatus, key_statement},
     execute::Executed,
     reply::{Column, ReplyKind},
     session::{Session, Stop, ordered, refused},
@@ -106,7 +106,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             };
         }
         let nothing = Row::new();
-        let row = key_statement(&words).map(|_| &nothing);
+        let is_about_journals = words.iter().any(|word| word == JOURNAL_TABLE);
+        let row = (is_about_journals || key_statement(&words).is_some()).then_some(&nothing);
         let answered =
             self.with_facts(&[], row, |facts| facts.select(&words).or_else(|| facts.returning(&words)));
         answered.map(|answered| answered.columns)
@@ -200,6 +201,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Ok(Executed::answered(verb, answered.ok_or_else(unanswered)?))
             }
             KeyStatement::Sweep => Ok(self.returned(verb, words, values, None, 0)),
+        }
+    }
+
+    /// A statement about the epochs of journals: an INSERT takes the next one, anything else looks.
+    pub(super) fn journals(&self, verb: &str, words: &[String], values: &[Option<Bytes>]) -> Executed {
+        let id = values.first().cloned().flatten().unwrap_or_default();
+        let row = lock(&self.world.data).journal(id, verb == "INSERT");
+        match self.with_facts(values, row.as_ref(), |facts| facts.select(words)) {
+            Some(answered) => Executed::answered(verb, answered),
+            None => self.returned(verb, words, values, row.as_ref(), 1),
         }
     }
 

@@ -7,13 +7,15 @@ use bytes::Bytes;
 use tokio_postgres::types::Type;
 
 use super::{
-    reply::{Datum, null},
+    reply::{Datum, datum, null},
     sql::{insert_lists, list, parameter},
     text::text_of,
 };
 
 /// The table of keys of [`SCHEMA_SQL`](crate::db::SCHEMA_SQL).
 pub(super) const KEY_TABLE: &str = "ridethrough_writes";
+/// The table of the journals' epochs there.
+pub(super) const JOURNAL_TABLE: &str = "ridethrough_journals";
 /// Older ones are forgotten; no test looks that far back.
 const REMEMBERED_MAX: usize = 100_000;
 
@@ -39,6 +41,8 @@ pub(super) struct Data {
     rolled_back: VecDeque<String>,
     committed: VecDeque<String>,
     transactions: BTreeMap<u64, XactStatus>,
+    /// The epoch of each journal. A new one is committed at once: nobody takes one inside of a transaction.
+    epochs: HashMap<Bytes, i64>,
 }
 
 /// A transaction that is open in a session.
@@ -129,6 +133,15 @@ impl Data {
     ) {
         self.holders.insert(key.clone(), process);
         transaction.changes.push((key, row));
+    }
+
+    /// The row of a journal, with its next epoch where it is taken.
+    pub(super) fn journal(&mut self, id: Bytes, taken: bool) -> Option<Row> {
+        if taken {
+            *self.epochs.entry(id.clone()).or_default() += 1;
+        }
+        let epoch = self.epochs.get(&id)?;
+        Some(Row::from([("epoch".to_owned(), datum(epoch))]))
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = (&str, &Row)> {
@@ -267,7 +280,7 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testkit::{reply::datum, sql::words};
+    use crate::testkit::sql::words;
 
     fn row(command: &str) -> Option<Row> {
         Some(Row::from([("command".to_owned(), datum(&command))]))

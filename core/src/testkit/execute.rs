@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 
 use super::{
     answers::{Act, Answered},
-    data::key_statement,
+    data::{JOURNAL_TABLE, key_statement},
     reply::{Call, Column, Datum, ReplyKind, datum},
     script::At,
     session::{Portal, Prepared, Session, Stop, refused},
@@ -387,6 +387,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if let Some(about_keys) = key_statement(&words) {
             return self.keys(verb, about_keys, &words, values).await;
+        }
+        if words.iter().any(|word| word == JOURNAL_TABLE) {
+            return Ok(self.journals(verb, &words, values));
         }
         let returns = words.iter().any(|word| word == "returning");
         let is_question = matches!(verb, "SELECT") || returns;

@@ -2,7 +2,22 @@
 
 use ridethrough::db::WriteState;
 
+use ridethrough::journal::NewEntry;
+
 use super::path::*;
+
+fn entry(command: Command) -> NewEntry {
+    NewEntry {
+        key: command.key,
+        kind: command.name,
+        fingerprint: command.fingerprint,
+        accepted_at: command.accepted_at,
+        payload: command.payload,
+        version: command.version,
+        ordering_key: command.ordering_key,
+        retried: false,
+    }
+}
 
 /// Somebody had removed the row of a key whose COMMIT was not answered. The write was journaled, and replay, which found no
 /// row either, did it a second time.
@@ -19,6 +34,40 @@ async fn a_committed_write_whose_row_is_gone_is_not_done_again() {
     assert_eq!(path.orders(), 1, "{written:?}");
     let answer = Bytes::from_static(b"ordered");
     assert_eq!(written.unwrap(), Written::Committed { answer, repeated: false });
+}
+
+/// The same in replay: its COMMIT was not answered, and the rows of its keys were gone when it looked for them.
+#[tokio::test(start_paused = true)]
+async fn nor_is_a_replayed_one() {
+    let path = Path::new(Path::quiet()).await;
+    path.server.on("INSERT INTO ridethrough_writes", Reply::touched(1));
+    path.server.on("UPDATE ridethrough_writes", Reply::touched(1));
+    let none: [(&str, &str); 0] = [];
+    path.server.on("SELECT fingerprint", Reply::rows(["fingerprint", "outcome"], none));
+    path.server.fault(At::AfterCommit, Fault::Drop);
+    path.shop.journal().append(entry(order("k"))).await.unwrap();
+    path.replayed("the journal").await;
+    assert_eq!((path.orders(), path.server.faults_waiting()), (1, 0));
+}
+
+/// A write whose COMMIT got no answer is journaled under its key; others of its ordering key wait behind it, and only those.
+#[tokio::test(start_paused = true)]
+async fn a_write_in_doubt_holds_up_only_its_own_thing() {
+    let path = Path::new(Path::quiet()).await;
+    path.server.fault(At::AfterCommit, Fault::Silence);
+    let of = |key: &str, thing: &str| Command { ordering_key: thing.to_owned(), ..order(key) };
+    let write = async |command| path.shop.db.write(command, within(4)).await;
+    let (told, ()) = tokio::join!(write(of("doubt", "a")), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        path.server.silence();
+    });
+    assert!(matches!(told, Ok(Written::Journaled { .. }) | Err(WriteError::Unknown(_))), "{told:?}");
+    let behind = write(of("behind", "a")).await;
+    assert!(matches!(behind, Ok(Written::Journaled { .. })), "{behind:?}");
+    assert!(path.shop.journal().is_waiting("a") && !path.shop.journal().is_waiting("b"));
+    path.server.recover();
+    path.replayed("the journal").await;
+    assert_eq!(path.orders(), 2, "each of them once");
 }
 
 /// Places an order and then says what its payload holds.

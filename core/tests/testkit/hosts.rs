@@ -114,6 +114,8 @@ impl Service {
         let command = Command {
             key: key.to_owned(),
             name: "order.place".to_owned(),
+            version: 1,
+            ordering_key: String::new(),
             payload: Bytes::new(),
             fingerprint: [1; 32],
             accepted_at: SystemTime::now(),
@@ -317,6 +319,8 @@ async fn only_a_call_that_was_made_earns_a_part_of_a_retry() {
         let command = Command {
             key: number.to_string(),
             name: "order.place".to_owned(),
+            version: 1,
+            ordering_key: String::new(),
             payload: Bytes::new(),
             fingerprint: [1; 32],
             accepted_at: SystemTime::now(),

@@ -64,6 +64,8 @@ pub(crate) fn order(key: &str) -> Command {
     Command {
         key: key.to_owned(),
         name: "order.place".to_owned(),
+        version: 1,
+        ordering_key: String::new(),
         payload: Bytes::from_static(b"milk"),
         fingerprint: [1; 32],
         accepted_at: SystemTime::now(),
