@@ -14,3 +14,21 @@ mod routes;
 mod todo;
 
 pub use crate::cli::run;
+
+/// The write side alone, for tests and benchmarks on a real PostgreSQL: its commands, and the schema they need. No part of
+/// what is promised to anybody.
+#[doc(hidden)]
+pub mod write_side {
+    use std::sync::Arc;
+
+    use ridethrough::db::Commands;
+    use uuid::Uuid;
+
+    pub use crate::migrate::SCHEMA;
+
+    /// The commands of this replica.
+    #[must_use]
+    pub fn todo_commands(replica: Uuid) -> Arc<dyn Commands> {
+        Arc::new(crate::todo::todo_commands(replica, Arc::default()))
+    }
+}

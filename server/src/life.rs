@@ -12,7 +12,7 @@ use std::{io::Write as _, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use axum::{Router, body::Body};
 use ridethrough::{
     Db,
-    db::Background,
+    db::{Background, Commands},
     drain::{Drain, Draining, InFlight},
     health::Life,
     http::{Probes, Verbosity},
@@ -31,7 +31,7 @@ use crate::{
     cli::{CLEAN, CUT, INTERNAL_FAULT, WRONG_CONFIGURATION},
     config::Config,
     migrate,
-    todo::{SettledKeys, TodoCommands},
+    todo::{SettledKeys, todo_commands},
 };
 
 /// How long each of the last parts may take to end: the journal has only to finish the sync in progress.
@@ -108,7 +108,7 @@ async fn start(config: &Config) -> Result<Running, NotStarted> {
     let main_address = listener.local_addr().map_err(|error| NotStarted::fault(error.to_string()))?;
 
     let settled = Arc::new(SettledKeys::default());
-    let commands = Arc::new(TodoCommands::new(replica, Arc::clone(&settled)));
+    let commands = Arc::new(todo_commands(replica, Arc::clone(&settled)));
     let database = open_database(config, journal.clone(), commands).await;
     let (db, background) = database?;
     let app = App {
@@ -183,7 +183,7 @@ async fn open_journal(config: &Config) -> Result<(Journal, JournalWriter), NotSt
 async fn open_database(
     config: &Config,
     journal: Journal,
-    commands: Arc<TodoCommands>,
+    commands: Arc<dyn Commands>,
 ) -> Result<(Db, Background), NotStarted> {
     let (database, cache) = (config.database.clone(), config.cache());
     let opened = tokio::task::spawn_blocking(move || Db::new(database, cache, journal, commands)).await;

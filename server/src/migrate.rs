@@ -28,12 +28,11 @@ struct Migration {
     library_sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 1,
-    name: "todos",
-    sql: include_str!("../migrations/0001_todos.sql"),
-    library_sql: SCHEMA_SQL,
-}];
+/// The tables of the service.
+pub const SCHEMA: &str = include_str!("../migrations/0001_todos.sql");
+
+const MIGRATIONS: [Migration; 1] =
+    [Migration { version: 1, name: "todos", sql: SCHEMA, library_sql: SCHEMA_SQL }];
 
 /// Any number will do that no other program locks in the same database.
 const LOCK: i64 = 0x5269_6465_746f_646f;

@@ -3,6 +3,7 @@
 mod commands;
 mod cursor;
 mod intent;
+mod many;
 mod queries;
 mod settled;
 mod waiting;
@@ -17,9 +18,9 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 pub(crate) use self::{
-    commands::{NOT_FOUND, TodoCommands, VERSION_MISMATCH},
+    commands::{NOT_FOUND, VERSION_MISMATCH, todo_commands},
     cursor::Cursor,
-    intent::{Intent, Payload, Seen},
+    intent::{Create, Intent, Payload, Remove, Replace, Seen},
     queries::{Page, PageQuery, TodoQuery},
     settled::SettledKeys,
     waiting::Change,

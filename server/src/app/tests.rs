@@ -20,7 +20,7 @@ use super::*;
 use crate::{
     error::OUTCOME,
     routes::{FRESHNESS, decode::IDEMPOTENCY_KEY},
-    todo::{Todo, TodoCommands, tests::todo},
+    todo::{Todo, tests::todo, todo_commands},
 };
 
 /// Nothing listens there, and the schema was never seen: every call is refused at once.
@@ -53,7 +53,7 @@ fn stack() -> Stack {
     let (journal, writer, _) = Journal::open(JournalConfig::new(folder.path())).unwrap();
     std::thread::spawn(move || writer.run());
     let settled = Arc::new(SettledKeys::default());
-    let commands = Arc::new(TodoCommands::new(Uuid::nil(), Arc::clone(&settled)));
+    let commands = Arc::new(todo_commands(Uuid::nil(), Arc::clone(&settled)));
     let config = DbConfig { url: AWAY.to_owned(), ..DbConfig::default() };
     let (db, _background) =
         Db::new(config.clone(), ridethrough::cache::CacheConfig::default(), journal.clone(), commands)

@@ -47,7 +47,7 @@ pub(crate) async fn submit(
     deadline: Deadline,
 ) -> Result<Submitted, Trouble> {
     let known = intent.target().map_or(Known::Unseen, |id| known(app, id));
-    if waits_for_the_database(app) && !is_repetition(app, key) {
+    if waits_for_the_database(app, intent) && !is_repetition(app, key) {
         known.refuse_what_must_fail(intent)?;
     }
     let (command, payload) = intent.command(key, known.seen(), SystemTime::now());
@@ -121,9 +121,11 @@ fn is_as_asked(todo: &Todo, intent: &Intent) -> bool {
 }
 
 /// Whether a write that begins now goes to the journal. A database that answers knows better than any memory.
-fn waits_for_the_database(app: &App) -> bool {
+fn waits_for_the_database(app: &App, intent: &Intent) -> bool {
     let (database, ..) = app.db.parts(Instant::now());
-    database != DatabasePart::Up || app.journal.backlog().entries > 0
+    // The ordering key of its commands.
+    let is_waiting = |id: Uuid| app.journal.is_waiting(&id.to_string());
+    database != DatabasePart::Up || intent.target().is_some_and(is_waiting)
 }
 
 /// The first request with this key was accepted: it is its outcome that counts, not what became of the todo since.

@@ -1,146 +1,183 @@
-//! The write side: how each command changes the table, and which replayed ones come too late.
+//! The write side: how each command changes the table, one at a time, and which replayed ones come too late. Many at once
+//! are in `many`.
 //!
 //! It runs inside the transaction that the library opens, commits and repeats; it does neither itself.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ridethrough::{
     cache::{CacheFill, Tags},
-    db::{Applied, ApplyError, Command, Commands, Promise, Refusal, Settled, Statements},
+    db::{
+        Applied, ApplyError, Command, Promise, Refusal, Registry, Settled, Statements, Typed, TypedCommand,
+    },
     sabotage::{self, Bug},
 };
 use serde_json::json;
 use time::OffsetDateTime;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
-use crate::todo::{Change, Payload, Seen, SettledKeys, Title, Todo, encode};
+use crate::todo::{Change, Create, Payload, Remove, Replace, SettledKeys, Todo, encode, many};
 
 /// There is no such todo.
 pub(crate) const NOT_FOUND: &str = "not-found";
 /// The todo has another version than the one that was asked for.
 pub(crate) const VERSION_MISMATCH: &str = "version-mismatch";
-/// The payload comes from a newer version of this program.
-const UNKNOWN_COMMAND: &str = "unknown-command";
+
+/// What all commands of this replica share.
+#[derive(Debug)]
+pub(crate) struct Todos {
+    /// Who writes: kept with each todo, so that replay knows the replica's own writes again.
+    pub(super) replica: Uuid,
+    settled: Arc<SettledKeys>,
+}
 
 /// The commands of this replica.
-#[derive(Debug)]
-pub(crate) struct TodoCommands {
-    /// Who writes: kept with each todo, so that replay knows the replica's own writes again.
-    replica: Uuid,
-    settled: Arc<SettledKeys>,
+pub(crate) fn todo_commands(replica: Uuid, settled: Arc<SettledKeys>) -> Registry<Todos> {
+    Registry::new(Todos { replica, settled }).with::<Create>().with::<Replace>().with::<Remove>()
 }
 
 /// What replay finds in the table.
 #[derive(Debug, Clone, Copy)]
-struct Standing {
-    version: i64,
-    updated_at: OffsetDateTime,
-    written_by: Option<Uuid>,
+pub(super) struct Standing {
+    pub(super) version: i64,
+    pub(super) updated_at: OffsetDateTime,
+    pub(super) written_by: Option<Uuid>,
 }
 
-/// A replacement, taken apart from the payload.
-struct Replacement<'a> {
-    id: Uuid,
-    title: &'a Title,
-    done: bool,
-    if_match: Option<i64>,
-    seen: Option<Seen>,
+impl Standing {
+    pub(super) fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            version: row.try_get("version")?,
+            updated_at: row.try_get("updated_at")?,
+            written_by: row.try_get("written_by")?,
+        })
+    }
 }
 
-impl TodoCommands {
-    pub(crate) fn new(replica: Uuid, settled: Arc<SettledKeys>) -> Self {
-        Self { replica, settled }
+impl TypedCommand for Create {
+    type Service = Todos;
+    const NAME: &'static str = "todo.create";
+    const APPLIES_MANY: bool = true;
+
+    fn ordering_key(&self) -> String {
+        self.id.to_string()
     }
 
-    async fn create(
-        &self,
-        statements: &Statements<'_>,
-        (id, title): (Uuid, &Title),
-        command: &Command,
+    async fn apply<'c>(
+        todos: &'c Todos,
+        statements: &'c Statements<'c>,
+        typed: &'c Typed<'c, Self>,
     ) -> Result<Applied, ApplyError> {
-        let accepted_at = OffsetDateTime::from(command.accepted_at);
+        let Self { id, title } = &typed.value;
+        let accepted_at = OffsetDateTime::from(typed.command.accepted_at);
         let insert = format!(
             "INSERT INTO todos (id, title, version, created_at, updated_at, written_by) \
              VALUES ($1, $2, 1, $3, $3, $4) ON CONFLICT (id) DO NOTHING RETURNING {}",
             Todo::COLUMNS
         );
         let title = title.as_str();
-        let row = statements.row(&insert, &[&id, &title, &accepted_at, &self.replica]).await?;
+        let row = statements.row(&insert, &[id, &title, &accepted_at, &todos.replica]).await?;
         let row = match row {
             Some(row) => row,
             // The id comes from the key, so this is the same write, whose key was forgotten meanwhile. The planted bug
             // makes a second todo of it.
             None if sabotage::planted(Bug::NoIdempotency) => {
                 let second = Uuid::new_v4();
-                let row = statements.row(&insert, &[&second, &title, &accepted_at, &self.replica]).await?;
+                let row = statements.row(&insert, &[&second, &title, &accepted_at, &todos.replica]).await?;
                 row.ok_or_else(|| Refusal::new(NOT_FOUND))?
             }
-            None => current(statements, id).await?.ok_or_else(|| Refusal::new(NOT_FOUND))?,
+            None => current(statements, *id).await?.ok_or_else(|| Refusal::new(NOT_FOUND))?,
         };
         done(&row)
     }
 
-    /// A write that goes straight to the database: its author sees the outcome, so only `If-Match` can hold it up.
-    async fn replace(
-        &self,
-        statements: &Statements<'_>,
-        change: &Replacement<'_>,
-        if_match: Option<i64>,
+    async fn apply_many<'c>(
+        todos: &'c Todos,
+        statements: &'c Statements<'c>,
+        all: &'c [Typed<'c, Self>],
+    ) -> Result<Vec<Result<Applied, Refusal>>, ApplyError> {
+        Ok(many::create(todos, statements, all).await?)
+    }
+
+    fn tags(&self) -> Tags {
+        Todo::tags_of_change(self.id)
+    }
+
+    fn promise(&self, command: &Command) -> Option<Promise> {
+        promise(&Payload::Create(self.clone()), command)
+    }
+
+    fn settled(&self, todos: &Todos, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
+        todos.settled(self.id, false, command, settled, cache);
+    }
+}
+
+impl TypedCommand for Replace {
+    type Service = Todos;
+    const NAME: &'static str = "todo.replace";
+    const APPLIES_MANY: bool = true;
+
+    fn ordering_key(&self) -> String {
+        self.id.to_string()
+    }
+
+    async fn apply<'c>(
+        todos: &'c Todos,
+        statements: &'c Statements<'c>,
+        typed: &'c Typed<'c, Self>,
     ) -> Result<Applied, ApplyError> {
-        let sql = format!(
-            "UPDATE todos SET title = $2, done = $3, version = version + 1, \
-             updated_at = GREATEST(clock_timestamp(), updated_at), written_by = $4 \
-             WHERE id = $1 AND ($5::bigint IS NULL OR version = $5) RETURNING {}",
-            Todo::COLUMNS
-        );
-        let title = change.title.as_str();
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&change.id, &title, &change.done, &self.replica, &if_match];
-        match statements.row(&sql, &values).await? {
-            Some(row) => done(&row),
-            None => Err(refusal(statements, change.id).await?),
+        let change = &typed.value;
+        match typed.replayed {
+            true => replay_replace(todos, statements, change, typed.command).await,
+            false => replace(todos, statements, change, change.if_match).await,
         }
     }
 
-    /// A write that was journaled: others may have changed the todo since, and a late write must not undo that.
-    async fn replay_replace(
-        &self,
-        statements: &Statements<'_>,
-        change: &Replacement<'_>,
-        command: &Command,
-    ) -> Result<Applied, ApplyError> {
-        let sql = "SELECT version, updated_at, written_by FROM todos WHERE id = $1 FOR UPDATE";
-        let Some(row) = statements.row(sql, &[&change.id]).await? else {
-            return Err(Refusal::new(NOT_FOUND).into());
-        };
-        let standing = Standing {
-            version: row.try_get("version")?,
-            updated_at: row.try_get("updated_at")?,
-            written_by: row.try_get("written_by")?,
-        };
-        if comes_too_late(standing, change, OffsetDateTime::from(command.accepted_at), self.replica) {
-            let row = current(statements, change.id).await?.ok_or_else(|| Refusal::new(NOT_FOUND))?;
-            return Ok(Applied::Superseded(Todo::from_row(&row)?.encode()));
-        }
-        self.replace(statements, change, None).await
+    async fn apply_many<'c>(
+        todos: &'c Todos,
+        statements: &'c Statements<'c>,
+        all: &'c [Typed<'c, Self>],
+    ) -> Result<Vec<Result<Applied, Refusal>>, ApplyError> {
+        Ok(many::replace(todos, statements, all).await?)
     }
 
-    async fn remove(
-        &self,
-        statements: &Statements<'_>,
-        (id, if_match): (Uuid, Option<i64>),
-        replayed: bool,
+    fn tags(&self) -> Tags {
+        Todo::tags_of_change(self.id)
+    }
+
+    fn promise(&self, command: &Command) -> Option<Promise> {
+        promise(&Payload::Replace(self.clone()), command)
+    }
+
+    fn settled(&self, todos: &Todos, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
+        todos.settled(self.id, false, command, settled, cache);
+    }
+}
+
+impl TypedCommand for Remove {
+    type Service = Todos;
+    const NAME: &'static str = "todo.remove";
+    const APPLIES_MANY: bool = true;
+
+    fn ordering_key(&self) -> String {
+        self.id.to_string()
+    }
+
+    async fn apply<'c>(
+        _todos: &'c Todos,
+        statements: &'c Statements<'c>,
+        typed: &'c Typed<'c, Self>,
     ) -> Result<Applied, ApplyError> {
+        let Self { id, if_match } = &typed.value;
         let sql = "DELETE FROM todos WHERE id = $1 AND ($2::bigint IS NULL OR version = $2)";
-        let removed = Applied::Done(encode(&json!({ "id": id })));
-        if statements.run(sql, &[&id, &if_match]).await? > 0 {
-            return Ok(removed);
+        if statements.run(sql, &[id, if_match]).await? > 0 {
+            return Ok(removed(*id));
         }
-        match (current(statements, id).await?, replayed) {
+        match (current(statements, *id).await?, typed.replayed) {
             // It is gone, which is what was wanted.
-            (None, true) => Ok(removed),
+            (None, true) => Ok(removed(*id)),
             (None, false) => Err(Refusal::new(NOT_FOUND).into()),
             // Its author made the version a condition, and somebody else was quicker.
             (Some(row), true) => Ok(Applied::Superseded(Todo::from_row(&row)?.encode())),
@@ -148,28 +185,93 @@ impl TodoCommands {
         }
     }
 
-    async fn apply_payload(
-        &self,
-        statements: &Statements<'_>,
-        command: &Command,
-        replayed: bool,
-    ) -> Result<Applied, ApplyError> {
-        let Ok(payload) = serde_json::from_slice::<Payload>(&command.payload) else {
-            return Err(Refusal::new(UNKNOWN_COMMAND).into());
+    async fn apply_many<'c>(
+        _todos: &'c Todos,
+        statements: &'c Statements<'c>,
+        all: &'c [Typed<'c, Self>],
+    ) -> Result<Vec<Result<Applied, Refusal>>, ApplyError> {
+        Ok(many::remove(statements, all).await?)
+    }
+
+    fn tags(&self) -> Tags {
+        Todo::tags_of_change(self.id)
+    }
+
+    fn promise(&self, command: &Command) -> Option<Promise> {
+        promise(&Payload::Remove(self.clone()), command)
+    }
+
+    fn settled(&self, todos: &Todos, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
+        todos.settled(self.id, true, command, settled, cache);
+    }
+}
+
+impl Todos {
+    fn settled(&self, id: Uuid, removes: bool, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
+        self.settled.insert(&command.key);
+        let known: Option<&Bytes> = match settled {
+            Settled::Applied(_) if removes => None,
+            Settled::Refused(_) => None,
+            Settled::Applied(document) | Settled::Superseded(document) => Some(document),
         };
-        match &payload {
-            Payload::Create { id, title } => self.create(statements, (*id, title), command).await,
-            Payload::Remove { id, if_match } => self.remove(statements, (*id, *if_match), replayed).await,
-            Payload::Replace { id, title, done, if_match, seen } => {
-                let (id, done, if_match, seen) = (*id, *done, *if_match, *seen);
-                let change = Replacement { id, title, done, if_match, seen };
-                match replayed {
-                    true => self.replay_replace(statements, &change, command).await,
-                    false => self.replace(statements, &change, if_match).await,
-                }
-            }
+        match known.filter(|document| Todo::decode(document).is_some()) {
+            Some(document) => cache.put(&Todo::cache_key(id), document.clone()),
+            None => cache.remove(&Todo::cache_key(id)),
         }
     }
+}
+
+/// A write that goes straight to the database: its author sees the outcome, so only `If-Match` can hold it up.
+async fn replace(
+    todos: &Todos,
+    statements: &Statements<'_>,
+    change: &Replace,
+    if_match: Option<i64>,
+) -> Result<Applied, ApplyError> {
+    let sql = format!(
+        "UPDATE todos SET title = $2, done = $3, version = version + 1, \
+         updated_at = GREATEST(clock_timestamp(), updated_at), written_by = $4 \
+         WHERE id = $1 AND ($5::bigint IS NULL OR version = $5) RETURNING {}",
+        Todo::COLUMNS
+    );
+    let title = change.title.as_str();
+    let values: [&(dyn ToSql + Sync); 5] = [&change.id, &title, &change.done, &todos.replica, &if_match];
+    match statements.row(&sql, &values).await? {
+        Some(row) => done(&row),
+        None => Err(refusal(statements, change.id).await?),
+    }
+}
+
+/// A write that was journaled: others may have changed the todo since, and a late write must not undo that.
+async fn replay_replace(
+    todos: &Todos,
+    statements: &Statements<'_>,
+    change: &Replace,
+    command: &Command,
+) -> Result<Applied, ApplyError> {
+    let sql = "SELECT version, updated_at, written_by FROM todos WHERE id = $1 FOR UPDATE";
+    let Some(row) = statements.row(sql, &[&change.id]).await? else {
+        return Err(Refusal::new(NOT_FOUND).into());
+    };
+    let standing = Standing::from_row(&row)?;
+    if comes_too_late(standing, change, OffsetDateTime::from(command.accepted_at), todos.replica) {
+        let row = current(statements, change.id).await?.ok_or_else(|| Refusal::new(NOT_FOUND))?;
+        return Ok(Applied::Superseded(Todo::from_row(&row)?.encode()));
+    }
+    replace(todos, statements, change, None).await
+}
+
+/// What readers see while the write waits.
+fn promise(payload: &Payload, command: &Command) -> Option<Promise> {
+    let becomes = payload.promised(command.accepted_at);
+    // Of a todo that this replica has never seen it can only tell a part: better nothing than that.
+    let is_whole = becomes.as_ref().is_none_or(|todo| todo.version > 0);
+    is_whole.then(|| Arc::new(Change { id: payload.id(), becomes }) as Promise)
+}
+
+/// What a removal answers.
+pub(super) fn removed(id: Uuid) -> Applied {
+    Applied::Done(encode(&json!({ "id": id })))
 }
 
 /// Whether a replayed replacement would undo a change that was committed after it was accepted.
@@ -178,9 +280,9 @@ impl TodoCommands {
 /// this replica, nobody else came between. `If-Match` is a condition of the author's own and is kept in any case. A
 /// version number that was only to become true may belong to somebody else's change by now, so it proves nothing
 /// unless the row is this replica's.
-fn comes_too_late(
+pub(super) fn comes_too_late(
     row: Standing,
-    change: &Replacement<'_>,
+    change: &Replace,
     accepted_at: OffsetDateTime,
     replica: Uuid,
 ) -> bool {
@@ -209,49 +311,12 @@ fn done(row: &Row) -> Result<Applied, ApplyError> {
     Ok(Applied::Done(Todo::from_row(row)?.encode()))
 }
 
-impl Commands for TodoCommands {
-    fn apply<'c>(
-        &'c self,
-        statements: &'c Statements<'c>,
-        command: &'c Command,
-        replayed: bool,
-    ) -> Pin<Box<dyn Future<Output = Result<Applied, ApplyError>> + Send + 'c>> {
-        Box::pin(self.apply_payload(statements, command, replayed))
-    }
-
-    fn tags(&self, command: &Command) -> Tags {
-        let payload = serde_json::from_slice::<Payload>(&command.payload);
-        payload.map_or_else(|_| Tags::none(), |payload| Todo::tags_of_change(payload.id()))
-    }
-
-    fn promise(&self, command: &Command) -> Option<Promise> {
-        let payload = serde_json::from_slice::<Payload>(&command.payload).ok()?;
-        let becomes = payload.promised(command.accepted_at);
-        // Of a todo that this replica has never seen it can only tell a part: better nothing than that.
-        let is_whole = becomes.as_ref().is_none_or(|todo| todo.version > 0);
-        is_whole.then(|| Arc::new(Change { id: payload.id(), becomes }) as Promise)
-    }
-
-    fn settled(&self, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
-        let Ok(payload) = serde_json::from_slice::<Payload>(&command.payload) else { return };
-        let id = payload.id();
-        self.settled.insert(&command.key);
-        let known: Option<&Bytes> = match (settled, &payload) {
-            (Settled::Applied(_), Payload::Remove { .. }) | (Settled::Refused(_), _) => None,
-            (Settled::Applied(document) | Settled::Superseded(document), _) => Some(document),
-        };
-        match known.filter(|document| Todo::decode(document).is_some()) {
-            Some(document) => cache.put(&Todo::cache_key(id), document.clone()),
-            None => cache.remove(&Todo::cache_key(id)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use time::macros::datetime;
 
     use super::*;
+    use crate::todo::{Seen, Title};
 
     const ACCEPTED: OffsetDateTime = datetime!(2026-11-20 12:00 UTC);
     const OURS: Uuid = Uuid::from_u128(1);
@@ -265,7 +330,7 @@ mod tests {
     fn too_late(row: Standing, if_match: Option<i64>, seen: Option<(i64, bool)>) -> bool {
         let title = Title::new("t".to_owned()).unwrap();
         let seen = seen.map(|(version, pending)| Seen { version, pending, created_at: ACCEPTED });
-        let change = Replacement { id: Uuid::nil(), title: &title, done: true, if_match, seen };
+        let change = Replace { id: Uuid::nil(), title, done: true, if_match, seen };
         comes_too_late(row, &change, ACCEPTED, OURS)
     }
 

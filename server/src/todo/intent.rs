@@ -41,14 +41,37 @@ impl Seen {
     }
 }
 
-/// The payload of a command, as it stands in the journal. What is written once must be readable for ever: variants and
+/// A creation. Like the other two it stands in the journal as it is here: what is written once must be readable for ever, so
 /// fields are added, never changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "kebab-case")]
+pub(crate) struct Create {
+    pub(crate) id: Uuid,
+    pub(crate) title: Title,
+}
+
+/// A replacement of title and state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Replace {
+    pub(crate) id: Uuid,
+    pub(crate) title: Title,
+    pub(crate) done: bool,
+    pub(crate) if_match: Option<i64>,
+    pub(crate) seen: Option<Seen>,
+}
+
+/// A removal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Remove {
+    pub(crate) id: Uuid,
+    pub(crate) if_match: Option<i64>,
+}
+
+/// Any of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Payload {
-    Create { id: Uuid, title: Title },
-    Replace { id: Uuid, title: Title, done: bool, if_match: Option<i64>, seen: Option<Seen> },
-    Remove { id: Uuid, if_match: Option<i64> },
+    Create(Create),
+    Replace(Replace),
+    Remove(Remove),
 }
 
 /// The id of the todo that a write under `key` creates: final, and the same at every replica that gets the key.
@@ -101,28 +124,29 @@ impl Intent {
 
     /// The command to write, accepted at `now` by a replica that knew `seen`.
     pub(crate) fn command(&self, key: &str, seen: Option<Seen>, now: SystemTime) -> (Command, Payload) {
-        let (name, payload) = match self.clone() {
-            Self::Create { title } => ("todo.create", Payload::Create { id: id_of_key(key), title }),
+        let payload = match self.clone() {
+            Self::Create { title } => Payload::Create(Create { id: id_of_key(key), title }),
             Self::Replace { id, title, done, if_match } => {
-                ("todo.replace", Payload::Replace { id, title, done, if_match, seen })
+                Payload::Replace(Replace { id, title, done, if_match, seen })
             }
-            Self::Remove { id, if_match } => ("todo.remove", Payload::Remove { id, if_match }),
+            Self::Remove { id, if_match } => Payload::Remove(Remove { id, if_match }),
         };
-        let command = Command {
-            key: key.to_owned(),
-            name: name.to_owned(),
-            payload: encode(&payload),
-            fingerprint: self.fingerprint(),
-            accepted_at: to_microseconds(now),
+        let (fingerprint, now) = (self.fingerprint(), to_microseconds(now));
+        let command = match &payload {
+            Payload::Create(create) => Command::typed(create, key, fingerprint, now),
+            Payload::Replace(replace) => Command::typed(replace, key, fingerprint, now),
+            Payload::Remove(remove) => Command::typed(remove, key, fingerprint, now),
         };
-        (command, payload)
+        (command.expect("our own types are valid JSON documents"), payload)
     }
 }
 
 impl Payload {
     pub(crate) fn id(&self) -> Uuid {
         match self {
-            Self::Create { id, .. } | Self::Replace { id, .. } | Self::Remove { id, .. } => *id,
+            Self::Create(Create { id, .. })
+            | Self::Replace(Replace { id, .. })
+            | Self::Remove(Remove { id, .. }) => *id,
         }
     }
 
@@ -131,12 +155,12 @@ impl Payload {
     pub(crate) fn promised(&self, accepted_at: SystemTime) -> Option<Todo> {
         let accepted_at = OffsetDateTime::from(accepted_at);
         let (id, title, done, version, created_at) = match self.clone() {
-            Self::Create { id, title } => (id, title, false, 1, accepted_at),
-            Self::Replace { id, title, done, seen: Some(seen), .. } => {
+            Self::Create(Create { id, title }) => (id, title, false, 1, accepted_at),
+            Self::Replace(Replace { id, title, done, seen: Some(seen), .. }) => {
                 (id, title, done, seen.version + 1, seen.created_at)
             }
-            Self::Replace { id, title, done, seen: None, .. } => (id, title, done, 0, accepted_at),
-            Self::Remove { .. } => return None,
+            Self::Replace(Replace { id, title, done, seen: None, .. }) => (id, title, done, 0, accepted_at),
+            Self::Remove(_) => return None,
         };
         Some(Todo { id, title, done, version, created_at, updated_at: accepted_at })
     }
@@ -187,10 +211,22 @@ mod tests {
     fn a_payload_is_read_back_from_the_journal() {
         let seen = Seen { version: 4, pending: true, created_at: todo(1, 1).created_at };
         let (command, payload) = replace("a", true, Some(4)).command("k", Some(seen), SystemTime::now());
-        assert_eq!(serde_json::from_slice::<Payload>(&command.payload).unwrap(), payload);
-        let older = br#"{"do":"remove","id":"00000000-0000-0000-0000-000000000001"}"#;
-        let expected = Payload::Remove { id: Uuid::from_u128(1), if_match: None };
-        assert_eq!(serde_json::from_slice::<Payload>(older).unwrap(), expected);
+        let read: Replace = serde_json::from_slice(&command.payload).unwrap();
+        assert_eq!(Payload::Replace(read), payload);
+        let written = br#"{"id":"00000000-0000-0000-0000-000000000001"}"#;
+        let expected = Remove { id: Uuid::from_u128(1), if_match: None };
+        assert_eq!(serde_json::from_slice::<Remove>(written).unwrap(), expected);
+    }
+
+    /// Commands are in order with each other where they change the same todo.
+    #[test]
+    fn a_command_is_ordered_by_its_todo() {
+        let (create, payload) =
+            Intent::Create { title: title("a") }.command("order-17", None, SystemTime::now());
+        assert_eq!(create.ordering_key, id_of_key("order-17").to_string());
+        let id = payload.id();
+        let (remove, _) = Intent::Remove { id, if_match: None }.command("k", None, SystemTime::now());
+        assert_eq!(remove.ordering_key, create.ordering_key);
     }
 
     #[test]
