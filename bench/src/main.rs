@@ -11,6 +11,7 @@ mod path;
 mod peers;
 mod reads;
 mod recovery;
+mod replay;
 mod windows;
 
 use std::path::Path;
@@ -29,7 +30,7 @@ fn main() {
     let [guardian, parts @ ..] = arguments.as_slice() else {
         eprintln!(
             "usage: ridethrough-bench PATH-OF-RIDETHROUGH-CHAOS [breakers] [windows] [path] [instructions] [appends] \
-             [recovery] [reads]"
+             [recovery] [reads] [replay]"
         );
         std::process::exit(1);
     };
@@ -57,6 +58,9 @@ fn main() {
     }
     if wanted("reads") {
         print(reads::Ground::new(Path::new(guardian)).tables(ROUNDS));
+    }
+    if wanted("replay") {
+        print(vec![replay::table(Path::new(guardian))]);
     }
 }
 

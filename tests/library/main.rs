@@ -17,6 +17,8 @@ mod outages;
 #[cfg(test)]
 mod pooled;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod sqlstates;
 #[cfg(test)]
 mod tls;
