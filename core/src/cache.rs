@@ -492,6 +492,7 @@ mod tests {
         assert_eq!(usable(now + SECOND), Some(Usable::Fresh));
     }
 
+    #[cfg(feature = "postgres")]
     #[test]
     fn what_comes_back_after_a_restart_has_its_age_and_is_never_fresh() {
         let (before, now) = (cache(), Instant::now());
@@ -514,6 +515,7 @@ mod tests {
         assert_eq!(text(after.peek(&a(), later)).unwrap(), "1", "what is known stays");
     }
 
+    #[cfg(feature = "postgres")]
     #[test]
     fn a_write_without_tags_leaves_those_that_the_answer_had() {
         let (cache, now) = (cache(), Instant::now());
