@@ -4,6 +4,7 @@
 //!
 //! It tells the circuits and the hosts; it serves nobody. No host's silence holds up the look at another.
 
+mod look;
 mod question;
 
 use std::time::Duration;
@@ -11,21 +12,21 @@ use std::time::Duration;
 use futures_util::future::{join, join_all};
 use tokio::{
     sync::watch,
-    task::JoinHandle,
     time::{Instant, sleep},
 };
-use tokio_postgres::Client;
 
-use self::question::Tongue;
+use self::{
+    look::{Found, Session},
+    question::Tongue,
+};
 use super::{
     Db,
     classify::{Circuit, TripHint},
-    hosts::{ALARM_REPEAT, DISK_FULL_HOLD, Fence, Hold, Host, Role, Sighting},
+    hosts::{ALARM_REPEAT, DISK_FULL_HOLD, Fence, Host, Role},
     route::{Bound, Tried},
 };
 use crate::{
     breaker::BreakerState,
-    deadline::Deadline,
     drain::Draining,
     error::{Error, ErrorClass},
 };
@@ -38,9 +39,6 @@ const CONFIRM_AFTER: Duration = Duration::from_millis(50);
 /// key.
 const REFUSED_FIRST: Duration = Duration::from_secs(1);
 const REFUSED_MAX: Duration = Duration::from_secs(30);
-/// A session on which a host is looked at that refused a write is no older than this: an older one may lead to where the
-/// host's name or address led before.
-const DOUBTED_AGE_MAX: Duration = Duration::from_millis(500);
 
 /// Who seems to be a second primary for this long is one.
 const FENCE_CERTAIN: Duration = Duration::from_secs(2);
@@ -92,30 +90,6 @@ struct HostProber {
     renewal_paused: Duration,
     alarmed: Option<Instant>,
     fenced_since: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Session {
-    client: Client,
-    driver: JoinHandle<()>,
-    since: Instant,
-    /// When it is old enough to be replaced.
-    renew_at: Instant,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
-/// What one look found.
-struct Found {
-    sighting: Sighting,
-    /// Whether a writing transaction began, where that was tried.
-    writes: bool,
-    /// What kept writes away when it began.
-    hold: Option<Hold>,
 }
 
 impl HostProber {
@@ -348,79 +322,6 @@ impl HostProber {
             self.alarmed = Some(now);
         }
         due
-    }
-
-    /// Dial, ask and prove share one time limit: a server that is slow at each step is slow as a whole.
-    async fn look(&mut self) -> Result<Found, Error> {
-        let until = Deadline::after(Instant::now(), self.db.0.config.probe.timeout);
-        let left = || until.remaining(Instant::now());
-        let session = match self.session.take() {
-            Some(session) if !self.is_due(&session, Instant::now()) => session,
-            // Old sessions can go on working on a server that takes no new ones.
-            Some(old) => self.renewed(old, left()).await?,
-            None => self.dial(left()).await?,
-        };
-        let (session, sighting) = match question::ask(&session.client, &mut self.tongue, left()).await {
-            Ok(sighting) => (session, sighting),
-            // The session ended, which says little about the server: a new one does.
-            Err(Error::Database { .. }) => {
-                let session = self.dial(left()).await?;
-                let sighting = question::ask(&session.client, &mut self.tongue, left()).await?;
-                (session, sighting)
-            }
-            Err(error) => return Err(error),
-        };
-        let (now, hold) = (Instant::now(), self.db.0.hosts.hold(self.host));
-        let is_closed = self.host().circuit(Circuit::Writes).state(now) == BreakerState::Closed;
-        let writes = match hold {
-            _ if sighting.in_recovery || sighting.read_only => false,
-            Some(hold) if now < hold.until => false,
-            Some(_) => question::prove_room(&session.client, left()).await.is_ok(),
-            None => is_closed || question::prove_writes(&session.client, left()).await.is_ok(),
-        };
-        self.session = Some(session);
-        Ok(Found { sighting, writes, hold })
-    }
-
-    async fn dial(&self, limit: Duration) -> Result<Session, Error> {
-        let (client, driver) = self.host().pool.dialler().dial(limit).await?;
-        let since = Instant::now();
-        Ok(Session { client, driver, since, renew_at: since + self.db.0.config.probe.reconnect })
-    }
-
-    fn is_due(&self, session: &Session, now: Instant) -> bool {
-        let is_doubted = self.host().is_doubted();
-        now >= session.renew_at
-            || (is_doubted && now.saturating_duration_since(session.since) >= DOUBTED_AGE_MAX)
-    }
-
-    /// A new session in place of `old`, or `old` itself where the server is there and takes no new ones.
-    async fn renewed(&mut self, mut old: Session, limit: Duration) -> Result<Session, Error> {
-        let error = match self.dial(limit).await {
-            Ok(session) => {
-                self.renewal_paused = REFUSED_FIRST;
-                return Ok(session);
-            }
-            Err(error) => error,
-        };
-        let now = Instant::now();
-        if error.class() == ErrorClass::Overload {
-            // Full is not away: the old one may tell how it is.
-            old.renew_at = now + self.db.0.config.probe.reconnect;
-        } else if TripHint::of(&error).is_refusal() {
-            // A password that was changed on one side only ends no session that exists: calls go on being answered on
-            // those, if nobody here throws them away.
-            let last = self.renewal_paused;
-            let pause = self.db.random(|random| decorrelated(REFUSED_FIRST, REFUSED_MAX, last, random));
-            self.renewal_paused = pause;
-            old.renew_at = now + pause;
-            self.refused(&error, now);
-        } else {
-            return Err(error);
-        }
-        // Not at once again for a doubt either.
-        old.since = now;
-        Ok(old)
     }
 }
 
