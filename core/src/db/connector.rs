@@ -2,6 +2,8 @@
 //!
 //! It speaks no protocol: TLS and PostgreSQL's own words come on top of it.
 
+mod lookup;
+
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
@@ -21,6 +23,8 @@ use tokio::{
     time::timeout,
 };
 use tokio_postgres::{Config, config::Host};
+
+use self::lookup::Lookups;
 
 /// A peer that vanished is noticed within half a minute also where nobody waits for it.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -75,8 +79,8 @@ pub enum HostAddress {
 pub struct Connecting(Option<Arc<dyn Connector>>);
 
 /// DNS and TCP, or a Unix socket.
-#[derive(Debug)]
-pub(super) struct Network;
+#[derive(Debug, Default)]
+pub(super) struct Network(Lookups);
 
 impl HostAddress {
     /// The first host of `config`; `None` where it names none.
@@ -104,7 +108,7 @@ impl Connecting {
 
     /// The connector, or else the network.
     pub(super) fn connector(&self) -> Arc<dyn Connector> {
-        self.0.clone().unwrap_or_else(|| Arc::new(Network))
+        self.0.clone().unwrap_or_else(|| Arc::new(Network::default()))
     }
 }
 
@@ -129,8 +133,8 @@ impl Connector for Network {
                     tcp(&[(*address, *port).into()]).await
                 }
                 HostAddress::Tcp { name, port, .. } => {
-                    let found: Vec<_> = lookup_host((name.as_str(), *port)).await?.collect();
-                    tcp(&found).await
+                    let look_up = |asked| async { Ok(lookup_host(asked).await?.collect()) };
+                    tcp(&self.0.find((name.clone(), *port), look_up).await?).await
                 }
                 #[cfg(unix)]
                 HostAddress::Unix { folder, port } => {
