@@ -308,4 +308,32 @@ mod tests {
         assert!(setup.whole.starts_with("SELECT pg_is_in_recovery()"));
         assert!(!setup.whole.contains("set_config"));
     }
+
+    /// The driver keeps what a server says before it is ready, and only the time of the dial put an end to that: a server
+    /// that talks fast filled the memory of the service within one dial.
+    #[tokio::test(start_paused = true)]
+    async fn a_greeting_of_notices_without_end_is_given_up() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        const NOTICE: &[u8] = b"N\0\0\0\x23SNOTICE\0VNOTICE\0C00000\0Mhello\0\0";
+        const ENOUGH: usize = 4 * 1024 * 1024;
+        let (ours, mut theirs) = tokio::io::duplex(4096);
+        let talking = async {
+            let mut start = [0; 1];
+            theirs.read_exact(&mut start).await.unwrap();
+            theirs.write_all(b"R\0\0\0\x08\0\0\0\0").await.unwrap();
+            let mut said = 0;
+            while said < ENOUGH && theirs.write_all(NOTICE).await.is_ok() {
+                said += NOTICE.len();
+            }
+            said
+        };
+        let (config, setup) =
+            ("host=db user=app sslmode=disable".parse().unwrap(), Setup::new(&PoolConfig::default()));
+        let greeting = Dialled::greet((Box::new(ours), None), 0, &config, &setup, None);
+        let greeting = tokio::time::timeout(Duration::from_secs(3), greeting);
+        let (said, greeted) = futures_util::future::join(talking, greeting).await;
+        let given_up = greeted.expect("only the time of the dial ended it");
+        assert!(given_up.is_err() && said < ENOUGH / 4, "{said} bytes were taken");
+    }
 }

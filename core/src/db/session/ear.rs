@@ -81,6 +81,11 @@ impl Ear {
         self.status.load(Ordering::Acquire) == b'I' && !self.is_busy()
     }
 
+    /// Whether the server has said once that it is ready: the greeting is over.
+    pub(super) fn was_ready(&self) -> bool {
+        self.status.load(Ordering::Acquire) != 0
+    }
+
     /// Whether a request waits for its answer, or nobody can tell.
     pub(crate) fn is_busy(&self) -> bool {
         self.is_lost.load(Ordering::Acquire)

@@ -14,12 +14,18 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use super::{ear::Ear, frames::Frames};
 use crate::db::connector::BoxStream;
 
+/// The driver keeps every notice of a greeting in memory until the server is ready. More than this is no greeting: servers
+/// say less than a kilobyte, and a login trigger that talks adds a few.
+const GREETING_MAX: usize = 256 * 1024;
+
 /// A stream whose bytes are listened to.
 pub(crate) struct Heard {
     stream: BoxStream,
     ear: Arc<Ear>,
     server: Frames,
     client: Frames,
+    /// What the server may still say before it must be ready for the first time.
+    greeting_left: usize,
     /// The digest of the server's certificate, where there is one.
     binding: Option<Vec<u8>>,
 }
@@ -31,7 +37,14 @@ pub(crate) struct Settled;
 
 impl Heard {
     pub(crate) fn new(stream: BoxStream, ear: Arc<Ear>, binding: Option<Vec<u8>>) -> Self {
-        Self { stream, ear, server: Frames::of_server(), client: Frames::of_client(), binding }
+        Self {
+            stream,
+            ear,
+            server: Frames::of_server(),
+            client: Frames::of_client(),
+            greeting_left: GREETING_MAX,
+            binding,
+        }
     }
 }
 
@@ -50,10 +63,19 @@ impl AsyncRead for Heard {
         let this = self.get_mut();
         let before = buffer.filled().len();
         done!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        let ear = &this.ear;
-        this.server.follow(buffer.filled().get(before..).unwrap_or_default(), |message| ear.heard(message));
+        let (ear, heard) = (&this.ear, buffer.filled().get(before..).unwrap_or_default());
+        this.server.follow(heard, |message| ear.heard(message));
         if this.server.is_lost() {
             ear.lose();
+        }
+        if !ear.was_ready() {
+            this.greeting_left = this.greeting_left.saturating_sub(heard.len());
+            if this.greeting_left == 0 {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the greeting has no end",
+                )));
+            }
         }
         Poll::Ready(Ok(()))
     }
