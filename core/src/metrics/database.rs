@@ -4,17 +4,14 @@
 
 use std::time::Duration;
 
-use super::handles::{Handles, handles};
+use super::handles::{Handles, Operation, handles};
 
 /// A read ended with a fresh answer. `operation` comes from the code of the service.
 #[inline]
 pub(crate) fn fresh_read(operation: &'static str, took: Duration) {
-    match handles().and_then(|handles| handles.operation(operation)) {
-        Some(kept) => kept.count(&kept.fresh, took),
-        None => {
-            tell_call(operation, "fresh", "none", took);
-            cache_request("fresh");
-        }
+    if !kept(operation).is_some_and(|kept| kept.answered_fresh(took)) {
+        tell_call(operation, "fresh", "none", took);
+        cache_request("fresh");
     }
 }
 
@@ -22,10 +19,16 @@ pub(crate) fn fresh_read(operation: &'static str, took: Duration) {
 /// from the code of the service.
 #[inline]
 pub(crate) fn db_call(operation: &'static str, outcome: &'static str, class: &'static str, took: Duration) {
-    match handles().and_then(|handles| handles.operation(operation)) {
-        Some(kept) if (outcome, class) == ("committed", "none") => kept.count(&kept.committed, took),
-        _ => tell_call(operation, outcome, class, took),
+    let counted =
+        (outcome, class) == ("committed", "none") && kept(operation).is_some_and(|kept| kept.committed(took));
+    if !counted {
+        tell_call(operation, outcome, class, took);
     }
+}
+
+#[inline]
+fn kept(operation: &'static str) -> Option<&'static Operation> {
+    handles().and_then(|handles| handles.operation(operation))
 }
 
 #[cold]

@@ -52,11 +52,12 @@ struct Attempts {
     untold: AtomicU32,
 }
 
-/// What every successful call of one operation touches.
+/// What every successful call of one operation touches. An operation reads or writes, so what it never does is not made:
+/// it would be exported as a count of zero for ever.
 pub(super) struct Operation {
     name: &'static str,
-    pub(super) fresh: Ended,
-    pub(super) committed: Ended,
+    fresh: OnceLock<Ended>,
+    committed: OnceLock<Ended>,
     seconds: Histogram,
 }
 
@@ -117,7 +118,7 @@ impl Handles {
             counter.increment(self.attempts.untold.swap(0, Relaxed).into());
         }
         for operation in self.operations.iter().filter_map(OnceLock::get) {
-            for ended in [&operation.fresh, &operation.committed] {
+            for ended in [&operation.fresh, &operation.committed].into_iter().filter_map(OnceLock::get) {
                 for (time, count) in ended.untold.take_all() {
                     operation.tell(ended, time, count);
                 }
@@ -143,22 +144,39 @@ impl Handles {
 
 impl Operation {
     fn new(name: &'static str) -> Self {
-        let calls = |outcome: &'static str| metrics::counter!("ridethrough_db_calls_total", "operation" => name, "outcome" => outcome, "class" => "none");
         Self {
             name,
-            // A fresh answer is a request to the cache too, one that got something better.
-            fresh: Ended::new([calls("fresh"), cache_fresh()].into()),
-            committed: Ended::new([calls("committed")].into()),
+            fresh: OnceLock::new(),
+            committed: OnceLock::new(),
             seconds: metrics::histogram!("ridethrough_db_call_seconds", "operation" => name),
         }
     }
 
-    /// Counts a call that `ended` so, and its time to a sixteenth.
+    /// Counts a read that ended with a fresh answer, and its time to a sixteenth; false where this is not kept.
     #[inline]
-    pub(super) fn count(&self, ended: &Ended, time: Duration) {
+    pub(super) fn answered_fresh(&self, time: Duration) -> bool {
+        // A fresh answer is a request to the cache too, one that got something better.
+        let make = || Ended::new([self.calls("fresh"), cache_fresh()].into());
+        self.count(kept(&self.fresh, make), time)
+    }
+
+    /// Counts a write that was committed, and its time to a sixteenth; false where this is not kept.
+    #[inline]
+    pub(super) fn committed(&self, time: Duration) -> bool {
+        self.count(kept(&self.committed, || Ended::new([self.calls("committed")].into())), time)
+    }
+
+    fn calls(&self, outcome: &'static str) -> Counter {
+        metrics::counter!("ridethrough_db_calls_total", "operation" => self.name, "outcome" => outcome, "class" => "none")
+    }
+
+    #[inline]
+    fn count(&self, ended: Option<&Ended>, time: Duration) -> bool {
+        let Some(ended) = ended else { return false };
         if ended.untold.add(time) >= UNTOLD_MAX {
             self.tell(ended, time, ended.untold.take(time));
         }
+        true
     }
 
     #[cold]
@@ -196,7 +214,7 @@ mod tests {
             for _ in 0..3 {
                 fresh_read("late", std::time::Duration::from_millis(40));
             }
-            db_call("late", "committed", "none", std::time::Duration::from_millis(40));
+            db_call("written", "committed", "none", std::time::Duration::from_millis(40));
             db_call("late", "failed", "transient", std::time::Duration::from_millis(40));
             publish();
         });
@@ -204,12 +222,16 @@ mod tests {
         for line in [
             "ridethrough_db_attempts_total 2",
             "ridethrough_db_calls_total{operation=\"late\",outcome=\"fresh\",class=\"none\"} 3",
-            "ridethrough_db_calls_total{operation=\"late\",outcome=\"committed\",class=\"none\"} 1",
+            "ridethrough_db_calls_total{operation=\"written\",outcome=\"committed\",class=\"none\"} 1",
             "ridethrough_db_calls_total{operation=\"late\",outcome=\"failed\",class=\"transient\"} 1",
-            "ridethrough_db_call_seconds_count{operation=\"late\"} 5",
+            "ridethrough_db_call_seconds_count{operation=\"late\"} 4",
             "ridethrough_cache_requests_total{result=\"fresh\"} 3",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        // A read was exported as "committed 0" for ever, and a write as "fresh 0": series of what cannot happen.
+        for never in ["operation=\"late\",outcome=\"committed\"", "operation=\"written\",outcome=\"fresh\""] {
+            assert!(!text.contains(never), "{never} is in\n{text}");
         }
     }
 
