@@ -111,10 +111,12 @@ impl Reaper {
         }
     }
 
-    /// Closes what is old or has been idle for long, a few at a time.
+    /// Closes what is old or has been idle for long, a few at a time, and lets go of what ended while it was idle: that
+    /// would be found out only when it is to be lent, and counted as a connection until then.
     fn tend(&self, now: Instant) {
         self.watched.pools().retain(|pool| {
             let Some(pool) = pool.upgrade() else { return false };
+            let _ = pool.retain(|session, _| pool.manager().shared().is_usable(session));
             let mut idle = pool.status().available;
             let _ = pool.retain(|session, _| {
                 // One stays warm, unless it is old.
