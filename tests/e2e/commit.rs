@@ -4,33 +4,41 @@
 use ridethrough_tests::{
     app::App,
     http::Answer,
-    link::{Link, Mishap},
     stack::{Lab, Server},
+    wire::{Cut, Edge, Ending, Sender, Wire},
 };
 
 use crate::steps::{id, stored_todo, title};
 
-/// A server behind a link, with one todo in the database.
-async fn behind_a_link(lab: &Lab) -> (Link, App) {
-    let link = Link::to(lab.cluster().port()).await;
-    let server = Server { url: Some(lab.url_through(link.address())), ..Server::default() };
+/// COMMIT arrives; its answer is lost with the connection.
+const ANSWER_LOST: Cut =
+    Cut { sender: Sender::Server, message: 1, edge: Edge::Before, ending: Ending::Close };
+/// The connection is lost before COMMIT arrives.
+const COMMIT_LOST: Cut = Cut { sender: Sender::Client, ..ANSWER_LOST };
+/// The transaction was aborted before, which its owner does not know.
+const ABORTED: Cut = Cut { ending: Ending::Aborted, ..COMMIT_LOST };
+
+/// A server behind a wire, with one todo in the database.
+async fn behind_a_wire(lab: &Lab) -> (Wire, App) {
+    let wire = Wire::to(lab.cluster().port()).await;
+    let server = Server { url: Some(lab.url_through(wire.address())), ..Server::default() };
     let server = lab.server_as("server-1", server).await;
     server.ready().await;
     stored_todo(&server, "before").await;
     // A connection that ends in the middle may be taken for the beginning of an outage.
     lab.expect_outage();
-    (link, server)
+    (wire, server)
 }
 
 /// Creates a todo under a planned mishap; it must be acknowledged, and be stored once when all is settled.
-async fn create_under(mishap: Mishap) -> Answer {
+async fn create_under(mishap: Cut) -> Answer {
     let lab = Lab::start().await;
-    let (link, server) = behind_a_link(&lab).await;
-    link.plan(mishap);
+    let (wire, server) = behind_a_wire(&lab).await;
+    wire.plan_from_commit(mishap);
     let text = title("under a mishap");
     let written = server.main().create("mishap", &text).await.acknowledged();
     assert!(matches!(written.status, 201 | 202), "{written:?}");
-    assert_eq!(link.happened(), 1, "the mishap did not happen");
+    assert_eq!(wire.happened(), 1, "the mishap did not happen");
     if written.status == 201 {
         assert_eq!(lab.stored(&id(&written)).await, Some((text.clone(), 1)), "a success that is none");
     }
@@ -46,14 +54,14 @@ async fn create_under(mishap: Mishap) -> Answer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_to_commit_is_looked_up_and_ends_in_one_row() {
-    let written = create_under(Mishap::AnswerLost).await;
+    let written = create_under(ANSWER_LOST).await;
     // The database is there and can be asked what became of it, so nobody has to wait for replay to find out.
     assert_eq!(written.status, 201, "{written:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_lost_before_commit_arrived_ends_in_one_row() {
-    let _ = create_under(Mishap::CommitLost).await;
+    let _ = create_under(COMMIT_LOST).await;
 }
 
 /// PostgreSQL answers the COMMIT of an aborted transaction with ROLLBACK and no error, which the driver takes for
@@ -61,12 +69,12 @@ async fn a_connection_lost_before_commit_arrived_ends_in_one_row() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_rolls_back_is_never_a_success() {
     let lab = Lab::start().await;
-    let (link, server) = behind_a_link(&lab).await;
-    link.plan(Mishap::Aborted);
+    let (wire, server) = behind_a_wire(&lab).await;
+    wire.plan_from_commit(ABORTED);
     let text = title("rolled back");
     lab.expect_in_logs(&["the database refused a statement"]);
     let written = server.main().create("mishap", &text).await;
-    assert_eq!(link.happened(), 1, "the mishap did not happen");
+    assert_eq!(wire.happened(), 1, "the mishap did not happen");
     match written.status {
         201 | 202 => server.journal_is_empty().await,
         status => {
@@ -84,14 +92,14 @@ async fn a_commit_that_rolls_back_is_never_a_success() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replayed_write_whose_commit_answer_is_lost_is_applied_once() {
     let lab = Lab::start().await;
-    let (link, server) = behind_a_link(&lab).await;
-    link.cut();
+    let (wire, server) = behind_a_wire(&lab).await;
+    wire.shut();
     server.mode_becomes("degraded").await;
     let titles = crate::steps::journal(&server, "write", 10).await;
-    link.plan(Mishap::AnswerLost);
-    link.mend();
+    wire.plan_from_commit(ANSWER_LOST);
+    wire.mend();
     server.journal_is_empty().await;
-    assert_eq!(link.happened(), 1, "the mishap did not happen");
+    assert_eq!(wire.happened(), 1, "the mishap did not happen");
     assert_eq!(lab.not_stored_once(&titles).await, []);
     lab.finish().await;
 }

@@ -4,7 +4,7 @@
 //!
 //! - [`stack`]: the [`Lab`](stack::Lab), in which one test runs. START HERE. [`app`]: one server or proxy in it.
 //!   [`launch`]: programs as child processes.
-//! - [`http`]: requests and answers. [`link`]: the road between a server and PostgreSQL. [`logs`]: what must not be said.
+//! - [`http`]: requests and answers. [`logs`]: what must not be said.
 //! - For tests of the library without its server: [`wire`]: a road that knows messages. [`daemon`]: programs beside
 //!   PostgreSQL, among them a [`standby`], a [`pooler`] and a cluster of [`patroni`].
 
@@ -14,7 +14,6 @@ pub mod app;
 pub mod daemon;
 pub mod http;
 pub mod launch;
-pub mod link;
 pub mod logs;
 pub mod patroni;
 pub mod pooler;

@@ -1,5 +1,6 @@
 //! A relay to PostgreSQL that reads messages: it can end a connection at the boundary of any message of a transaction,
-//! in either direction, let packets vanish, and tell when connections were asked for. It changes no message.
+//! in either direction, let packets vanish, abort a transaction without the client's knowledge, and tell when connections
+//! were asked for. It changes no message.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -27,10 +28,17 @@ const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 pub const SERVER_NOTICES: Duration = Duration::from_millis(150);
 /// A message's type and length.
 const HEADER: usize = 5;
-/// Where counting begins: the simple query that opens a transaction.
+/// The simple query that opens a transaction.
 const BEGIN: &[u8] = b"BEGIN";
+/// The simple query that ends one of the server.
+const COMMIT: &[u8] = b"SELECT 1; COMMIT\0";
 /// The server's sign that it is ready and in no transaction.
 const IDLE: &[u8] = b"Z\0\0\0\x05I";
+/// A statement that fails, as a simple query message, and the end of the answer to it: ready, in a failed transaction.
+const FAILING: &[u8] = b"Q\0\0\0\x0fSELECT 1/0\0";
+const FAILED_AND_READY: &[u8] = b"Z\0\0\0\x05E";
+/// Whether the server speaks TLS, asked before the first message and answered with one byte: here it does not.
+const ENCRYPTION: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
 
 /// Who sends a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +71,8 @@ pub enum Ending {
     Vanished,
     /// An orderly end, and nobody gets through any more until [`Wire::mend`].
     Partition,
+    /// None: the connection goes on, but its transaction was aborted before the message, which the client does not know.
+    Aborted,
 }
 
 /// Where and how a transaction loses its connection.
@@ -70,7 +80,8 @@ pub enum Ending {
 pub struct Cut {
     /// Whose messages are counted.
     pub sender: Sender,
-    /// Which message, from 1; BEGIN is the client's first, the first of its answer the server's.
+    /// Which message, from 1; the one that counting begins with is the client's first, the first of its answer the
+    /// server's.
     pub message: usize,
     /// Before or after it.
     pub edge: Edge,
@@ -100,7 +111,8 @@ pub struct Wire {
 struct Shared {
     target: SocketAddr,
     road: watch::Sender<Road>,
-    planned: Mutex<Option<Cut>>,
+    /// A cut, and the query from which on its messages are counted.
+    planned: Mutex<Option<(Cut, &'static [u8])>>,
     happened: AtomicUsize,
     arrivals: Mutex<Vec<Instant>>,
 }
@@ -144,9 +156,15 @@ impl Wire {
         url.replace(&target, &self.address.to_string())
     }
 
-    /// Plans a cut for the next transaction that begins; takes the place of an earlier plan.
+    /// Plans a cut for the next transaction that begins, whose messages are counted from BEGIN; takes the place of an
+    /// earlier plan.
     pub fn plan(&self, cut: Cut) {
-        *lock(&self.shared.planned) = Some(cut);
+        *lock(&self.shared.planned) = Some((cut, BEGIN));
+    }
+
+    /// As [`Wire::plan`], for the next transaction of the server that is to be committed, counted from COMMIT.
+    pub fn plan_from_commit(&self, cut: Cut) {
+        *lock(&self.shared.planned) = Some((cut, COMMIT));
     }
 
     /// Withdraws a plan that no transaction has taken up.
@@ -239,7 +257,17 @@ async fn carry(mut near: TcpStream, shared: &Shared) -> std::io::Result<()> {
         let _ = road.wait_for(|road| *road != Road::BlackHole).await;
         let messages = if sender == Sender::Client { &mut from_client } else { &mut from_server };
         while let Some(message) = messages.next()? {
-            let ends = count.ends_at(sender, &message, shared);
+            if message == ENCRYPTION {
+                far.write_all(&message).await?;
+                near.write_u8(far.read_u8().await?).await?;
+                messages.begun = false;
+                continue;
+            }
+            let mut ends = count.ends_at(sender, &message, shared);
+            if ends.take_if(|cut| cut.ending == Ending::Aborted).is_some() {
+                abort(&mut far).await?;
+                shared.happened.fetch_add(1, Ordering::SeqCst);
+            }
             if ends.is_none_or(|cut| cut.edge == Edge::After) {
                 let to = if sender == Sender::Client { &mut far } else { &mut near };
                 to.write_all(&message).await?;
@@ -252,9 +280,21 @@ async fn carry(mut near: TcpStream, shared: &Shared) -> std::io::Result<()> {
     }
 }
 
+/// Makes a statement fail in the transaction, and keeps the answer.
+async fn abort(far: &mut TcpStream) -> std::io::Result<()> {
+    far.write_all(FAILING).await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(FAILED_AND_READY) {
+        if far.read_buf(&mut answer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
 async fn end(near: TcpStream, far: TcpStream, ending: Ending, shared: &Shared) -> std::io::Result<()> {
     match ending {
-        Ending::Close => {}
+        Ending::Close | Ending::Aborted => {}
         Ending::Partition => {
             shared.road.send_replace(Road::Shut);
         }
@@ -277,9 +317,11 @@ async fn end(near: TcpStream, far: TcpStream, ending: Ending, shared: &Shared) -
 impl Count {
     /// The planned cut, where this message is the one.
     fn ends_at(&mut self, sender: Sender, message: &Bytes, shared: &Shared) -> Option<Cut> {
-        if self.cut.is_none() && sender == Sender::Client && begins_transaction(message) {
-            self.cut = lock(&shared.planned).take();
-            (self.client, self.server) = (0, 0);
+        if self.cut.is_none() && sender == Sender::Client {
+            let planned = lock(&shared.planned).take_if(|(_, first)| is_query(message, first));
+            if let Some((cut, _)) = planned {
+                *self = Self { cut: Some(cut), ..Self::default() };
+            }
         }
         let counter = if sender == Sender::Client { &mut self.client } else { &mut self.server };
         *counter += 1;
@@ -292,8 +334,8 @@ impl Count {
     }
 }
 
-fn begins_transaction(message: &Bytes) -> bool {
-    message.first() == Some(&b'Q') && message.get(HEADER..).is_some_and(|text| text.starts_with(BEGIN))
+fn is_query(message: &Bytes, beginning: &[u8]) -> bool {
+    message.first() == Some(&b'Q') && message.get(HEADER..).is_some_and(|text| text.starts_with(beginning))
 }
 
 /// Splits a stream into messages.

@@ -10,7 +10,7 @@ use ridethrough::{
     db::{Applied, ApplyError, BoxFuture, Command, Commands, Pooler, Statements, Written},
 };
 use ridethrough_chaos::Cluster;
-use ridethrough_tests::{link::Link, pooler::PgBouncer, until};
+use ridethrough_tests::{pooler::PgBouncer, until, wire::Wire};
 use tokio::time::Instant;
 
 use crate::service::{Put, Service, database};
@@ -50,12 +50,9 @@ async fn replica(url: String) -> Service {
 }
 
 /// A replica whose way to the database can be cut.
-async fn cuttable(cluster: &Cluster) -> (Service, Link) {
-    let link = Link::to(cluster.port()).await;
-    let direct = format!("127.0.0.1:{}", cluster.port());
-    let url = cluster.url().replace(&direct, &link.address().to_string());
-    assert!(url.contains(&link.address().to_string()), "the URL has another form");
-    (replica(url).await, link)
+async fn cuttable(cluster: &Cluster) -> (Service, Wire) {
+    let wire = Wire::to(cluster.port()).await;
+    (replica(wire.through(&cluster.url())).await, wire)
 }
 
 /// Keeps an answer that is made of `tag`, as if it had just been asked for.
@@ -115,12 +112,12 @@ async fn what_one_replica_changes_is_not_fresh_at_another() {
 async fn what_was_kept_before_a_gap_is_not_fresh_after_it() {
     let (_folder, cluster) = database(&[]).await;
     let one = replica(cluster.url()).await;
-    let (other, link) = cuttable(&cluster).await;
+    let (other, wire) = cuttable(&cluster).await;
     listens(&other).await;
     keep(&other, "changed");
     keep(&other, "unchanged");
     assert_eq!(usable(&other, "changed"), Some(Usable::Fresh));
-    link.cut();
+    wire.shut();
     becomes(&other, "unchanged", Usable::IfError).await;
     keep(&other, "in the gap");
     assert_eq!(
@@ -129,7 +126,7 @@ async fn what_was_kept_before_a_gap_is_not_fresh_after_it() {
         "nothing is fresh while nothing is heard"
     );
     writes(&one, "changed").await;
-    link.mend();
+    wire.mend();
     listens(&other).await;
     for tag in ["changed", "unchanged", "in the gap"] {
         assert_eq!(usable(&other, tag), Some(Usable::IfError), "{tag}");
@@ -139,15 +136,15 @@ async fn what_was_kept_before_a_gap_is_not_fresh_after_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_out_of_the_journal_is_told_when_it_is_applied() {
     let (_folder, cluster) = database(&[]).await;
-    let (one, link) = cuttable(&cluster).await;
+    let (one, wire) = cuttable(&cluster).await;
     let other = replica(cluster.url()).await;
     listens(&other).await;
-    link.cut();
+    wire.shut();
     let written = one.put("journaled", LIMIT).await;
     assert!(matches!(written, Ok(Written::Journaled { .. })), "{written:?}");
     keep(&other, "journaled");
     assert_eq!(usable(&other, "journaled"), Some(Usable::Fresh), "nothing was committed");
-    link.mend();
+    wire.mend();
     becomes(&other, "journaled", Usable::IfError).await;
 }
 
