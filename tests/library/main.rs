@@ -19,6 +19,8 @@ mod pooled;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod sqlstates;
 #[cfg(test)]
 mod tls;

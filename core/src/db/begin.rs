@@ -114,16 +114,18 @@ pub(super) async fn begin(
         Ok(answer) => return Ok(mark(&answer).filter(|_| !kind.read_only)),
         Err(error) => error,
     };
-    // A server, or what stands for one, that does not know these functions or does not let us call them.
-    let unknown =
-        error.code().is_some_and(|code| code.code().starts_with("42") || code.code().starts_with("0A"));
-    if hidden || kind.read_only || !unknown {
+    if hidden || kind.read_only || !is_kept_from_us(&error) {
         return Err(error);
     }
     marking.origin_hidden.store(true, Ordering::Relaxed);
     tracing::info!("this database does not tell its origin; lost commits are looked for by key only");
     loan.batch_execute("ROLLBACK").await?;
     Ok(mark(&loan.simple_query(&text(false)).await?))
+}
+
+/// A server, or what stands for one, that does not know what it was asked for or does not let us have it.
+pub(super) fn is_kept_from_us(error: &DriverError) -> bool {
+    error.code().is_some_and(|code| code.code().starts_with("42") || code.code().starts_with("0A"))
 }
 
 fn message(kind: Kind, limits: Limits, with_origin: bool) -> String {

@@ -16,7 +16,11 @@ use super::{
 use crate::sabotage::{self, Bug, Step};
 
 /// The tables, for the service's migrations. Running it again changes nothing.
+///
+/// Several may run it at the same time, each as one message or in one transaction: `IF NOT EXISTS` does not see what
+/// another session is just creating (23505), so whoever comes second waits for the first.
 pub const SCHEMA_SQL: &str = "\
+SELECT pg_advisory_xact_lock(5938387970420996467);
 CREATE TABLE IF NOT EXISTS ridethrough_writes (
     key         text PRIMARY KEY CHECK (octet_length(key) BETWEEN 1 AND 255),
     command     text NOT NULL,

@@ -10,7 +10,7 @@ use tokio_postgres::Error as DriverError;
 
 use super::{
     Command, Db, Statements,
-    begin::{Mark, ORIGIN},
+    begin::{self, Mark, ORIGIN},
     guards::{AttemptTime, Connected},
     keys::{self, Known},
     pool::Loan,
@@ -142,19 +142,27 @@ async fn status(statements: &Statements<'_>, xid: i64, origin: &str) -> Result<F
 /// Ends the session that runs this very transaction. Not one that waits for a standby: it has committed already, and
 /// ending it would give up the wait that the operator asked for. And none of another life of the server, where that is
 /// known: after a failover both numbers can belong to somebody else there.
+///
+/// Where this server does not let us, that is no failure: whoever comes next waits for the session's own end, on the lock
+/// that it holds or by looking again, and both are bounded.
 pub(super) async fn end(statements: &Statements<'_>, mark: &Mark) -> Result<(), DriverError> {
     const SQL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
         WHERE pid = $1 AND backend_xid = $2::text::xid AND wait_event IS DISTINCT FROM 'SyncRep'";
     let short = short(mark.xid);
     let ended = match &mark.origin {
-        None => statements.rows(SQL, &[&mark.process, &short]).await?,
+        None => statements.rows(SQL, &[&mark.process, &short]).await,
         Some(origin) => {
             let sql = format!("{SQL} AND CASE WHEN pg_is_in_recovery() THEN false ELSE {ORIGIN} = $3 END");
-            statements.rows(&sql, &[&mark.process, &short, origin]).await?
+            statements.rows(&sql, &[&mark.process, &short, origin]).await
         }
     };
-    if !ended.is_empty() {
-        tracing::debug!("ended a session that still ran an abandoned transaction");
+    match ended {
+        Ok(rows) if rows.is_empty() => {}
+        Ok(_) => tracing::debug!("ended a session that still ran an abandoned transaction"),
+        Err(error) if begin::is_kept_from_us(&error) => {
+            tracing::debug!("an abandoned transaction may not be ended; its own end is waited for");
+        }
+        Err(error) => return Err(error),
     }
     Ok(())
 }
