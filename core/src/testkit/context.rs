@@ -20,7 +20,7 @@ use super::{
     execute::Executed,
     reply::{Column, ReplyKind},
     session::{Session, Stop, ordered, refused},
-    sql::{self, Kind},
+    sql::{Kind, Statement},
     world::lock,
 };
 
@@ -55,8 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// `SET [LOCAL | SESSION] name { = | TO } value`.
-    pub(super) fn set(&mut self, statement: &str) {
-        let words = sql::words(statement);
+    pub(super) fn set(&mut self, words: &[String]) {
         let scope = words.get(1).map_or("", String::as_str);
         let rest = words.get(if matches!(scope, "local" | "session") { 2 } else { 1 }..).unwrap_or_default();
         if let [transaction, how @ ..] = rest
@@ -92,14 +91,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// The columns of the answer to a statement that is not executed yet; `None` where it gives no rows.
-    pub(super) fn columns_of(&self, statement: &str) -> Option<Vec<Column>> {
-        let words = sql::words(statement);
-        match sql::kind(statement) {
-            Kind::Show(name) => return Some(vec![Column { name, kind: Type::TEXT }]),
+    pub(super) fn columns_of(&self, statement: &Statement) -> Option<Vec<Column>> {
+        let words = &statement.words;
+        match &statement.kind {
+            Kind::Show(name) => return Some(vec![Column { name: name.clone(), kind: Type::TEXT }]),
             Kind::Select | Kind::Write(_) | Kind::Other { .. } => {}
             _ => return None,
         }
-        if let Some(reply) = self.world.rule(&sql::normal(statement)) {
+        if let Some(reply) = self.world.rule(&statement.normal) {
             return match reply.kind {
                 ReplyKind::Rows { columns, .. } => Some(columns),
                 ReplyKind::Touched(_) | ReplyKind::Refused(_) => None,
@@ -107,9 +106,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         let nothing = Row::new();
         let is_about_journals = words.iter().any(|word| word == JOURNAL_TABLE);
-        let row = (is_about_journals || key_statement(&words).is_some()).then_some(&nothing);
+        let row = (is_about_journals || key_statement(words).is_some()).then_some(&nothing);
         let answered =
-            self.with_facts(&[], row, |facts| facts.select(&words).or_else(|| facts.returning(&words)));
+            self.with_facts(&[], row, |facts| facts.select(words).or_else(|| facts.returning(words)));
         answered.map(|answered| answered.columns)
     }
 

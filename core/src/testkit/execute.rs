@@ -1,7 +1,10 @@
 //! What statements and messages mean: transactions, settings, rules, keys, and the extended protocol. It knows no faults
 //! but where their moments are.
 
-use std::{collections::VecDeque, sync::atomic::Ordering};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -13,7 +16,7 @@ use super::{
     reply::{Call, Column, Datum, ReplyKind, datum},
     script::At,
     session::{Portal, Prepared, Session, Stop, refused},
-    sql::{self, Kind},
+    sql::{self, Kind, Statement},
     text::text_of,
     wire::{self, Frontend},
     world::{Order, lock},
@@ -83,11 +86,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     async fn query(&mut self, text: &str) -> Result<(), Stop> {
-        let statements = sql::split(text);
+        let statements = sql::statements(text);
         if statements.is_empty() {
             wire::put(&mut self.out, b'I', |_| {});
         }
-        for statement in &statements {
+        for statement in statements.iter() {
             let executed = self.execute(statement, &[]).await?;
             if let Some(columns) = &executed.columns {
                 let named = columns.iter().map(|column| (column.name.as_str(), &column.kind));
@@ -146,8 +149,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn parse(&mut self, name: String, text: &str, said: &[u32]) -> Result<(), Stop> {
-        let statements = sql::split(text);
-        let [statement] = statements.as_slice() else {
+        let statements = sql::statements(text);
+        let [statement] = statements.as_ref() else {
             return Err(refused("42601", "a prepared statement must be one statement"));
         };
         if self.statements.len() >= PREPARED_MAX {
@@ -156,13 +159,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if !name.is_empty() && self.statements.contains_key(&name) {
             return Err(refused("42P05", format!("prepared statement \"{name}\" already exists")));
         }
-        let rule = self.world.rule(&sql::normal(statement));
+        let rule = self.world.rule(&statement.normal);
         let said_by_rule: Vec<u32> =
             rule.iter().flat_map(|reply| reply.taking.iter().map(Type::oid)).collect();
         let said = if said.is_empty() { said_by_rule.as_slice() } else { said };
-        let parameters = sql::parameter_types(statement, said, &self.world.columns);
+        let parameters = sql::parameter_types(&statement.words, said, &self.world.columns);
         let columns = self.columns_of(statement);
-        self.statements.insert(name, Prepared { sql: statement.clone(), parameters, columns });
+        self.statements.insert(name, Prepared { statement: Arc::clone(statement), parameters, columns });
         wire::put(&mut self.out, b'1', |_| {});
         Ok(())
     }
@@ -217,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let (mut rows, tag) = match portal.rest.take() {
             Some(rest) => rest,
             None => {
-                let executed = self.execute(&portal.statement.sql, &portal.values).await?;
+                let executed = self.execute(&portal.statement.statement, &portal.values).await?;
                 (VecDeque::from(executed.rows), executed.tag)
             }
         };
@@ -241,8 +244,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Executes one statement, with the faults before and after it.
-    async fn execute(&mut self, statement: &str, values: &[Option<Bytes>]) -> Result<Executed, Stop> {
-        let (kind, normal) = (sql::kind(statement), sql::normal(statement));
+    async fn execute(&mut self, statement: &Statement, values: &[Option<Bytes>]) -> Result<Executed, Stop> {
+        let (kind, normal) = (&statement.kind, &statement.normal);
         self.world.counters.statements.fetch_add(1, Ordering::Relaxed);
         let start = self.out.len();
         self.strike(At::Statement(normal.clone()), start, true).await?;
@@ -251,8 +254,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             let message = "current transaction is aborted, commands ignored until end of transaction block";
             return Err(refused("25P02", message));
         }
-        let executed = self.execute_kind(kind, statement, &normal, values).await?;
-        let after = At::AfterStatement(normal);
+        let executed = self.execute_kind(statement, values).await?;
+        let after = At::AfterStatement(normal.clone());
         if lock(&self.world.script).expects(&after) {
             self.end_implicit();
         }
@@ -262,18 +265,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     async fn execute_kind(
         &mut self,
-        kind: Kind,
-        statement: &str,
-        normal: &str,
+        statement: &Statement,
         values: &[Option<Bytes>],
     ) -> Result<Executed, Stop> {
-        match kind {
+        match &statement.kind {
             Kind::Begin { read_only } => {
                 let process = self.process;
                 let transaction =
                     self.transaction.get_or_insert_with(|| lock(&self.world.data).begin(process));
                 transaction.explicit = true;
-                transaction.read_only |= read_only;
+                transaction.read_only |= *read_only;
                 Ok(Executed::done("BEGIN"))
             }
             Kind::Commit => self.end_by_commit().await,
@@ -282,34 +283,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Ok(Executed::done("ROLLBACK"))
             }
             Kind::RollbackTo(name) => {
-                if self.transaction.as_mut().is_some_and(|open| open.back_to(&name)) {
+                if self.transaction.as_mut().is_some_and(|open| open.back_to(name)) {
                     return Ok(Executed::done("ROLLBACK"));
                 }
                 Err(refused("3B001", format!("savepoint \"{name}\" does not exist")))
             }
             Kind::Savepoint(name) => match &mut self.transaction {
                 Some(open) if open.explicit => {
-                    open.save(name);
+                    open.save(name.clone());
                     Ok(Executed::done("SAVEPOINT"))
                 }
                 _ => Err(refused("25P01", "SAVEPOINT can only be used in transaction blocks")),
             },
             Kind::Release => Ok(Executed::done("RELEASE")),
             Kind::Set => {
-                self.set(statement);
+                self.set(&statement.words);
                 Ok(Executed::done("SET"))
             }
             Kind::Show(name) => {
-                let value = self.all_settings().remove(&name).unwrap_or_default();
-                Ok(Executed::rows("SHOW", vec![Column { name, kind: Type::TEXT }], vec![vec![datum(&value)]]))
+                let value = self.all_settings().remove(name).unwrap_or_default();
+                let column = Column { name: name.clone(), kind: Type::TEXT };
+                Ok(Executed::rows("SHOW", vec![column], vec![vec![datum(&value)]]))
             }
             Kind::Empty => Ok(Executed::done("")),
             Kind::Select => {
                 self.open();
-                self.ask("SELECT", false, statement, normal, values).await
+                self.ask("SELECT", false, statement, values).await
             }
-            Kind::Write(verb) => self.ask(verb, true, statement, normal, values).await,
-            Kind::Other { tag, writes } => self.ask(&tag, writes, statement, normal, values).await,
+            Kind::Write(verb) => self.ask(verb, true, statement, values).await,
+            Kind::Other { tag, writes } => self.ask(tag, *writes, statement, values).await,
         }
     }
 
@@ -350,18 +352,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         &mut self,
         verb: &str,
         writes: bool,
-        statement: &str,
-        normal: &str,
+        statement: &Statement,
         values: &[Option<Bytes>],
     ) -> Result<Executed, Stop> {
         self.open();
         if writes && self.is_read_only() {
             return Err(refused("25006", format!("cannot execute {verb} in a read-only transaction")));
         }
-        let executed = match self.world.rule(normal) {
+        let executed = match self.world.rule(&statement.normal) {
             Some(reply) => match reply.kind {
                 ReplyKind::Rows { columns, rows } => {
-                    Executed::rows(verb, columns, rows(&Call { sql: statement, values }))
+                    Executed::rows(verb, columns, rows(&Call { sql: &statement.sql, values }))
                 }
                 ReplyKind::Touched(rows) => Executed::touched(verb, rows),
                 ReplyKind::Refused(code) => return Err(refused(&code, "a rule of the test")),
@@ -369,7 +370,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             None => self.answer_itself(verb, writes, statement, values).await?,
         };
         if writes && let Some(open) = &mut self.transaction {
-            open.did(normal.to_owned());
+            open.did(statement.normal.clone());
         }
         Ok(executed)
     }
@@ -378,15 +379,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         &mut self,
         verb: &str,
         writes: bool,
-        statement: &str,
+        statement: &Statement,
         values: &[Option<Bytes>],
     ) -> Result<Executed, Stop> {
-        let words = sql::words(statement);
-        if let Some(executed) = self.about_notices(&words) {
+        let words = &statement.words;
+        if let Some(executed) = self.about_notices(words) {
             return Ok(executed);
         }
-        if let Some(about_keys) = key_statement(&words) {
-            return self.keys(verb, about_keys, &words, values).await;
+        if let Some(about_keys) = key_statement(words) {
+            return self.keys(verb, about_keys, words, values).await;
         }
         if words.iter().any(|word| word == JOURNAL_TABLE) {
             return Ok(self.journals(verb, &words, values));
@@ -401,13 +402,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             });
         }
         let (answered, acts) =
-            self.with_facts(values, None, |facts| (facts.select(&words), facts.acts.take()));
+            self.with_facts(values, None, |facts| (facts.select(words), facts.acts.take()));
         let Some(answered) = answered.filter(|_| !returns) else {
-            self.world.note_unanswered(statement);
-            let message = format!("the fake server has no answer to: {statement}; give it one with `on`");
+            let sql = &statement.sql;
+            self.world.note_unanswered(sql);
+            let message = format!("the fake server has no answer to: {sql}; give it one with `on`");
             return Err(refused("42883", message));
         };
-        self.act(&acts, &words);
+        self.act(&acts, words);
         Ok(Executed::answered(verb, answered))
     }
 

@@ -13,26 +13,31 @@ use super::{
 impl Facts<'_> {
     /// The value of an expression; `None` where it holds something the server does not know.
     pub(super) fn value(&self, words: &[String]) -> Option<Datum> {
+        if let [word] = words {
+            return self.word(word);
+        }
+        let outer = outer(words);
+        let sides = |operator: &[&str]| sides(words, &outer, operator);
         for operator in ["or", "and"] {
-            if let Some((left, right)) = sides(words, &[operator]) {
+            if let Some((left, right)) = sides(&[operator]) {
                 let (left, right) = (is_true(self.value(left)?), is_true(self.value(right)?));
                 return Some(datum(&if operator == "or" { left || right } else { left && right }));
             }
         }
-        if let Some((left, right)) = sides(words, &["is", "distinct", "from"]) {
+        if let Some((left, right)) = sides(&["is", "distinct", "from"]) {
             return Some(datum(&(text_of(&self.value(left)?) != text_of(&self.value(right)?))));
         }
         for operator in [&["<", ">"][..], &["<", "="], &[">", "="], &["="], &["<"], &[">"]] {
-            if let Some((left, right)) = sides(words, operator) {
+            if let Some((left, right)) = sides(operator) {
                 return Some(compared(&self.value(left)?, operator, &self.value(right)?));
             }
         }
-        if let Some((left, right)) = sides(words, &["|", "|"]) {
+        if let Some((left, right)) = sides(&["|", "|"]) {
             let (left, right) = (text_of(&self.value(left)?), text_of(&self.value(right)?));
             return Some(datum(&left.zip(right).map(|(left, right)| left + &right)));
         }
         for operator in ["-", "*"] {
-            if let Some((left, right)) = sides(words, &[operator]).filter(|(left, _)| !left.is_empty()) {
+            if let Some((left, right)) = sides(&[operator]).filter(|(left, _)| !left.is_empty()) {
                 return calculated(&self.value(left)?, operator, &self.value(right)?);
             }
         }
@@ -50,7 +55,6 @@ impl Facts<'_> {
                 let (arguments, rest) = list(inner, &[]);
                 if rest.is_empty() { self.call(bare(name), &arguments) } else { None }
             }
-            [word] => self.word(word),
             _ => None,
         }
     }
@@ -74,7 +78,8 @@ impl Facts<'_> {
             let is_else = when == "else";
             let (condition, value) =
                 if is_else { (None, behind) } else { halves(behind, "then").map(|(c, v)| (Some(c), v))? };
-            let end = outside(value, &["when"]).or_else(|| outside(value, &["else"]));
+            let places = outer(value);
+            let end = first(value, &places, &["when"]).or_else(|| first(value, &places, &["else"]));
             let value = self.value(value.get(..end.unwrap_or(value.len()))?)?;
             let kind: &Type = kind.get_or_insert_with(|| value.kind.clone());
             let holds = match condition {
@@ -92,22 +97,28 @@ impl Facts<'_> {
 }
 
 fn halves<'w>(words: &'w [String], between: &str) -> Option<(&'w [String], &'w [String])> {
-    let at = outside(words, &[between])?;
+    let at = first(words, &outer(words), &[between])?;
     Some((words.get(..at)?, words.get(at + 1..)?))
 }
 
-/// Both sides of an operator, which may be two words long.
-fn sides<'w>(words: &'w [String], operator: &[&str]) -> Option<(&'w [String], &'w [String])> {
-    let at = outside(words, operator)?;
+/// Both sides of an operator, which may be several words long.
+fn sides<'w>(
+    words: &'w [String],
+    outer: &[usize],
+    operator: &[&str],
+) -> Option<(&'w [String], &'w [String])> {
+    let at = first(words, outer, operator)?;
     Some((words.get(..at)?, words.get(at + operator.len()..)?))
 }
 
-/// Where these words stand outside of brackets and of CASE … END.
-fn outside(words: &[String], wanted: &[&str]) -> Option<usize> {
+/// The places outside of brackets and of CASE … END. Long expressions have few: they are looked for once, and the many
+/// operators among them only.
+fn outer(words: &[String]) -> Vec<usize> {
     let mut depth = 0_usize;
+    let mut places = Vec::new();
     for (at, word) in words.iter().enumerate() {
-        if depth == 0 && words.get(at..at + wanted.len()).is_some_and(|found| found == wanted) {
-            return Some(at);
+        if depth == 0 {
+            places.push(at);
         }
         match word.as_str() {
             "(" | "case" => depth += 1,
@@ -115,7 +126,13 @@ fn outside(words: &[String], wanted: &[&str]) -> Option<usize> {
             _ => {}
         }
     }
-    None
+    places
+}
+
+/// The first of the places where these words stand.
+fn first(words: &[String], places: &[usize], wanted: &[&str]) -> Option<usize> {
+    let is_there = |at: usize| words.get(at..at + wanted.len()).is_some_and(|found| found == wanted);
+    places.iter().copied().find(|at| is_there(*at))
 }
 
 /// Positions, times and whole numbers have a difference, any numbers a product; NULL where one of them is.

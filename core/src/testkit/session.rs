@@ -20,6 +20,7 @@ use super::{
     notices::Notices,
     reply::{Column, Datum},
     script::At,
+    sql::Statement,
     strike::message_of,
     wire::{self, First, Frontend},
     world::{Mode, Order, World},
@@ -66,7 +67,7 @@ pub(super) fn refused(code: &str, message: impl Into<String>) -> Stop {
 /// A prepared statement.
 #[derive(Debug, Clone)]
 pub(super) struct Prepared {
-    pub(super) sql: String,
+    pub(super) statement: Arc<Statement>,
     pub(super) parameters: Vec<Type>,
     pub(super) columns: Option<Vec<Column>>,
 }

@@ -1,11 +1,31 @@
 //! As much of SQL as the fake server must see: where statements end, what kind each is, which types its parameters have.
 //! It is no parser: it looks at words, and what it does not know it leaves alone.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+};
 
 use tokio_postgres::types::Type;
 
 use super::text::type_named;
+
+/// Texts whose statements are kept; more than these are parsed each time.
+const KEPT_MAX: usize = 1_024;
+
+/// One statement, and what the server sees of it.
+#[derive(Debug)]
+pub(super) struct Statement {
+    /// Without its semicolon and outer blanks.
+    pub(super) sql: String,
+    /// See [`words`].
+    pub(super) words: Vec<String>,
+    /// See [`normal`].
+    pub(super) normal: String,
+    pub(super) kind: Kind,
+}
+
+pub(super) type Statements = Arc<[Arc<Statement>]>;
 
 /// What a statement does to the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +51,30 @@ pub(super) enum Kind {
     Empty,
 }
 
+/// The statements of a simple query. Tests say the same few texts again and again, so what was seen in them is kept.
+pub(super) fn statements(text: &str) -> Statements {
+    static KEPT: LazyLock<Mutex<HashMap<String, Statements>>> = LazyLock::new(Mutex::default);
+    let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(seen) = kept().get(text) {
+        return Arc::clone(seen);
+    }
+    let seen: Statements = split(text).into_iter().map(|sql| Arc::new(Statement::new(sql))).collect();
+    let mut kept = kept();
+    if kept.len() < KEPT_MAX {
+        kept.insert(text.to_owned(), Arc::clone(&seen));
+    }
+    seen
+}
+
+impl Statement {
+    fn new(sql: String) -> Self {
+        let words = words(&sql);
+        Self { normal: normal(&sql), kind: kind(&words), words, sql }
+    }
+}
+
 /// The statements of a simple query, without their semicolons and outer blanks.
-pub(super) fn split(sql: &str) -> Vec<String> {
+fn split(sql: &str) -> Vec<String> {
     let mut statements = vec![String::new()];
     for piece in pieces(sql) {
         match piece {
@@ -121,8 +163,7 @@ pub(super) fn normal(sql: &str) -> String {
 }
 
 /// What kind of statement it is.
-pub(super) fn kind(sql: &str) -> Kind {
-    let words = words(sql);
+fn kind(words: &[String]) -> Kind {
     let word = |index: usize| words.get(index).map_or("", String::as_str);
     let last = words.last().cloned().unwrap_or_default();
     let other = |tag: String, writes| Kind::Other { tag, writes };
@@ -140,7 +181,7 @@ pub(super) fn kind(sql: &str) -> Kind {
         "update" => Kind::Write("UPDATE"),
         "delete" => Kind::Write("DELETE"),
         "merge" => Kind::Write("MERGE"),
-        "with" => with(&words),
+        "with" => with(words),
         "select" | "values" | "table" => Kind::Select,
         "create" | "drop" | "alter" => other(format!("{} {}", word(0), word(1)).to_uppercase(), true),
         "truncate" => other("TRUNCATE TABLE".to_owned(), true),
@@ -186,8 +227,8 @@ pub(super) fn list<'w>(words: &'w [String], ends: &[&str]) -> (Vec<&'w [String]>
 /// The columns of the tables that a schema creates, by name. Of two with one name the last is known.
 pub(super) fn columns(schema: &str) -> HashMap<String, Type> {
     let mut found = HashMap::new();
-    for statement in split(schema) {
-        let words = words(&statement);
+    for statement in statements(schema).iter() {
+        let words = &statement.words;
         let is_table = words.first().is_some_and(|word| word == "create")
             && words.iter().take(4).any(|word| word == "table");
         let Some(open) = words.iter().position(|word| word == "(").filter(|_| is_table) else { continue };
@@ -223,14 +264,13 @@ pub(super) fn parameter(word: &str) -> Option<usize> {
 }
 
 /// The types of the parameters: what the client said, else what casts and columns tell, else text.
-pub(super) fn parameter_types(sql: &str, said: &[u32], columns: &HashMap<String, Type>) -> Vec<Type> {
-    let words = words(sql);
+pub(super) fn parameter_types(words: &[String], said: &[u32], columns: &HashMap<String, Type>) -> Vec<Type> {
     let count = words.iter().filter_map(|word| parameter(word)).max().unwrap_or(0).max(said.len());
-    let inserted = inserted(&words);
+    let inserted = inserted(words);
     (1..=count)
         .map(|number| {
             let said = said.get(number - 1).and_then(|oid| Type::from_oid(*oid));
-            said.or_else(|| guessed(&words, number, columns))
+            said.or_else(|| guessed(words, number, columns))
                 .or_else(|| columns.get(inserted.get(&number)?).cloned())
                 .unwrap_or(Type::TEXT)
         })
@@ -293,7 +333,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_of_a_text_is_what_was_seen_in_it() {
+        for _ in 0..2 {
+            let seen = statements("SELECT  A; commit");
+            let told: Vec<_> =
+                seen.iter().map(|one| (one.sql.as_str(), one.normal.as_str(), &one.kind)).collect();
+            assert_eq!(told, [("SELECT  A", "select a", &Kind::Select), ("commit", "commit", &Kind::Commit)]);
+        }
+    }
+
+    #[test]
     fn kinds_are_told_by_their_words() {
+        let kind = |sql| kind(&words(sql));
         assert_eq!(kind("begin isolation level repeatable read, READ ONLY"), Kind::Begin { read_only: true });
         assert_eq!(kind("START TRANSACTION"), Kind::Begin { read_only: false });
         assert_eq!(kind("ROLLBACK TO SAVEPOINT one"), Kind::RollbackTo("one".to_owned()));
@@ -310,7 +361,7 @@ mod tests {
         let columns = columns(
             "CREATE TABLE IF NOT EXISTS todos (id uuid PRIMARY KEY, title text, rank double precision, done boolean)",
         );
-        let types = |sql| parameter_types(sql, &[], &columns);
+        let types = |sql| parameter_types(&words(sql), &[], &columns);
         assert_eq!(types("SELECT * FROM todos WHERE id = $1 LIMIT $2"), [Type::UUID, Type::INT8]);
         assert_eq!(
             types("INSERT INTO todos (id, title, done) VALUES ($1, $3, $2)"),
@@ -321,7 +372,7 @@ mod tests {
             [Type::FLOAT8, Type::FLOAT8]
         );
         assert_eq!(types("SELECT $1::bigint"), [Type::INT8]);
-        assert_eq!(parameter_types("SELECT $1", &[Type::INT2.oid()], &columns), [Type::INT2]);
+        assert_eq!(parameter_types(&words("SELECT $1"), &[Type::INT2.oid()], &columns), [Type::INT2]);
         assert_eq!(types("SELECT $2147483648"), []);
     }
 }
