@@ -2,7 +2,7 @@
 //! nothing of waiting tasks and does no I/O.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use crate::journal::aside::{AsideIndex, AsideSlot};
@@ -10,6 +10,14 @@ use crate::journal::disk::DiskFile;
 use crate::journal::heads::Heads;
 use crate::journal::segment::FileKind;
 use crate::journal::{Pending, record};
+
+mod names;
+mod notes;
+
+use crate::journal::index::names::Names;
+pub(crate) use crate::journal::index::names::{Hashes, NameHash, Naming};
+pub(crate) use crate::journal::index::notes::Note;
+use crate::journal::index::notes::Notes;
 
 /// A file that holds records, kept open while a slot points into it.
 #[derive(Debug)]
@@ -20,7 +28,7 @@ pub(crate) struct RecordFile {
     pub(crate) salt: u32,
 }
 
-/// One entry.
+/// One entry on its own, with its names.
 #[derive(Debug, Clone)]
 pub(crate) struct Slot {
     pub(crate) key: Arc<str>,
@@ -40,23 +48,94 @@ pub(crate) struct Place {
     pub(crate) slot: Slot,
 }
 
+/// An entry in the index; what is not needed to go from one to another is in its note.
 #[derive(Debug)]
 struct Link {
-    slot: Slot,
+    /// Of the frame in its file, which has less than 96 MiB.
+    offset: u32,
+    /// Of the frame, in bytes.
+    length: u32,
+    /// Where its note is.
+    note: u32,
+    /// How far it is to the next entry of the same ordering key; 0 where there is none.
+    next: u32,
+    hashes: Hashes,
     is_pending: bool,
-    /// The sequence of the next entry of the same ordering key; 0 where there is none.
-    next: u64,
+}
+
+/// An entry to put into the index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewSlot<'a> {
+    pub(crate) note: Note<'a>,
+    pub(crate) hashes: Hashes,
+    pub(crate) file: &'a Arc<RecordFile>,
+    pub(crate) offset: u64,
+    /// Length of the frame in bytes.
+    pub(crate) length: u32,
+}
+
+/// The entries themselves, apart from what leads to them.
+#[derive(Debug)]
+struct Links {
+    /// The sequence of the front one, or of the next one to come.
+    first: u64,
+    links: VecDeque<Link>,
+    notes: Notes,
+}
+
+impl Links {
+    fn position(&self, sequence: u64) -> Option<usize> {
+        usize::try_from(sequence.checked_sub(self.first)?).ok()
+    }
+
+    fn get(&self, sequence: u64) -> Option<&Link> {
+        self.links.get(self.position(sequence)?)
+    }
+
+    fn get_mut(&mut self, sequence: u64) -> Option<&mut Link> {
+        let position = self.position(sequence)?;
+        self.links.get_mut(position)
+    }
+
+    fn note(&self, sequence: u64) -> Option<Note<'_>> {
+        let link = self.get(sequence)?;
+        Some(self.notes.get(sequence, link.note).1)
+    }
+
+    fn slot(&self, sequence: u64, link: &Link) -> Slot {
+        let (file, note) = self.notes.get(sequence, link.note);
+        Slot {
+            key: note.key.into(),
+            ordering_key: note.ordering_key.into(),
+            fingerprint: note.fingerprint,
+            accepted_micros: note.accepted_micros,
+            file: Arc::clone(file),
+            offset: link.offset.into(),
+            length: link.length,
+        }
+    }
+
+    /// Lets go of the oldest ones that are not pending.
+    fn advance(&mut self) {
+        while self.links.front().is_some_and(|link| !link.is_pending) {
+            self.links.pop_front();
+            self.first += 1;
+        }
+        match self.links.is_empty() {
+            true => self.notes.clear(),
+            false => self.notes.forget_before(self.first),
+        }
+    }
 }
 
 /// All durable entries behind the cursor, in order and without gaps, with those that were settled early among them.
 #[derive(Debug)]
 pub(crate) struct Index {
-    /// The sequence of the front slot, or of the next one to come.
-    first: u64,
-    links: VecDeque<Link>,
-    by_key: HashMap<Arc<str>, u64>,
+    links: Links,
+    naming: Naming,
+    by_key: Names,
     /// The newest entry of each ordering key that has a pending one.
-    tails: HashMap<Arc<str>, u64>,
+    tails: Names,
     /// The oldest pending entry of each ordering key.
     heads: Heads,
     entries: u64,
@@ -69,10 +148,10 @@ impl Index {
     /// An empty index whose first entry will have this sequence.
     pub(crate) fn starting_at(first: u64) -> Self {
         Self {
-            first,
-            links: VecDeque::new(),
-            by_key: HashMap::new(),
-            tails: HashMap::new(),
+            links: Links { first, links: VecDeque::new(), notes: Notes::default() },
+            naming: Naming::default(),
+            by_key: Names::default(),
+            tails: Names::default(),
             heads: Heads::default(),
             entries: 0,
             bytes: 0,
@@ -82,53 +161,42 @@ impl Index {
 
     /// Makes room for so many more entries.
     pub(crate) fn reserve(&mut self, entries: usize) {
-        self.links.reserve(entries);
+        self.links.links.reserve(entries);
         self.by_key.reserve(entries);
     }
 
-    /// The text of an ordering key, shared with the entries of it that are pending.
-    pub(crate) fn ordering_key(&self, ordering_key: &str, key: &Arc<str>) -> Arc<str> {
-        if *ordering_key == **key {
-            return Arc::clone(key);
-        }
-        let known = self.tails.get_key_value(ordering_key);
-        known.map_or_else(|| ordering_key.into(), |(known, _)| Arc::clone(known))
+    /// How names are hashed here.
+    pub(crate) fn naming(&self) -> &Naming {
+        &self.naming
     }
 
     /// The sequence that the next entry will have.
     pub(crate) fn next_sequence(&self) -> u64 {
-        self.first + self.links.len() as u64
-    }
-
-    fn position(&self, sequence: u64) -> Option<usize> {
-        usize::try_from(sequence.checked_sub(self.first)?).ok()
-    }
-
-    fn link(&self, sequence: u64) -> Option<&Link> {
-        self.links.get(self.position(sequence)?)
-    }
-
-    fn link_mut(&mut self, sequence: u64) -> Option<&mut Link> {
-        let position = self.position(sequence)?;
-        self.links.get_mut(position)
+        self.links.first + self.links.links.len() as u64
     }
 
     /// Takes the next entry.
-    pub(crate) fn push(&mut self, slot: Slot) -> u64 {
+    pub(crate) fn push(&mut self, new: NewSlot<'_>) -> u64 {
         let sequence = self.next_sequence();
+        let NewSlot { note, hashes, file, offset, length } = new;
         self.entries += 1;
-        self.bytes += u64::from(slot.length);
+        self.bytes += u64::from(length);
+        let (links, first) = (&self.links, self.links.first);
+        let is_key = |other| links.note(other).is_some_and(|other| other.key == note.key);
         // A lost cursor can bring two entries of one key back; the later one is what a caller means by the key.
-        self.by_key.insert(Arc::clone(&slot.key), sequence);
-        match self.tails.insert(Arc::clone(&slot.ordering_key), sequence) {
+        self.by_key.set(hashes.key, sequence, first, is_key);
+        let is_tail = |other| links.note(other).is_some_and(|other| other.ordering_key == note.ordering_key);
+        match self.tails.set(hashes.ordering_key, sequence, first, is_tail) {
             None => self.heads.set(sequence),
             Some(tail) => {
-                if let Some(link) = self.link_mut(tail) {
-                    link.next = sequence;
+                if let Some(link) = self.links.get_mut(tail) {
+                    link.next = (sequence - tail) as u32;
                 }
             }
         }
-        self.links.push_back(Link { slot, is_pending: true, next: 0 });
+        let note = self.links.notes.push(sequence, file, &note);
+        let offset = u32::try_from(offset).expect("a segment has less than 96 MiB");
+        self.links.links.push_back(Link { offset, length, note, next: 0, hashes, is_pending: true });
         sequence
     }
 
@@ -159,28 +227,22 @@ impl Index {
     }
 
     fn advance(&mut self) {
-        while self.links.front().is_some_and(|link| !link.is_pending) {
-            self.links.pop_front();
-            self.first += 1;
-        }
-        self.heads.forget_before(self.first);
+        self.links.advance();
+        self.heads.forget_before(self.links.first);
     }
 
     /// Takes a pending entry out of its ordering key's chain; whether it was pending.
     fn leave(&mut self, sequence: u64) -> bool {
-        let Some(link) = self.link_mut(sequence).filter(|link| link.is_pending) else { return false };
+        let Some(link) = self.links.get_mut(sequence).filter(|link| link.is_pending) else { return false };
         link.is_pending = false;
-        let (key, ordering_key) = (Arc::clone(&link.slot.key), Arc::clone(&link.slot.ordering_key));
-        let length = u64::from(link.slot.length);
+        let (hashes, length) = (link.hashes, u64::from(link.length));
         self.entries -= 1;
         self.bytes -= length;
-        if self.by_key.get(&key) == Some(&sequence) {
-            self.by_key.remove(&key);
-        }
+        self.by_key.remove(hashes.key, sequence);
         if self.heads.clear(sequence) {
             match self.pending_after(sequence) {
-                Some(next) => self.heads.set(next),
-                None => drop(self.tails.remove(&ordering_key)),
+                Ok(next) => self.heads.set(next),
+                Err(tail) => self.tails.remove(hashes.ordering_key, tail),
             }
         }
         true
@@ -188,39 +250,58 @@ impl Index {
 
     /// Where an entry lies that is pending or aside.
     pub(crate) fn place(&self, sequence: u64) -> Option<Place> {
-        let pending = || self.link(sequence).filter(|link| link.is_pending).map(|link| &link.slot);
-        let slot = self.aside.slot(sequence).or_else(pending)?.clone();
+        let pending = || self.links.get(sequence).filter(|link| link.is_pending);
+        let slot = match self.aside.slot(sequence) {
+            Some(slot) => slot.clone(),
+            None => self.links.slot(sequence, pending()?),
+        };
         Some(Place { sequence, slot })
     }
 
     /// The next pending entry of the same ordering key.
-    fn pending_after(&self, sequence: u64) -> Option<u64> {
-        let mut at = self.link(sequence)?.next;
-        while let Some(link) = self.link(at) {
-            if link.is_pending {
-                return Some(at);
+    ///
+    /// # Errors
+    /// The last entry of it, where none is pending.
+    fn pending_after(&self, sequence: u64) -> Result<u64, u64> {
+        let mut at = sequence;
+        loop {
+            match self.links.get(at).map(|link| link.next) {
+                None | Some(0) => return Err(at),
+                Some(distance) => at += u64::from(distance),
             }
-            at = link.next;
+            if self.links.get(at).is_some_and(|link| link.is_pending) {
+                return Ok(at);
+            }
         }
-        None
     }
 
     /// Nothing up to this sequence is left.
     pub(crate) fn settled_through(&self) -> u64 {
-        self.first - 1
+        self.links.first - 1
     }
 
     /// The pending or held entry of a key.
     pub(crate) fn find(&self, key: &str) -> Option<Pending> {
-        let Some(sequence) = self.by_key.get(key).copied() else { return self.aside.find(key) };
-        let slot = &self.link(sequence)?.slot;
-        let accepted_at = record::time(slot.accepted_micros);
-        Some(Pending { sequence, fingerprint: slot.fingerprint, accepted_at })
+        self.find_hashed(key, self.naming.hash(key))
+    }
+
+    /// The same, where the hash of the key is known.
+    pub(crate) fn find_hashed(&self, key: &str, hash: NameHash) -> Option<Pending> {
+        let is_it = |sequence| self.links.note(sequence).is_some_and(|note| note.key == key);
+        let Some(sequence) = self.by_key.find(hash, self.links.first, is_it) else {
+            return self.aside.find(key);
+        };
+        let note = self.links.note(sequence)?;
+        let accepted_at = record::time(note.accepted_micros);
+        Some(Pending { sequence, fingerprint: note.fingerprint, accepted_at })
     }
 
     /// Whether an entry of this ordering key is pending or held.
     pub(crate) fn is_waiting(&self, ordering_key: &str) -> bool {
-        self.tails.contains_key(ordering_key) || self.aside.is_waiting(ordering_key)
+        let is_it =
+            |sequence| self.links.note(sequence).is_some_and(|note| note.ordering_key == ordering_key);
+        let tail = self.tails.find(self.naming.hash(ordering_key), self.links.first, is_it);
+        tail.is_some() || self.aside.is_waiting(ordering_key)
     }
 
     /// The oldest entries in order, of ordering keys that are neither held nor skipped; at least one where there is one,
@@ -240,12 +321,12 @@ impl Index {
             }
             if skip(&slot.ordering_key) {
                 left_out.push(Arc::clone(&slot.ordering_key));
-            } else if !taken.take(sequence, slot) {
+            } else if !taken.take(sequence, slot.length, || slot.clone()) {
                 return taken.places;
             }
         }
         let mut following = BinaryHeap::new();
-        let mut head = self.heads.at_or_after(self.first);
+        let mut head = self.heads.at_or_after(self.links.first);
         loop {
             let next = following.peek().map(|Reverse(sequence)| *sequence);
             let sequence = match (head, next) {
@@ -254,20 +335,20 @@ impl Index {
                 (_, Some(next)) => next,
                 (None, None) => return taken.places,
             };
-            let Some(link) = self.link(sequence) else { return taken.places };
+            let Some(link) = self.links.get(sequence) else { return taken.places };
             if head == Some(sequence) {
                 head = self.heads.at_or_after(sequence + 1);
-                let ordering_key = &link.slot.ordering_key;
+                let ordering_key = self.links.notes.get(sequence, link.note).1.ordering_key;
                 if self.aside.is_held(ordering_key) || skip(ordering_key) {
                     continue;
                 }
             } else {
                 following.pop();
             }
-            if !taken.take(sequence, &link.slot) {
+            if !taken.take(sequence, link.length, || self.links.slot(sequence, link)) {
                 return taken.places;
             }
-            following.extend(self.pending_after(sequence).map(Reverse));
+            following.extend(self.pending_after(sequence).ok().map(Reverse));
         }
     }
 
@@ -289,16 +370,17 @@ impl Index {
     /// The oldest pending entries that were accepted before this, at most so many. One that was accepted earlier than
     /// those before it is found once those are gone.
     pub(crate) fn older_than(&self, micros: i64, entries_max: usize) -> Vec<u64> {
-        let numbered = (self.first..).zip(&self.links);
+        let numbered = (self.links.first..).zip(&self.links.links);
         let pending = numbered.filter(|(_, link)| link.is_pending);
-        let old = pending.take_while(|(_, link)| link.slot.accepted_micros < micros);
+        let accepted = |sequence, link: &Link| self.links.notes.get(sequence, link.note).1.accepted_micros;
+        let old = pending.take_while(|(sequence, link)| accepted(*sequence, link) < micros);
         old.take(entries_max).map(|(sequence, _)| sequence).collect()
     }
 
     /// When the oldest pending entry was accepted, in microseconds since 1970.
     pub(crate) fn oldest_micros(&self) -> Option<i64> {
         let released = self.aside.released().next().map(|(_, slot)| slot.accepted_micros);
-        let head = || self.link(self.heads.at_or_after(self.first)?).map(|link| link.slot.accepted_micros);
+        let head = || Some(self.links.note(self.heads.at_or_after(self.links.first)?)?.accepted_micros);
         released.or_else(head)
     }
 }
@@ -313,13 +395,13 @@ struct Taken {
 
 impl Taken {
     /// Takes one more entry; `false` where it does not fit.
-    fn take(&mut self, sequence: u64, slot: &Slot) -> bool {
-        let bytes = self.bytes + u64::from(slot.length);
+    fn take(&mut self, sequence: u64, length: u32, slot: impl FnOnce() -> Slot) -> bool {
+        let bytes = self.bytes + u64::from(length);
         if self.places.len() >= self.entries_max || (bytes > self.bytes_max && !self.places.is_empty()) {
             return false;
         }
         self.bytes = bytes;
-        self.places.push(Place { sequence, slot: slot.clone() });
+        self.places.push(Place { sequence, slot: slot() });
         true
     }
 }

@@ -12,7 +12,7 @@ use crate::journal::aside::record::AsideRecord;
 use crate::journal::aside::{self, AsideIndex, AsideSlot};
 use crate::journal::cursor::{CURSOR_NAME, Cursor};
 use crate::journal::disk::{Disk, DiskFile};
-use crate::journal::index::{Index, RecordFile, Slot};
+use crate::journal::index::{Hashes, Index, NewSlot, Note, RecordFile, Slot};
 use crate::journal::order::{self, Order};
 use crate::journal::record;
 use crate::journal::scan::{Damage, Scan, Tail};
@@ -162,21 +162,25 @@ impl Survey {
         let walked = self.order.walk(bytes, &header, newest, |offset, frame| {
             // Everything before the index's start is acknowledged already.
             if frame.sequence == index.next_sequence() {
-                let retried = frame.retried;
-                let key: Arc<str> = frame.key.into();
-                let ordering_key = index.ordering_key(frame.ordering_key, &key);
-                let sequence = index.push(Slot {
-                    key,
-                    ordering_key,
-                    fingerprint: frame.fingerprint,
-                    accepted_micros: frame.accepted_micros,
-                    file: Arc::clone(&file),
+                let naming = index.naming();
+                let sequence = index.push(NewSlot {
+                    hashes: Hashes {
+                        key: naming.hash(frame.key),
+                        ordering_key: naming.hash(frame.ordering_key),
+                    },
+                    note: Note {
+                        key: frame.key,
+                        ordering_key: frame.ordering_key,
+                        fingerprint: frame.fingerprint,
+                        accepted_micros: frame.accepted_micros,
+                    },
+                    file: &file,
                     offset,
                     length: u32::try_from(frame.length).expect("a decoded frame's length came from a u32"),
                 });
                 if aside.is_some_and(|aside| aside.had.contains(&sequence)) {
                     index.left(sequence);
-                } else if retried {
+                } else if frame.retried {
                     index.aside.retried(frame.key);
                 }
             }

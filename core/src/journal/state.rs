@@ -1,14 +1,16 @@
 //! What handles and the writer share: the queue of waiting appends, the keys in it, the index, and the flags. One
 //! mutex, held for bookkeeping only, never across I/O or an await.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use tokio::sync::{oneshot, watch};
 
 use crate::journal::disk::FolderLock;
-use crate::journal::index::{Index, RecordFile, Slot};
+use crate::journal::index::{Hashes, Index, NameHash, Naming, NewSlot, Note, RecordFile};
 use crate::journal::record;
 use crate::journal::{AppendError, Aside, JournalConfig, JournalError, NewEntry, WhenTooOld};
 
@@ -21,6 +23,8 @@ const FULL_MARGIN_BYTES: u64 = 4 * 1024;
 
 /// Chores that may wait for the writer; replay gives one at a time for each of its lanes.
 const CHORES_MAX: usize = 256;
+/// Appends of one batch that are told their end at a time: while they hear it nobody is kept from the state.
+const TOLD_AT_ONCE: usize = 64;
 
 /// What the writer answers to one append.
 pub(crate) type Reply = Result<u64, AppendError>;
@@ -28,10 +32,28 @@ pub(crate) type Reply = Result<u64, AppendError>;
 /// An append that waits for the writer.
 #[derive(Debug)]
 pub(crate) struct Request {
-    pub(crate) entry: NewEntry,
-    key: Arc<str>,
-    ordering_key: Arc<str>,
+    pub(crate) entry: Arc<NewEntry>,
+    hashes: Hashes,
     reply: oneshot::Sender<Reply>,
+}
+
+/// A key that is in the queue or with the writer.
+#[derive(Debug)]
+struct Flight {
+    hash: NameHash,
+    /// Has the key.
+    entry: Arc<NewEntry>,
+    followers: Vec<Follower>,
+}
+
+/// An ordering key that is in the queue or with the writer.
+#[derive(Debug)]
+struct Ordering {
+    hash: NameHash,
+    /// Has the ordering key.
+    entry: Arc<NewEntry>,
+    /// How many entries of it there are.
+    count: usize,
 }
 
 /// A later append of a key that is in the queue or with the writer; it learns the fate of the first one.
@@ -61,10 +83,8 @@ pub(crate) struct SetAside {
 struct State {
     chores: VecDeque<Chore>,
     queue: VecDeque<Request>,
-    /// The keys in the queue and with the writer.
-    flights: HashMap<Arc<str>, Vec<Follower>>,
-    /// How many of those each ordering key has.
-    orderings: HashMap<Arc<str>, usize>,
+    flights: HashTable<Flight>,
+    orderings: HashTable<Ordering>,
     /// Appends and followers that have no answer yet.
     waiting: usize,
     in_flight: u64,
@@ -81,6 +101,7 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: JournalConfig,
+    naming: Naming,
     state: Mutex<State>,
     work: Condvar,
     pub(crate) changed: watch::Sender<u64>,
@@ -122,11 +143,12 @@ pub(crate) struct Counts {
 impl Shared {
     pub(crate) fn new(config: JournalConfig, lock: FolderLock, index: Index, disk_bytes: u64) -> Self {
         let changed = watch::Sender::new(index.next_sequence() - 1);
+        let naming = index.naming().clone();
         let state = State {
             chores: VecDeque::new(),
             queue: VecDeque::new(),
-            flights: HashMap::new(),
-            orderings: HashMap::new(),
+            flights: HashTable::new(),
+            orderings: HashTable::new(),
             waiting: 0,
             in_flight: 0,
             in_flight_bytes: 0,
@@ -136,7 +158,7 @@ impl Shared {
             failed: false,
             closed: false,
         };
-        Self { config, state: Mutex::new(state), work: Condvar::new(), changed, _lock: lock }
+        Self { config, naming, state: Mutex::new(state), work: Condvar::new(), changed, _lock: lock }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -147,13 +169,16 @@ impl Shared {
     /// Reserves the key and queues the append; the receiver gets the answer once it is durable or refused.
     pub(crate) fn enqueue(&self, entry: NewEntry) -> Result<oneshot::Receiver<Reply>, AppendError> {
         let frame_bytes = record::frame_bytes(&entry) as u64;
+        let hashes =
+            Hashes { key: self.naming.hash(&entry.key), ordering_key: self.naming.hash(&entry.ordering_key) };
+        let entry = Arc::new(entry);
         let (reply, answer) = oneshot::channel();
         let mut state = self.state();
         if state.closed {
             return Err(AppendError::Closed);
         }
         // A durable entry is told of even where nothing more is taken: its promise stands.
-        if let Some(pending) = state.index.find(&entry.key) {
+        if let Some(pending) = state.index.find_hashed(&entry.key, hashes.key) {
             let same_fingerprint = pending.fingerprint == entry.fingerprint;
             return Err(AppendError::KeyPending { sequence: pending.sequence, same_fingerprint });
         }
@@ -163,8 +188,8 @@ impl Shared {
         if state.waiting >= self.config.queue_max || state.in_flight_bytes + frame_bytes > QUEUE_BYTES_MAX {
             return Err(AppendError::Busy);
         }
-        if let Some(followers) = state.flights.get_mut(entry.key.as_str()) {
-            followers.push(Follower { fingerprint: entry.fingerprint, reply });
+        if let Some(flight) = state.flight(&entry.key, hashes.key) {
+            flight.followers.push(Follower { fingerprint: entry.fingerprint, reply });
             state.waiting += 1;
             return Ok(answer);
         }
@@ -176,15 +201,12 @@ impl Shared {
         if state.is_full_for(&self.config, frame_bytes) {
             return Err(AppendError::Full);
         }
-        let key: Arc<str> = entry.key.as_str().into();
-        state.flights.insert(Arc::clone(&key), Vec::new());
-        let ordering_key: Arc<str> = entry.ordering_key.as_str().into();
-        *state.orderings.entry(Arc::clone(&ordering_key)).or_insert(0) += 1;
+        state.take_off(&entry, hashes);
         state.waiting += 1;
         state.in_flight += 1;
         state.in_flight_bytes += frame_bytes;
         let writer_may_sleep = state.queue.is_empty();
-        state.queue.push_back(Request { entry, key, ordering_key, reply });
+        state.queue.push_back(Request { entry, hashes, reply });
         drop(state);
         if writer_may_sleep {
             self.work.notify_one();
@@ -237,48 +259,31 @@ impl Shared {
 
     /// Ends a batch: from here on its entries are pending, or it has been refused; then everybody is told.
     pub(crate) fn settle(&self, batch: Vec<Request>, outcome: Result<Written, AppendError>) {
-        let mut answers = Vec::with_capacity(batch.len());
-        let mut state = self.state();
-        let mut places =
-            outcome.as_ref().map_or_else(|_| Vec::new(), |written| written.places.clone()).into_iter();
-        for request in batch {
-            let frame_bytes = record::frame_bytes(&request.entry) as u64;
-            let followers = state.flights.remove(&request.key).unwrap_or_default();
-            state.waiting = state.waiting.saturating_sub(1 + followers.len());
-            state.in_flight -= 1;
-            state.in_flight_bytes -= frame_bytes;
-            state.land(&request.ordering_key);
-            let reply = match &outcome {
-                Ok(written) => {
-                    if request.entry.retried {
-                        state.index.aside.retried(&request.entry.key);
-                    }
+        let places = outcome.as_ref().map_or(&[][..], |written| &written.places);
+        let mut places = places.iter().copied();
+        let mut batch = batch.into_iter();
+        let mut answers = Vec::with_capacity(TOLD_AT_ONCE);
+        let mut durable = 0;
+        while !batch.as_slice().is_empty() {
+            let mut state = self.state();
+            for request in batch.by_ref().take(TOLD_AT_ONCE) {
+                let place = outcome.as_ref().map(|written| {
                     let (offset, length) = places.next().expect("the writer gives a place for each request");
-                    Ok(state.index.push(Slot {
-                        key: request.key,
-                        ordering_key: request.ordering_key,
-                        fingerprint: request.entry.fingerprint,
-                        accepted_micros: record::micros(request.entry.accepted_at),
-                        file: Arc::clone(&written.file),
-                        offset,
-                        length,
-                    }))
-                }
-                Err(error) => Err(error.clone()),
-            };
-            for follower in followers {
-                answers.push((
-                    follower.reply,
-                    follower_reply(&reply, request.entry.fingerprint, follower.fingerprint),
-                ));
+                    (&written.file, offset, length)
+                });
+                let reply = state.end(&request, place);
+                answers.push((request, reply));
             }
-            answers.push((request.reply, reply));
-        }
-        let durable = state.index.next_sequence() - 1;
-        drop(state);
-        for (reply, answer) in answers {
-            // A caller that went away does not need the answer; the entry stays as it is.
-            let _ = reply.send(answer);
+            durable = state.index.next_sequence() - 1;
+            drop(state);
+            for (request, (reply, followers)) in answers.drain(..) {
+                for follower in followers {
+                    let told = follower_reply(&reply, request.entry.fingerprint, follower.fingerprint);
+                    let _ = follower.reply.send(told);
+                }
+                // A caller that went away does not need the answer; the entry stays as it is.
+                let _ = request.reply.send(reply);
+            }
         }
         if outcome.is_ok() {
             self.changed.send_replace(durable);
@@ -291,8 +296,10 @@ impl Shared {
     }
 
     pub(crate) fn is_waiting(&self, ordering_key: &str) -> bool {
+        let hash = self.naming.hash(ordering_key);
         let state = self.state();
-        state.orderings.contains_key(ordering_key) || state.index.is_waiting(ordering_key)
+        let is_it = |ordering: &Ordering| ordering.entry.ordering_key == ordering_key;
+        state.orderings.find(hash.spread(), is_it).is_some() || state.index.is_waiting(ordering_key)
     }
 
     /// Releases what is held of an ordering key, and wakes replay.
@@ -353,14 +360,62 @@ impl Shared {
 }
 
 impl State {
-    /// One append of an ordering key has come to its end.
-    fn land(&mut self, ordering_key: &str) {
-        if let Some(count) = self.orderings.get_mut(ordering_key) {
-            *count -= 1;
-            if *count == 0 {
-                self.orderings.remove(ordering_key);
+    /// Where the entry of a key is in the queue or with the writer.
+    fn flight(&mut self, key: &str, hash: NameHash) -> Option<&mut Flight> {
+        self.flights.find_mut(hash.spread(), |flight| flight.entry.key == key)
+    }
+
+    /// Notes that an entry is in the queue, whose key is not.
+    fn take_off(&mut self, entry: &Arc<NewEntry>, hashes: Hashes) {
+        let flight = Flight { hash: hashes.key, entry: Arc::clone(entry), followers: Vec::new() };
+        self.flights.insert_unique(hashes.key.spread(), flight, |flight| flight.hash.spread());
+        let hash = hashes.ordering_key;
+        let is_it = |ordering: &Ordering| ordering.entry.ordering_key == entry.ordering_key;
+        match self.orderings.entry(hash.spread(), is_it, |ordering| ordering.hash.spread()) {
+            Entry::Occupied(mut found) => found.get_mut().count += 1,
+            Entry::Vacant(free) => drop(free.insert(Ordering { hash, entry: Arc::clone(entry), count: 1 })),
+        }
+    }
+
+    /// The reverse of [`take_off`](Self::take_off); gives those who wait for the same entry.
+    fn land(&mut self, entry: &Arc<NewEntry>, hashes: Hashes) -> Vec<Follower> {
+        let is_it = |ordering: &Ordering| ordering.entry.ordering_key == entry.ordering_key;
+        if let Ok(mut found) = self.orderings.find_entry(hashes.ordering_key.spread(), is_it) {
+            found.get_mut().count -= 1;
+            if found.get().count == 0 {
+                found.remove();
             }
         }
+        let is_it = |flight: &Flight| Arc::ptr_eq(&flight.entry, entry);
+        let flight = self.flights.find_entry(hashes.key.spread(), is_it);
+        flight.map_or_else(|_| Vec::new(), |found| found.remove().0.followers)
+    }
+
+    /// Ends one append of a batch that lies in this file at this offset with this length, or was refused.
+    fn end(
+        &mut self,
+        request: &Request,
+        place: Result<(&Arc<RecordFile>, u64, u32), &AppendError>,
+    ) -> (Reply, Vec<Follower>) {
+        let Request { entry, hashes, .. } = request;
+        let followers = self.land(entry, *hashes);
+        self.waiting = self.waiting.saturating_sub(1 + followers.len());
+        self.in_flight -= 1;
+        self.in_flight_bytes -= record::frame_bytes(entry) as u64;
+        let (file, offset, length) = match place {
+            Ok(place) => place,
+            Err(error) => return (Err(error.clone()), followers),
+        };
+        if entry.retried {
+            self.index.aside.retried(&entry.key);
+        }
+        let note = Note {
+            key: &entry.key,
+            ordering_key: &entry.ordering_key,
+            fingerprint: entry.fingerprint,
+            accepted_micros: record::micros(entry.accepted_at),
+        };
+        (Ok(self.index.push(NewSlot { note, hashes: *hashes, file, offset, length })), followers)
     }
 
     fn is_full_for(&self, config: &JournalConfig, frame_bytes: u64) -> bool {
