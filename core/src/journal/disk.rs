@@ -55,9 +55,11 @@ pub(crate) trait DiskFile: Debug + Send + Sync {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Cuts the file, or extends it with zeros.
     fn set_length(&self, length: u64) -> io::Result<()>;
-    /// Asks for room up to this length, which then reads as zeros; where the disk cannot give it, nothing happens. A sync of
-    /// bytes inside that room has less to write than one that extends the file.
+    /// Asks for room up to this length, which then reads as zeros; where the disk cannot give it, nothing happens.
     fn reserve(&self, length: u64);
+    /// Writes zeros over reserved room from here to there; where the disk cannot, nothing that matters happens. A sync of
+    /// bytes in room that was written before has no metadata to write.
+    fn zero(&self, from: u64, to: u64);
     /// Makes the content durable, with as much of the metadata as reading it back needs.
     fn sync_data(&self) -> io::Result<()>;
     /// Makes content and all metadata durable.
@@ -250,6 +252,16 @@ impl DiskFile for RealFile {
     fn reserve(&self, length: u64) {
         // Some file systems cannot, and a full disk will say so when it matters.
         let _ = rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, length);
+    }
+
+    fn zero(&self, from: u64, to: u64) {
+        let zeros = [0; 64 * 1024];
+        for offset in (from..to).step_by(zeros.len()) {
+            let length = usize::try_from(to - offset).unwrap_or(usize::MAX).min(zeros.len());
+            if self.0.write_all_at(zeros.get(..length).unwrap_or_default(), offset).is_err() {
+                return;
+            }
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -17,7 +17,7 @@ mod notes;
 use crate::journal::index::names::Names;
 pub(crate) use crate::journal::index::names::{Hashes, NameHash, Naming};
 pub(crate) use crate::journal::index::notes::Note;
-use crate::journal::index::notes::Notes;
+use crate::journal::index::notes::{NoteAt, Notes};
 
 /// A file that holds records, kept open while a slot points into it.
 #[derive(Debug)]
@@ -55,8 +55,7 @@ struct Link {
     offset: u32,
     /// Of the frame, in bytes.
     length: u32,
-    /// Where its note is.
-    note: u32,
+    note: NoteAt,
     /// How far it is to the next entry of the same ordering key; 0 where there is none.
     next: u32,
     hashes: Hashes,
@@ -99,11 +98,11 @@ impl Links {
 
     fn note(&self, sequence: u64) -> Option<Note<'_>> {
         let link = self.get(sequence)?;
-        Some(self.notes.get(sequence, link.note).1)
+        Some(self.notes.get(link.note).1)
     }
 
-    fn slot(&self, sequence: u64, link: &Link) -> Slot {
-        let (file, note) = self.notes.get(sequence, link.note);
+    fn slot(&self, link: &Link) -> Slot {
+        let (file, note) = self.notes.get(link.note);
         Slot {
             key: note.key.into(),
             ordering_key: note.ordering_key.into(),
@@ -177,15 +176,34 @@ impl Index {
 
     /// Takes the next entry.
     pub(crate) fn push(&mut self, new: NewSlot<'_>) -> u64 {
+        let sequence = self.add(new);
+        self.lead_to(sequence);
+        sequence
+    }
+
+    /// Takes the next entry, which counts, and which nobody finds before [`lead_to`](Self::lead_to). Apart for many entries:
+    /// the tables are in no order in memory, and the processor waits for them together only where nothing lies between.
+    pub(crate) fn add(&mut self, new: NewSlot<'_>) -> u64 {
         let sequence = self.next_sequence();
         let NewSlot { note, hashes, file, offset, length } = new;
         self.entries += 1;
         self.bytes += u64::from(length);
+        let note = self.links.notes.push(sequence, file, &note);
+        let offset = u32::try_from(offset).expect("a segment has less than 96 MiB");
+        self.links.links.push_back(Link { offset, length, note, next: 0, hashes, is_pending: true });
+        sequence
+    }
+
+    /// Lets an entry that was [added](Self::add) be found; oldest first.
+    pub(crate) fn lead_to(&mut self, sequence: u64) {
         let (links, first) = (&self.links, self.links.first);
-        let is_key = |other| links.note(other).is_some_and(|other| other.key == note.key);
+        let Some(Link { hashes, .. }) = links.get(sequence) else { return };
+        let hashes = *hashes;
+        let key = |sequence| links.note(sequence).map(|note| note.key);
         // A lost cursor can bring two entries of one key back; the later one is what a caller means by the key.
-        self.by_key.set(hashes.key, sequence, first, is_key);
-        let is_tail = |other| links.note(other).is_some_and(|other| other.ordering_key == note.ordering_key);
+        self.by_key.set(hashes.key, sequence, first, |other| key(other) == key(sequence));
+        let ordering_key = |sequence| links.note(sequence).map(|note| note.ordering_key);
+        let is_tail = |other| ordering_key(other) == ordering_key(sequence);
         match self.tails.set(hashes.ordering_key, sequence, first, is_tail) {
             None => self.heads.set(sequence),
             Some(tail) => {
@@ -194,10 +212,6 @@ impl Index {
                 }
             }
         }
-        let note = self.links.notes.push(sequence, file, &note);
-        let offset = u32::try_from(offset).expect("a segment has less than 96 MiB");
-        self.links.links.push_back(Link { offset, length, note, next: 0, hashes, is_pending: true });
-        sequence
     }
 
     /// Says that an entry is done with; the cursor can pass it once nothing before it is left.
@@ -253,7 +267,7 @@ impl Index {
         let pending = || self.links.get(sequence).filter(|link| link.is_pending);
         let slot = match self.aside.slot(sequence) {
             Some(slot) => slot.clone(),
-            None => self.links.slot(sequence, pending()?),
+            None => self.links.slot(pending()?),
         };
         Some(Place { sequence, slot })
     }
@@ -338,14 +352,14 @@ impl Index {
             let Some(link) = self.links.get(sequence) else { return taken.places };
             if head == Some(sequence) {
                 head = self.heads.at_or_after(sequence + 1);
-                let ordering_key = self.links.notes.get(sequence, link.note).1.ordering_key;
+                let ordering_key = self.links.notes.get(link.note).1.ordering_key;
                 if self.aside.is_held(ordering_key) || skip(ordering_key) {
                     continue;
                 }
             } else {
                 following.pop();
             }
-            if !taken.take(sequence, link.length, || self.links.slot(sequence, link)) {
+            if !taken.take(sequence, link.length, || self.links.slot(link)) {
                 return taken.places;
             }
             following.extend(self.pending_after(sequence).ok().map(Reverse));
@@ -372,8 +386,8 @@ impl Index {
     pub(crate) fn older_than(&self, micros: i64, entries_max: usize) -> Vec<u64> {
         let numbered = (self.links.first..).zip(&self.links.links);
         let pending = numbered.filter(|(_, link)| link.is_pending);
-        let accepted = |sequence, link: &Link| self.links.notes.get(sequence, link.note).1.accepted_micros;
-        let old = pending.take_while(|(sequence, link)| accepted(*sequence, link) < micros);
+        let accepted = |link: &Link| self.links.notes.get(link.note).1.accepted_micros;
+        let old = pending.take_while(|(_, link)| accepted(link) < micros);
         old.take(entries_max).map(|(sequence, _)| sequence).collect()
     }
 

@@ -159,11 +159,13 @@ impl Survey {
             salt: header.salt,
         });
         let (index, aside) = (&mut self.index, self.aside.as_ref());
+        let from = index.next_sequence();
+        let mut retried = Vec::new();
         let walked = self.order.walk(bytes, &header, newest, |offset, frame| {
             // Everything before the index's start is acknowledged already.
             if frame.sequence == index.next_sequence() {
                 let naming = index.naming();
-                let sequence = index.push(NewSlot {
+                let sequence = index.add(NewSlot {
                     hashes: Hashes {
                         key: naming.hash(frame.key),
                         ordering_key: naming.hash(frame.ordering_key),
@@ -178,13 +180,18 @@ impl Survey {
                     offset,
                     length: u32::try_from(frame.length).expect("a decoded frame's length came from a u32"),
                 });
-                if aside.is_some_and(|aside| aside.had.contains(&sequence)) {
-                    index.left(sequence);
-                } else if frame.retried {
-                    index.aside.retried(frame.key);
+                if frame.retried {
+                    retried.push((sequence, frame.key));
                 }
             }
         });
+        (from..index.next_sequence()).for_each(|sequence| index.lead_to(sequence));
+        if let Some(aside) = aside {
+            retried.retain(|(sequence, _)| !aside.had.contains(sequence));
+            retried.iter().for_each(|(_, key)| index.aside.retried(key));
+            let had = aside.had.iter().filter(|sequence| **sequence >= from);
+            had.for_each(|sequence| index.left(*sequence));
+        }
         let scan = walked.map_err(damaged)?;
         self.segments.push(Surveyed { file, header, length: bytes.len() as u64, scan });
         Ok(())

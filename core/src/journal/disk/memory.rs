@@ -362,6 +362,13 @@ impl DiskFile for MemoryFile {
         }
     }
 
+    fn zero(&self, from: u64, to: u64) {
+        if self.world.reserves.load(Ordering::SeqCst) {
+            // What does not fit is no fault of whoever asked.
+            let _ = self.write_all_at(&vec![0; usize::try_from(to - from).unwrap()], from);
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.world.step()?;
         let sync = self.world.syncs.fetch_add(1, Ordering::SeqCst);

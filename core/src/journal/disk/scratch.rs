@@ -94,6 +94,8 @@ impl DiskFile for ScratchFile {
 
     fn reserve(&self, _length: u64) {}
 
+    fn zero(&self, _from: u64, _to: u64) {}
+
     fn sync_data(&self) -> io::Result<()> {
         Ok(())
     }

@@ -126,6 +126,8 @@ impl DiskFile for VolatileFile {
 
     fn reserve(&self, _length: u64) {}
 
+    fn zero(&self, _from: u64, _to: u64) {}
+
     fn sync_data(&self) -> io::Result<()> {
         let mut image = self.image();
         if let Some(dirty) = image.dirty_from {

@@ -22,6 +22,14 @@ pub(crate) struct Note<'a> {
     pub(crate) accepted_micros: i64,
 }
 
+/// Where a note is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NoteAt {
+    /// The number of its block since the start, from which it follows where that is now.
+    block: u32,
+    offset: u32,
+}
+
 /// The notes of entries whose sequences follow each other, all in one file.
 #[derive(Debug)]
 struct Block {
@@ -35,21 +43,21 @@ struct Block {
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     blocks: VecDeque<Block>,
+    /// The number of the front block.
+    front: u32,
 }
 
 impl Notes {
-    /// Notes the next entry, and says where in its block.
-    pub(super) fn push(&mut self, sequence: u64, file: &Arc<RecordFile>, note: &Note<'_>) -> u32 {
-        let fits = |block: &&mut Block| Arc::ptr_eq(&block.file, file) && block.bytes.len() < BLOCK_BYTES;
-        let block = match self.blocks.back_mut().filter(fits) {
-            Some(block) => block,
-            None => {
-                let bytes = Vec::with_capacity(BLOCK_BYTES + NOTE_BYTES_MAX);
-                self.blocks.push_back(Block { first: sequence, file: Arc::clone(file), bytes });
-                self.blocks.back_mut().expect("a block was just put there")
-            }
-        };
-        let at = block.bytes.len() as u32;
+    /// Notes the next entry, and says where.
+    pub(super) fn push(&mut self, sequence: u64, file: &Arc<RecordFile>, note: &Note<'_>) -> NoteAt {
+        let fits = |block: &Block| Arc::ptr_eq(&block.file, file) && block.bytes.len() < BLOCK_BYTES;
+        if !self.blocks.back().is_some_and(fits) {
+            let bytes = Vec::with_capacity(BLOCK_BYTES + NOTE_BYTES_MAX);
+            self.blocks.push_back(Block { first: sequence, file: Arc::clone(file), bytes });
+        }
+        let newest = self.blocks.len() - 1;
+        let block = self.blocks.back_mut().expect("a block was put there where none was");
+        let at = NoteAt { block: self.front.wrapping_add(newest as u32), offset: block.bytes.len() as u32 };
         let mut fixed = [0; FIXED_BYTES];
         let (fingerprint, rest) = fixed.split_at_mut(32);
         fingerprint.copy_from_slice(&note.fingerprint);
@@ -64,15 +72,11 @@ impl Notes {
         at
     }
 
-    /// The note at a place that [`push`](Self::push) gave for this sequence, and the file of the entry.
-    pub(super) fn get(&self, sequence: u64, at: u32) -> (&Arc<RecordFile>, Note<'_>) {
-        let newest = self.blocks.back().filter(|block| block.first <= sequence);
-        let found = || {
-            let after = self.blocks.partition_point(|block| block.first <= sequence);
-            self.blocks.get(after.checked_sub(1)?)
-        };
-        let block = newest.or_else(found).expect("a note stays as long as its entry");
-        let note = block.bytes.get(at as usize..).and_then(note);
+    /// The note that [`push`](Self::push) put there, and the file of its entry.
+    pub(super) fn get(&self, at: NoteAt) -> (&Arc<RecordFile>, Note<'_>) {
+        let block = self.blocks.get(at.block.wrapping_sub(self.front) as usize);
+        let block = block.expect("a note stays as long as its entry");
+        let note = block.bytes.get(at.offset as usize..).and_then(note);
         (&block.file, note.expect("a note is read as it was written"))
     }
 
@@ -80,6 +84,7 @@ impl Notes {
     pub(super) fn forget_before(&mut self, sequence: u64) {
         while self.blocks.get(1).is_some_and(|next| next.first <= sequence) {
             self.blocks.pop_front();
+            self.front = self.front.wrapping_add(1);
         }
     }
 
