@@ -60,6 +60,8 @@ struct Link {
     next: u32,
     hashes: Hashes,
     is_pending: bool,
+    /// Its ordering key is that of the entry before it.
+    is_alike: bool,
 }
 
 /// An entry to put into the index.
@@ -135,6 +137,8 @@ pub(crate) struct Index {
     by_key: Names,
     /// The newest entry of each ordering key that has a pending one.
     tails: Names,
+    /// That of the newest entry: runs of one ordering key are common, and a note just written is slow to read.
+    last_ordering_key: String,
     /// The oldest pending entry of each ordering key.
     heads: Heads,
     entries: u64,
@@ -151,6 +155,7 @@ impl Index {
             naming: Naming::default(),
             by_key: Names::default(),
             tails: Names::default(),
+            last_ordering_key: String::new(),
             heads: Heads::default(),
             entries: 0,
             bytes: 0,
@@ -188,22 +193,38 @@ impl Index {
         let NewSlot { note, hashes, file, offset, length } = new;
         self.entries += 1;
         self.bytes += u64::from(length);
+        let is_alike = self.last_ordering_key == note.ordering_key;
+        if !is_alike {
+            self.last_ordering_key.clear();
+            self.last_ordering_key.push_str(note.ordering_key);
+        }
         let note = self.links.notes.push(sequence, file, &note);
         let offset = u32::try_from(offset).expect("a segment has less than 96 MiB");
-        self.links.links.push_back(Link { offset, length, note, next: 0, hashes, is_pending: true });
+        self.links.links.push_back(Link {
+            offset,
+            length,
+            note,
+            next: 0,
+            hashes,
+            is_pending: true,
+            is_alike,
+        });
         sequence
     }
 
     /// Lets an entry that was [added](Self::add) be found; oldest first.
     pub(crate) fn lead_to(&mut self, sequence: u64) {
         let (links, first) = (&self.links, self.links.first);
-        let Some(Link { hashes, .. }) = links.get(sequence) else { return };
-        let hashes = *hashes;
+        let Some(Link { hashes, is_alike, .. }) = links.get(sequence) else { return };
+        let (hashes, is_alike) = (*hashes, *is_alike);
         let key = |sequence| links.note(sequence).map(|note| note.key);
         // A lost cursor can bring two entries of one key back; the later one is what a caller means by the key.
         self.by_key.set(hashes.key, sequence, first, |other| key(other) == key(sequence));
         let ordering_key = |sequence| links.note(sequence).map(|note| note.ordering_key);
-        let is_tail = |other| ordering_key(other) == ordering_key(sequence);
+        let is_tail = |other| match other + 1 == sequence {
+            true => is_alike,
+            false => ordering_key(other) == ordering_key(sequence),
+        };
         match self.tails.set(hashes.ordering_key, sequence, first, is_tail) {
             None => self.heads.set(sequence),
             Some(tail) => {

@@ -58,7 +58,7 @@ pub struct JournalWriter {
 struct Active {
     segment: Segment,
     records: Arc<RecordFile>,
-    /// Up to here the file was written to, by records or zeros.
+    /// Up to here the file was written to, by records or zeros; where a full disk took some back, syncs cost more again.
     zeroed: u64,
     /// A rotation failed half-way: its file may be there, so nothing may be added to the old one.
     must_rotate: bool,
