@@ -390,7 +390,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return self.keys(verb, about_keys, words, values).await;
         }
         if words.iter().any(|word| word == JOURNAL_TABLE) {
-            return Ok(self.journals(verb, &words, values));
+            return Ok(self.journals(verb, words, values));
         }
         let returns = words.iter().any(|word| word == "returning");
         let is_question = matches!(verb, "SELECT") || returns;
