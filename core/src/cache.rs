@@ -176,7 +176,7 @@ impl ReadCache {
         if entry.known == Known::Forgotten {
             return None;
         }
-        let age = now.saturating_duration_since(entry.as_of);
+        let age = now.saturating_duration_since(entry.as_of());
         let (expired, doubtful) = (age > self.config.stale_max, self.is_doubtful(&entry));
         Some(Cached { entry, age, expired, doubtful })
     }
@@ -228,7 +228,7 @@ impl ReadCache {
 
     #[inline]
     fn is_doubtful(&self, entry: &Entry) -> bool {
-        !self.changes.is_current(&entry.tags, entry.as_of)
+        !self.changes.is_current(&entry.tags, entry.as_of())
     }
 
     /// Differs where what is kept does.
@@ -348,21 +348,25 @@ impl CacheFill<'_> {
         let known = if self.source == Source::OldWrite { Known::Forgotten } else { known };
         let own_write = self.source != Source::Answer;
         // Between this look and the insert another answer may slip in; it is about as new, and labelled with its own age.
-        let before = self.cache.entries.peek(key);
-        if let Some(before) = before.as_ref().filter(|_| !own_write) {
-            if self.as_of < before.barrier {
-                return;
-            }
-            let again = before.says_the_same(&known, self.as_of, self.again);
-            if again && before.standby == self.standby && !self.cache.is_doubtful(before) {
-                before.show_until(self.now);
-                return;
-            }
+        let before = self.cache.entries.get(key);
+        let before_answer = before.as_ref().filter(|_| !own_write);
+        if before_answer.is_some_and(|before| before.may_be_newer_than(self.as_of)) {
+            return;
         }
-        let tags = match tags {
-            Some(tags) => tags(),
-            None => before.map_or_else(Tags::none, |before| before.tags.clone()),
-        };
+        let same = before_answer.filter(|before| before.says_the_same(&known, self.standby));
+        if let Some(same) = same
+            && same.is_as_young(self.as_of, self.again)
+            && !self.cache.is_doubtful(same)
+        {
+            return same.show_until(self.now);
+        }
+        let tags = tags.map(|tags| tags());
+        if let Some(same) = same.filter(|same| tags.as_ref().is_none_or(|tags| *tags == same.tags)) {
+            same.show_until(self.now);
+            same.confirm(self.as_of);
+            return self.cache.note_newest(self.as_of);
+        }
+        let tags = tags.unwrap_or_else(|| before.map_or_else(Tags::none, |before| before.tags.clone()));
         let barrier = if own_write { self.now } else { self.as_of };
         let servable = known != Known::Forgotten;
         let entry = Entry::new(known, tags, self.as_of, barrier, self.standby);
@@ -455,6 +459,27 @@ mod tests {
         assert_eq!(cache.peek(&a(), now + SECOND).unwrap().age(), SECOND - AGAIN);
         cache.fill(now + AGAIN + AGAIN / 2, now + SECOND).put(&a(), value("2"));
         assert_eq!(text(cache.peek(&a(), now + SECOND)).unwrap(), "2");
+    }
+
+    /// An answer that is only made younger, in its place, must keep out what a new one would have kept out.
+    #[test]
+    fn what_was_said_again_keeps_out_answers_to_earlier_questions() {
+        let (cache, now) = (cache(), Instant::now());
+        cache.fill(now, now).put(&a(), value("1"));
+        cache.fill(now + AGAIN * 2, now + AGAIN * 2).put(&a(), value("1"));
+        cache.fill(now + AGAIN, now + AGAIN * 3).put(&a(), value("2"));
+        let cached = cache.peek(&a(), now + AGAIN * 3).unwrap();
+        assert_eq!((text(Some(cached.clone())).unwrap(), cached.age()), (value("1"), AGAIN));
+    }
+
+    /// A list fills in its items without tags; the item's own query says the same and knows them.
+    #[test]
+    fn the_tags_that_come_with_the_same_answer_are_kept() {
+        let (cache, now) = (cache(), Instant::now());
+        cache.fill(now, now).put(&a(), value("1"));
+        cache.fill(now + AGAIN, now + AGAIN).put_tagged(&a(), value("1"), || Tags::of(["t"]));
+        let (_, entry) = cache.kept().next().unwrap();
+        assert_eq!((&entry.known, &entry.tags), (&Known::Answer(value("1")), &Tags::of(["t"])));
     }
 
     /// Replay found that a write had been applied long ago and put its document into the cache as if it were true now.

@@ -54,7 +54,7 @@ impl ReadCache {
     /// The bytes of a snapshot at `now`, which the wall clock calls `wall` (microseconds since 1970).
     pub(crate) fn to_snapshot(&self, origin: u32, now: Instant, wall: i64) -> Vec<u8> {
         let mut kept: Vec<_> = self.kept().collect();
-        kept.sort_unstable_by_key(|(_, entry)| std::cmp::Reverse(entry.as_of));
+        kept.sort_unstable_by_key(|(_, entry)| std::cmp::Reverse(entry.as_of()));
         let saved = kept.into_iter().map(|(key, entry)| {
             let value = match &entry.known {
                 Known::Answer(answer) => Some(answer.clone()),
@@ -63,7 +63,7 @@ impl ReadCache {
             Saved {
                 key: Bytes::copy_from_slice(key.as_bytes()),
                 value,
-                as_of: wall.saturating_sub(micros(now.saturating_duration_since(entry.as_of))),
+                as_of: wall.saturating_sub(micros(now.saturating_duration_since(entry.as_of()))),
                 tags: entry.tags.names().map(Box::from).collect(),
                 of_everything: entry.tags.is_everything(),
             }

@@ -86,18 +86,19 @@ pub(crate) enum Known {
 pub(crate) struct Entry {
     pub(crate) known: Known,
     pub(crate) tags: Tags,
-    /// When the question was sent whose answer this is: the answer was true then or later, so an age counted from here
-    /// is never too low.
-    pub(crate) as_of: Instant,
+    /// When the question was sent that was first answered so.
+    asked: Instant,
     /// Answers to questions sent before this instant may be older than this entry and are not let in.
-    pub(super) barrier: Instant,
+    barrier: Instant,
     /// The standby that gave it, where one did.
     pub(super) standby: Option<usize>,
-    /// Nanoseconds from `as_of` to when the answer came: what was shown may be as new as that.
+    /// Nanoseconds from `asked` to when the last question was sent that was answered the same.
+    confirmed_for: AtomicU64,
+    /// Nanoseconds from `asked` to when the last such answer came: what was shown may be as new as that.
     shown_for: AtomicU64,
 }
 
-/// An answer that says again what was known this much earlier is not stored: a busy key would be written anew all the
+/// An answer that says again what was known this much earlier changes nothing: a busy key would be written to all the
 /// time, to say that its answer is a moment younger.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
@@ -105,30 +106,58 @@ impl Entry {
     pub(super) fn new(
         known: Known,
         tags: Tags,
-        as_of: Instant,
+        asked: Instant,
         barrier: Instant,
         standby: Option<usize>,
     ) -> Self {
-        Self { known, tags, as_of, barrier, standby, shown_for: AtomicU64::new(0) }
+        let (confirmed_for, shown_for) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { known, tags, asked, barrier, standby, confirmed_for, shown_for }
+    }
+
+    /// When the last question was sent whose answer this is: the answer was true then or later, so an age counted from
+    /// here is never too low.
+    #[inline]
+    pub(crate) fn as_of(&self) -> Instant {
+        self.asked + Duration::from_nanos(self.confirmed_for.load(Ordering::Relaxed))
+    }
+
+    /// Whether the answer to a question that was sent at `as_of` may be older than this.
+    #[inline]
+    pub(super) fn may_be_newer_than(&self, as_of: Instant) -> bool {
+        as_of < self.barrier || as_of < self.as_of()
+    }
+
+    /// A question that was sent at `as_of` was answered the same: the entry is that much younger, in its place.
+    pub(super) fn confirm(&self, as_of: Instant) {
+        self.confirmed_for.fetch_max(self.after_asked(as_of), Ordering::Relaxed);
     }
 
     /// The same answer came again at `at`.
+    #[inline]
     pub(super) fn show_until(&self, at: Instant) {
-        let shown_for = at.saturating_duration_since(self.as_of).as_nanos();
-        self.shown_for.fetch_max(u64::try_from(shown_for).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.shown_for.fetch_max(self.after_asked(at), Ordering::Relaxed);
     }
 
     /// The answer is no newer than this.
     #[cfg(feature = "postgres")]
     pub(super) fn shown_until(&self) -> Instant {
-        self.as_of + Duration::from_nanos(self.shown_for.load(Ordering::Relaxed))
+        self.asked + Duration::from_nanos(self.shown_for.load(Ordering::Relaxed))
     }
 
-    /// Whether it has this answer already, known at about the same time.
-    pub(super) fn says_the_same(&self, known: &Known, as_of: Instant, again: Duration) -> bool {
-        *known != Known::Forgotten
-            && self.known == *known
-            && as_of.checked_duration_since(self.as_of).is_some_and(|later| later < again)
+    /// Whether it was known less than `again` before `as_of`.
+    #[inline]
+    pub(super) fn is_as_young(&self, as_of: Instant, again: Duration) -> bool {
+        as_of.checked_duration_since(self.as_of()).is_some_and(|later| later < again)
+    }
+
+    /// Whether it has this answer already.
+    #[inline]
+    pub(super) fn says_the_same(&self, known: &Known, standby: Option<usize>) -> bool {
+        *known != Known::Forgotten && self.standby == standby && self.known == *known
+    }
+
+    fn after_asked(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.asked).as_nanos()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn weight(&self) -> usize {
