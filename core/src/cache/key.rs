@@ -3,7 +3,10 @@
 //! A key cannot be made of bare text: whoever makes one says whether the answer is one principal's or everybody's. The
 //! principal's length is part of the key, so that no choice of names lets one principal's key read like another's.
 
-use std::{fmt, io::Write as _};
+use std::{
+    fmt::{self, Write as _},
+    hash::{Hash, Hasher},
+};
 
 /// Who asks, as far as answers differ by it: a user, a tenant, a role. Any bytes; they appear in no log.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -32,8 +35,16 @@ impl fmt::Debug for Principal {
 /// assert_ne!(hers, CacheKey::of(&Principal::new("bob"), "orders/17"));
 /// assert_ne!(hers, CacheKey::shared("orders/17"));
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct CacheKey(Box<[u8]>);
+#[derive(Clone)]
+pub struct CacheKey(Bytes);
+
+/// The bytes of a key: in place where they fit, because every read makes a key, and looking one up then reads memory in
+/// one place less.
+#[derive(Clone)]
+enum Bytes {
+    Short { length: u8, bytes: [u8; SHORT_MAX] },
+    Long(Vec<u8>),
+}
 
 /// First byte of the key of an answer that is everybody's.
 const SHARED: u8 = 0;
@@ -41,8 +52,8 @@ const SHARED: u8 = 0;
 const OWNED: u8 = 1;
 /// Bytes of the length of a name.
 const LENGTH_BYTES: usize = size_of::<u64>();
-/// Most questions are shorter than this.
-const TYPICAL_BYTES: usize = 48;
+/// Longer keys are allocated; few are. With this many a key is as large as a cache line.
+const SHORT_MAX: usize = 62;
 
 impl CacheKey {
     /// The answer to `question` is this principal's: nobody else may see it.
@@ -52,10 +63,10 @@ impl CacheKey {
     #[must_use]
     pub fn of(principal: &Principal, question: impl fmt::Display) -> Self {
         let name = &principal.0;
-        let mut bytes = Vec::with_capacity(1 + LENGTH_BYTES + name.len() + TYPICAL_BYTES);
-        bytes.push(OWNED);
-        bytes.extend_from_slice(&(name.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(name);
+        let mut bytes = Bytes::new();
+        bytes.push(&[OWNED]);
+        bytes.push(&(name.len() as u64).to_le_bytes());
+        bytes.push(name);
         Self::ending_with(bytes, question)
     }
 
@@ -65,20 +76,27 @@ impl CacheKey {
     /// Where `question` cannot be written as text, as `to_string` does.
     #[must_use]
     pub fn shared(question: impl fmt::Display) -> Self {
-        let mut bytes = Vec::with_capacity(1 + TYPICAL_BYTES);
-        bytes.push(SHARED);
+        let mut bytes = Bytes::new();
+        bytes.push(&[SHARED]);
         Self::ending_with(bytes, question)
     }
 
-    fn ending_with(mut bytes: Vec<u8>, question: impl fmt::Display) -> Self {
+    fn ending_with(mut bytes: Bytes, question: impl fmt::Display) -> Self {
         // A key cut short would be another question's, so this must not go by unseen.
         write!(bytes, "{question}").expect("a question can be written as text");
-        Self(bytes.into_boxed_slice())
+        if let Bytes::Long(long) = &mut bytes {
+            long.shrink_to_fit();
+        }
+        Self(bytes)
     }
 
     /// The key as it is stored.
+    #[inline]
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Bytes::Short { length, bytes } => bytes.get(..usize::from(*length)).unwrap_or_default(),
+            Bytes::Long(bytes) => bytes,
+        }
     }
 
     /// A key that was stored; `None` where the bytes are none.
@@ -93,14 +111,64 @@ impl CacheKey {
             }
             _ => false,
         };
-        is_key.then(|| Self(bytes.into()))
+        is_key.then(|| {
+            let mut key = Bytes::new();
+            key.push(bytes);
+            Self(key)
+        })
+    }
+}
+
+impl Bytes {
+    fn new() -> Self {
+        Self::Short { length: 0, bytes: [0; SHORT_MAX] }
+    }
+
+    fn push(&mut self, more: &[u8]) {
+        match self {
+            Self::Short { length, bytes } => {
+                let from = usize::from(*length);
+                let to = from + more.len();
+                if let Some(place) = bytes.get_mut(from..to) {
+                    place.copy_from_slice(more);
+                    *length = to as u8;
+                } else {
+                    let before = bytes.get(..from).unwrap_or_default();
+                    *self = Self::Long([before, more].concat());
+                }
+            }
+            Self::Long(bytes) => bytes.extend_from_slice(more),
+        }
+    }
+}
+
+impl PartialEq for CacheKey {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for CacheKey {}
+
+impl Hash for CacheKey {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
+}
+
+impl fmt::Write for Bytes {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text.as_bytes());
+        Ok(())
     }
 }
 
 /// Says how long it is and no more: names of people are nothing for a log.
 impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CacheKey({} bytes)", self.0.len())
+        write!(f, "CacheKey({} bytes)", self.as_bytes().len())
     }
 }
 
@@ -130,6 +198,21 @@ mod tests {
             assert_eq!(CacheKey::from_stored(bytes), None, "{bytes:?}");
         }
         assert_eq!(CacheKey::from_stored(&[OWNED, 255, 255, 255, 255, 255, 255, 255, 255]), None);
+    }
+
+    #[test]
+    fn a_key_is_the_same_however_long_and_in_however_many_parts_it_was_written() {
+        for length in (0..=3 * SHORT_MAX).chain([10 * SHORT_MAX]) {
+            let (text, name) = ("x".repeat(length), Principal::new("n".repeat(length)));
+            let (half, rest) = text.split_at(length / 2);
+            let whole = CacheKey::shared(&text);
+            assert_eq!(whole.as_bytes().len(), 1 + length);
+            assert_eq!(CacheKey::shared(format_args!("{half}{rest}{}", "")), whole);
+            assert_eq!(CacheKey::from_stored(whole.as_bytes()), Some(whole));
+            let owned = CacheKey::of(&name, format_args!("{half}{rest}"));
+            assert!(owned.as_bytes().ends_with(text.as_bytes()));
+            assert_eq!(owned.as_bytes().len(), 1 + LENGTH_BYTES + 2 * length);
+        }
     }
 
     /// Short texts of few bytes, so that prefixes, separators and empty ones meet often.
