@@ -36,6 +36,8 @@ pub(crate) struct Ear {
     rolled_back: AtomicBool,
     key: OnceLock<[u8; 8]>,
     words: Mutex<Option<LastWords>>,
+    /// There are words: without them, which is nearly always, an answer takes no lock.
+    has_words: AtomicBool,
 }
 
 /// A point in what was sent. See [`Ear::mark`].
@@ -55,6 +57,7 @@ impl Ear {
             rolled_back: AtomicBool::new(false),
             key: OnceLock::new(),
             words: Mutex::new(None),
+            has_words: AtomicBool::new(false),
         }
     }
 
@@ -172,11 +175,17 @@ impl Ear {
     fn became_ready(&self, status: u8) {
         self.status.store(status, Ordering::Release);
         let answered = self.answered.fetch_add(1, Ordering::AcqRel) + 1;
-        self.requests.fetch_max(answered, Ordering::AcqRel);
+        if self.requests.load(Ordering::Acquire) < answered {
+            self.requests.fetch_max(answered, Ordering::AcqRel);
+        }
+        if !self.has_words.load(Ordering::Acquire) {
+            return;
+        }
         // The session went on, so whatever was said before was not the end of it.
         let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
         if words.as_ref().is_some_and(|words| !words.severity.ends_session()) {
             *words = None;
+            self.has_words.store(false, Ordering::Release);
         }
     }
 
@@ -203,6 +212,7 @@ impl Ear {
         if unasked {
             let words = LastWords { code, severity, at: SystemTime::now(), host: self.host };
             *self.words.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+            self.has_words.store(true, Ordering::Release);
         }
     }
 }

@@ -66,6 +66,14 @@ impl Frames {
     /// Follows `bytes`, calling `ended` for each message that ends in them.
     pub(super) fn follow(&mut self, mut bytes: &[u8], mut ended: impl FnMut(&Message<'_>)) {
         while !bytes.is_empty() && !self.lost {
+            // Nearly always a message lies there in one piece, and nothing of it need be kept.
+            if self.have == 0
+                && let Some((tag, body, later)) = whole(bytes)
+            {
+                ended(&Message { tag, body: body.get(..(self.kept_of)(tag)).unwrap_or(body) });
+                bytes = later;
+                continue;
+            }
             bytes = if self.have < HEADER { self.follow_header(bytes) } else { self.follow_body(bytes) };
             if self.have == HEADER && self.left == 0 && !self.lost {
                 let [tag, ..] = self.header;
@@ -104,6 +112,15 @@ impl Frames {
         self.left -= now.len();
         later
     }
+}
+
+/// The message that begins here, where it ends here too: its type, its body, and what follows it.
+#[inline]
+fn whole(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let ([tag, a, b, c, d], rest) = bytes.split_first_chunk::<HEADER>()?;
+    let length = (u32::from_be_bytes([*a, *b, *c, *d]) as usize).checked_sub(4)?;
+    let (body, later) = rest.split_at_checked(length)?;
+    Some((*tag, body, later))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The time limit of what is asked on a session, by a timer that stays set from one question to the next.
 //!
-//! Setting a timer and clearing it takes the lock of the runtime's timers twice for each question. One that is set already
-//! and is only moved to a later time takes none. It knows nothing of what is asked.
+//! Setting a timer and clearing it takes the lock of the runtime's timers twice for each question. So one that is set
+//! already is left as it is while it ends no later than what is asked may take, and is set anew where it ends too early:
+//! once in the time of one question, however many are asked. It knows nothing of what is asked.
 
 use std::{
     future::{Future, poll_fn},
@@ -28,16 +29,20 @@ impl Limit {
     pub(crate) async fn bound<F: Future>(&mut self, until: Instant, asking: F) -> Option<F::Output> {
         let mut asking = pin!(asking);
         let timer = &mut self.0;
-        let mut is_set = false;
         poll_fn(|context| {
             if let Poll::Ready(answer) = asking.as_mut().poll(context) {
                 return Poll::Ready(Some(answer));
             }
-            if !is_set {
+            if timer.deadline() > until {
                 timer.as_mut().reset(until);
-                is_set = true;
             }
-            timer.as_mut().poll(context).map(|()| None)
+            while timer.as_mut().poll(context).is_ready() {
+                if timer.deadline() >= until {
+                    return Poll::Ready(None);
+                }
+                timer.as_mut().reset(until);
+            }
+            Poll::Pending
         })
         .await
     }
@@ -68,6 +73,14 @@ mod tests {
         let until = Instant::now() + SECOND;
         assert_eq!(limit.bound(until, pending::<()>()).await, None);
         assert_eq!(Instant::now(), until);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_left_at_an_earlier_time_ends_no_later_question() {
+        let (mut limit, start) = (Limit::new(Instant::now()), Instant::now());
+        assert_eq!(limit.bound(start + SECOND, sleep(SECOND / 2)).await, Some(()));
+        assert_eq!(limit.bound(start + SECOND * 3, pending::<()>()).await, None);
+        assert_eq!(Instant::now(), start + SECOND * 3);
     }
 
     #[tokio::test(start_paused = true)]
