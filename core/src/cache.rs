@@ -473,6 +473,7 @@ mod tests {
     }
 
     /// A list fills in its items without tags; the item's own query says the same and knows them.
+    #[cfg(feature = "postgres")]
     #[test]
     fn the_tags_that_come_with_the_same_answer_are_kept() {
         let (cache, now) = (cache(), Instant::now());

@@ -51,6 +51,7 @@ const SHARED: u8 = 0;
 /// First byte of the key of an answer that is one principal's; the length of its name follows, and then the name.
 const OWNED: u8 = 1;
 /// Bytes of the length of a name.
+#[cfg(any(test, feature = "postgres"))]
 const LENGTH_BYTES: usize = size_of::<u64>();
 /// Longer keys are allocated; few are. With this many a key is as large as a cache line.
 const SHORT_MAX: usize = 62;
