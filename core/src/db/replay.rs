@@ -11,6 +11,7 @@
 
 mod pace;
 mod retention;
+mod running;
 mod settle;
 mod together;
 
@@ -20,10 +21,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-use self::{pace::Pace, retention::Retention, settle::Report, together::Item};
+use self::{pace::Pace, running::Running, settle::Report, together::Item};
 use super::{
     Command, Db,
     fence::{Look, Take},
@@ -96,7 +97,7 @@ impl Replay {
         Self { db }
     }
 
-    /// Replays whenever there is a backlog and a database, until the drain begins. In between it removes the outcomes of
+    /// Replays whenever there is a backlog and a database, until the drain begins. Beside that it removes the outcomes of
     /// writes that were kept long enough.
     ///
     /// # Cancel safety
@@ -104,6 +105,7 @@ impl Replay {
     pub async fn run(self, mut draining: Draining) {
         tokio::select! {
             () = self.run_on() => {}
+            () = self.remove_old_outcomes() => {}
             () = draining.requested() => {}
         }
     }
@@ -112,7 +114,6 @@ impl Replay {
         let mut appended = self.db.0.journal.changed();
         let mut database = self.db.database();
         let mut schema = self.db.0.schema.subscribe();
-        let mut retention = Retention::new(Instant::now());
         let (mut held_from, mut looked) = (Some(0), Instant::now());
         loop {
             if self.db.0.journal.backlog().entries == 0 {
@@ -127,7 +128,6 @@ impl Replay {
             // What is left is held, or has no database.
             if self.is_open() {
                 self.look_at_epoch(&mut looked).await;
-                retention.tend(&self.db).await;
             }
             tokio::select! {
                 _ = appended.changed() => {}
@@ -135,6 +135,14 @@ impl Replay {
                 _ = schema.changed() => {}
                 () = sleep(IDLE_PAUSE) => {}
             }
+        }
+    }
+
+    async fn remove_old_outcomes(&self) {
+        let mut pause = retention::FIRST;
+        loop {
+            sleep(pause).await;
+            pause = if self.is_open() { retention::tend(&self.db).await } else { IDLE_PAUSE };
         }
     }
 
@@ -207,7 +215,7 @@ impl Replay {
     /// Settles entries until none is left that can be settled, or the database is away again.
     async fn drain_backlog(&self) {
         let (taken, mut paused) = (Taken::default(), Paused::new());
-        let mut running: FuturesUnordered<Batch<'_>> = FuturesUnordered::new();
+        let mut running: Running<Batch<'_>> = Running::new();
         let (mut pace, mut free_running) = (Pace::default(), false);
         let (mut settled, mut futile, mut waits) = (0, 0u32, 0u32);
         let started = Instant::now();
@@ -217,7 +225,7 @@ impl Replay {
             let mut found = Found::Nothing;
             while self.may_go_on() && running.len() < most {
                 paused.retain(|_, (_, until)| *until + PAUSED_REMEMBERED > Instant::now());
-                found = self.find(pace.entries(crowded), &taken, &paused).await;
+                found = running.beside(self.find(pace.entries(crowded), &taken, &paused)).await;
                 let Found::Items(items) = found else { break };
                 let keys = taken.add(&items);
                 let with_permit = std::mem::replace(&mut free_running, true);
@@ -248,9 +256,11 @@ impl Replay {
             self.pause_keys(&mut paused, &report);
             if stopped || futile >= FUTILE_MAX || paused.len() > PAUSED_MAX {
                 self.say_pause(&report, futile);
-                sleep(self.db.random(|random| BACKOFF().delay(futile.max(1), random))).await;
+                let pause = self.db.random(|random| BACKOFF().delay(futile.max(1), random));
+                running.beside(sleep(pause)).await;
             } else if crowded {
-                sleep(Pace::pause(report.slowest.map_or(Duration::ZERO, |(_, took)| took))).await;
+                let took = report.slowest.map_or(Duration::ZERO, |(_, took)| took);
+                running.beside(sleep(Pace::pause(took))).await;
             }
         }
         if settled > 0 {

@@ -1,14 +1,15 @@
-//! Removes the outcomes of writes that were kept long enough, a bounded number at a time, while nothing else is to be done.
+//! Removes the outcomes of writes that were kept long enough, a bounded number at a time. It goes on beside
+//! replay: an entry that waits for an operator may wait for long.
 
 use std::time::Duration;
-
-use tokio::time::Instant;
 
 use crate::{
     db::{Db, asked::Question, statements::Statements},
     metrics,
 };
 
+/// The first look comes a little after the start, when everything else has settled down.
+pub(super) const FIRST: Duration = Duration::from_secs(5);
 /// Rows that one statement removes at the most.
 const ROWS_MAX: i64 = 1_000;
 /// Between looks for such rows, where the last one found less than there may be.
@@ -27,28 +28,12 @@ old AS MATERIALIZED (\
     ORDER BY settled_at LIMIT $3::bigint FOR UPDATE SKIP LOCKED) \
 DELETE FROM ridethrough_writes AS w USING old WHERE w.key = old.key";
 
-/// When to look next.
-#[derive(Debug)]
-pub(super) struct Retention {
-    next: Instant,
-}
-
-impl Retention {
-    /// The first look comes a little after the start, when everything else has settled down.
-    pub(super) fn new(now: Instant) -> Self {
-        Self { next: now + EVERY }
-    }
-
-    /// Looks, if it is time. A failure is no matter: the next look finds the same rows.
-    pub(super) async fn tend(&mut self, db: &Db) {
-        if Instant::now() < self.next {
-            return;
-        }
-        let removed = db.remove_settled().await;
-        let pause = if removed >= ROWS_MAX.unsigned_abs() { SOON } else { EVERY };
-        // Spread, so that replicas that were started together do not meet for ever.
-        self.next = Instant::now() + pause + db.random(|random| pause.mul_f64(random.f64() / 5.0));
-    }
+/// Looks once, and answers when to look again. A failure is no matter: the next look finds the same rows.
+pub(super) async fn tend(db: &Db) -> Duration {
+    let removed = db.remove_settled().await;
+    let pause = if removed >= ROWS_MAX.unsigned_abs() { SOON } else { EVERY };
+    // Spread, so that replicas that were started together do not meet for ever.
+    pause + db.random(|random| pause.mul_f64(random.f64() / 5.0))
 }
 
 /// One statement's worth of rows that were kept for so many seconds; answers how many there were.
