@@ -132,7 +132,7 @@ pub(crate) struct Service {
     background: Vec<tokio::task::JoinHandle<()>>,
     writer: Option<JoinHandle<()>>,
     ended: AtomicBool,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Service {
@@ -150,9 +150,17 @@ impl Service {
 
     /// Starts it whether or not there is a database.
     pub(crate) fn unseen(config: DbConfig, commands: Arc<dyn Commands>) -> Self {
-        let folder = tempfile::tempdir().expect("a folder can be made");
+        Self::unseen_in(tempfile::tempdir().expect("a folder can be made"), config, commands)
+    }
+
+    /// As [`Service::unseen`], with a journal that is there already.
+    pub(crate) fn unseen_in(
+        folder: tempfile::TempDir,
+        config: DbConfig,
+        commands: Arc<dyn Commands>,
+    ) -> Self {
         let (journal, writer, _) =
-            Journal::open(JournalConfig::new(folder.path())).expect("a new journal can be opened");
+            Journal::open(JournalConfig::new(folder.path())).expect("the journal can be opened");
         let writer = std::thread::spawn(move || writer.run());
         let (db, background) = Db::new(config, CacheConfig::default(), journal.clone(), commands)
             .expect("the settings are good");
@@ -167,15 +175,17 @@ impl Service {
             tokio::spawn(keeper.run(draining)),
         ];
         db.set_schema(SchemaPart::Ok);
-        Self {
-            db,
-            journal,
-            drain,
-            background,
-            writer: Some(writer),
-            ended: AtomicBool::new(false),
-            _folder: folder,
+        Self { db, journal, drain, background, writer: Some(writer), ended: AtomicBool::new(false), folder }
+    }
+
+    /// A copy of its journal as it is on the disk now.
+    pub(crate) fn copied_journal(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a folder can be made");
+        for file in std::fs::read_dir(self.folder.path()).expect("the journal's folder can be read") {
+            let file = file.expect("the journal's folder can be read");
+            std::fs::copy(file.path(), copy.path().join(file.file_name())).expect("a file can be copied");
         }
+        copy
     }
 
     /// Waits until the prober has seen the database.

@@ -81,6 +81,11 @@ impl Telling {
         Self { replica: format!("{:016x}", fastrand::u64(..)), is_on }
     }
 
+    /// Whether anybody is told anything.
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
     /// The statements that end a transaction which changed these: what is told reaches others only if they commit, and costs
     /// no round trip of its own.
     pub(super) fn commit<'t>(

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::together::{self, Apart, Ending, Item};
+use super::together::{self, Apart, Ending, Item, TOO_OLD};
 use crate::{
     bulkhead::Priority,
     db::{
@@ -18,7 +18,7 @@ use crate::{
         asked::Question,
         classify::{self, Connection, Verdict},
         guards::{AttemptTime, Connected},
-        keys,
+        keys::{self, Known},
         resolve::Resolution,
         transaction::{Attempted, Failed, Ground, Origin, Progress},
         writes,
@@ -201,6 +201,9 @@ impl Db {
 
     /// Brings one entry to an end that is recorded in the database, or says why not.
     async fn settle_alone(&self, item: &Item, priority: Option<Priority>) -> Result<(), Error> {
+        if item.too_old {
+            return self.settle_too_old(item).await;
+        }
         let Item { command, sequence, retried, .. } = item;
         let limits = (Deadline::after(Instant::now(), ATTEMPT_LIMIT), ATTEMPT_LIMIT);
         let mut progress = Progress::after(None);
@@ -208,17 +211,7 @@ impl Db {
         let outcome = match self.write_attempt(command, origin, limits, &mut progress).await {
             Ok(Attempted::Committed(Applied::Done(_))) => "applied",
             Ok(Attempted::Committed(Applied::Superseded(_))) => "superseded",
-            Ok(Attempted::Known(known)) if known.is_same_request(command) => {
-                self.count_replayed("known");
-                return match known.settled() {
-                    Settled::Refused(refusal) => self.set_aside(item, refusal.code).await,
-                    Settled::Applied(_) | Settled::Superseded(_) => {
-                        self.0.journal.settled(&[*sequence]);
-                        Ok(())
-                    }
-                };
-            }
-            Ok(Attempted::Known(_)) => return self.reject_reused_key(item).await,
+            Ok(Attempted::Known(known)) => return self.settle_known(item, &known).await,
             Ok(Attempted::Refused(refusal)) => return self.reject(item, &command.key, refusal).await,
             Err(Failed { error, .. }) if is_hopeless(&error) && self.0.fence.is_taken() => {
                 let code = format!("refused-by-database-{}", error.code().unwrap_or("unknown"));
@@ -230,6 +223,33 @@ impl Db {
         self.count_replayed(outcome);
         self.0.journal.settled(&[*sequence]);
         Ok(())
+    }
+
+    /// Its key is settled, or another request's.
+    async fn settle_known(&self, item: &Item, known: &Known) -> Result<(), Error> {
+        if !known.is_same_request(&item.command) {
+            return self.reject_reused_key(item).await;
+        }
+        self.count_replayed("known");
+        match known.settled() {
+            Settled::Refused(refusal) => self.set_aside(item, refusal.code).await,
+            Settled::Applied(_) | Settled::Superseded(_) => {
+                self.0.journal.settled(&[item.sequence]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Without a row nobody can tell whether it was applied, so it never is.
+    async fn settle_too_old(&self, item: &Item) -> Result<(), Error> {
+        let (command, sent_at) = (&item.command, Instant::now());
+        let Some(known) = self.ask_primary(&keys::LookUp(&command.key)).await? else {
+            return self.reject(item, &command.key, Refusal::new(TOO_OLD)).await;
+        };
+        if known.is_same_request(command) {
+            self.tell_settled(command, &known.settled(), true, sent_at);
+        }
+        self.settle_known(item, &known).await
     }
 
     /// The key belongs to another request, which another replica accepted: this one is kept under a key of its own, so

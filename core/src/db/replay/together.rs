@@ -98,7 +98,9 @@ pub(super) async fn attempt(
         all.run(&statements).await?;
         *endings = all.ended.into_iter().flatten().collect();
         progress.phase = Phase::CommitSent;
-        let changed: Vec<Tags> = items.iter().map(|item| commands.tags(&item.command)).collect();
+        // Each payload is read for it.
+        let told = if ground.telling.is_on() { items } else { &[] };
+        let changed: Vec<Tags> = told.iter().map(|item| commands.tags(&item.command)).collect();
         Ok::<_, Stop>(transaction::commit(&loan, &ground.telling.commit(COMMIT, &changed)).await?)
     };
     match timeout_at(ground.time.deadline.instant(), steps).await {
