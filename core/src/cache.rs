@@ -22,7 +22,7 @@ mod tags;
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -149,7 +149,12 @@ pub struct ReadCache {
     newest: AtomicU64,
     changes: Changes,
     first: OnceLock<Instant>,
+    /// Held while one of a key's answers is compared and stored; which one is for a key, is drawn from its last byte.
+    storing: [Mutex<()>; STORING],
 }
+
+/// So many answers can be stored at once, more than threads that answer.
+const STORING: usize = 64;
 
 impl ReadCache {
     /// An empty cache.
@@ -160,7 +165,8 @@ impl ReadCache {
         let estimate = usize::try_from(config.bytes_max / TYPICAL_BYTES).unwrap_or(usize::MAX);
         let entries = Cache::with_weighter(estimate.clamp(16, 1 << 20), config.bytes_max, ByBytes);
         let changes = Changes::new(Instant::now());
-        Self { config, entries, newest: AtomicU64::new(0), changes, first: OnceLock::new() }
+        let storing = std::array::from_fn(|_| Mutex::default());
+        Self { config, entries, newest: AtomicU64::new(0), changes, first: OnceLock::new(), storing }
     }
 
     /// What was last known of `key` at `now`, unless it is expired.
@@ -172,10 +178,13 @@ impl ReadCache {
     /// The same, expired or not.
     #[inline]
     pub(crate) fn find(&self, key: &CacheKey, now: Instant) -> Option<Cached> {
+        self.known(key, now).filter(|cached| cached.entry.known != Known::Forgotten)
+    }
+
+    /// The same, also where all that is known is that an answer is not true any more.
+    #[inline]
+    fn known(&self, key: &CacheKey, now: Instant) -> Option<Cached> {
         let entry = self.entries.get(key)?;
-        if entry.known == Known::Forgotten {
-            return None;
-        }
         let age = now.saturating_duration_since(entry.as_of());
         let (expired, doubtful) = (age > self.config.stale_max, self.is_doubtful(&entry));
         Some(Cached { entry, age, expired, doubtful })
@@ -224,6 +233,20 @@ impl ReadCache {
     #[cfg(feature = "postgres")]
     pub(crate) fn hears(&self, at: Instant) {
         self.changes.hears(at);
+    }
+
+    /// Whether the last that was known of `key` at `now` is that it is gone, and the standby `host`, at most `lag` behind,
+    /// may still have it.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn is_gone_before(&self, key: &CacheKey, host: usize, now: Instant, lag: Duration) -> bool {
+        self.known(key, now).is_some_and(|cached| {
+            !matches!(cached.entry.known, Known::Answer(_)) && cached.goes_before(host, now, lag)
+        })
+    }
+
+    fn storing(&self, key: &CacheKey) -> Option<MutexGuard<'_, ()>> {
+        let place = usize::from(*key.as_bytes().last()?) % STORING;
+        Some(self.storing.get(place)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     #[inline]
@@ -347,26 +370,23 @@ impl CacheFill<'_> {
     fn insert(&self, key: &CacheKey, known: Known, tags: Option<impl FnOnce() -> Tags>) {
         let known = if self.source == Source::OldWrite { Known::Forgotten } else { known };
         let own_write = self.source != Source::Answer;
-        // Between this look and the insert another answer may slip in; it is about as new, and labelled with its own age.
-        let before = self.cache.entries.get(key);
-        let before_answer = before.as_ref().filter(|_| !own_write);
-        if before_answer.is_some_and(|before| before.may_be_newer_than(self.as_of)) {
+        let before = self.cache.entries.get(key).filter(|_| !own_write);
+        // Most answers end here, without the lock.
+        if before.as_ref().is_some_and(|before| self.is_of_no_use(before, &known)) {
             return;
         }
-        let same = before_answer.filter(|before| before.says_the_same(&known, self.standby));
-        if let Some(same) = same
-            && same.is_as_young(self.as_of, self.again)
-            && !self.cache.is_doubtful(same)
-        {
-            return same.show_until(self.now);
-        }
+        // The service's own code; it may want something of the cache itself.
         let tags = tags.map(|tags| tags());
-        if let Some(same) = same.filter(|same| tags.as_ref().is_none_or(|tags| *tags == same.tags)) {
-            same.show_until(self.now);
-            same.confirm(self.as_of);
+        if before.is_some_and(|before| self.makes_younger(&before, &known, tags.as_ref())) {
             return self.cache.note_newest(self.as_of);
         }
-        let tags = tags.unwrap_or_else(|| before.map_or_else(Tags::none, |before| before.tags.clone()));
+        // Until it is stored no other answer comes between: an own write there would be undone.
+        let _storing = self.cache.storing(key);
+        let before = self.cache.entries.get(key);
+        if before.as_ref().is_some_and(|before| !own_write && before.may_be_newer_than(self.as_of)) {
+            return;
+        }
+        let tags = tags.or_else(|| before.map(|before| before.tags.clone())).unwrap_or_default();
         let barrier = if own_write { self.now } else { self.as_of };
         let servable = known != Known::Forgotten;
         let entry = Entry::new(known, tags, self.as_of, barrier, self.standby);
@@ -375,6 +395,30 @@ impl CacheFill<'_> {
         if servable {
             self.cache.note_newest(self.as_of);
         }
+    }
+
+    /// Whether an answer says nothing that is not known from `before`.
+    fn is_of_no_use(&self, before: &Entry, known: &Known) -> bool {
+        if before.may_be_newer_than(self.as_of) {
+            return true;
+        }
+        let same = before.says_the_same(known, self.standby)
+            && before.is_as_young(self.as_of, self.again)
+            && !self.cache.is_doubtful(before);
+        if same {
+            before.show_until(self.now);
+        }
+        same
+    }
+
+    /// Whether an answer is what is kept, only known later: then that is noted in its place.
+    fn makes_younger(&self, before: &Entry, known: &Known, tags: Option<&Tags>) -> bool {
+        let same = before.says_the_same(known, self.standby) && tags.is_none_or(|tags| *tags == before.tags);
+        if same {
+            before.show_until(self.now);
+            before.confirm(self.as_of);
+        }
+        same
     }
 }
 
@@ -434,6 +478,31 @@ mod tests {
         assert_eq!(text(cache.peek(&a(), now + SECOND * 3)).unwrap(), "written");
         cache.fill(now + SECOND * 2, now + SECOND * 3).put(&a(), value("after"));
         assert_eq!(text(cache.peek(&a(), now + SECOND * 3)).unwrap(), "after");
+    }
+
+    /// Between the look at what was known and the storing of a read's older answer an own write came, and was undone.
+    #[test]
+    fn a_write_that_comes_while_an_older_answer_is_being_stored_is_not_undone() {
+        let (cache, now) = (cache(), Instant::now());
+        cache.fill(now, now + SECOND * 2).put_tagged(&a(), value("before"), || {
+            cache.fill_by_write(now + SECOND, now + SECOND * 2).put(&a(), value("written"));
+            Tags::none()
+        });
+        assert_eq!(text(cache.peek(&a(), now + SECOND * 3)).unwrap(), "written");
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn what_is_gone_goes_before_what_a_standby_may_still_have() {
+        let (cache, now) = (cache(), Instant::now());
+        let is_gone = |lag| cache.is_gone_before(&a(), 1, now + SECOND * 5, SECOND * lag);
+        assert!(!is_gone(9), "nothing is known");
+        cache.fill(now, now).put(&a(), value("here"));
+        assert!(!is_gone(9), "there is a copy to show");
+        cache.fill_by_write(now, now + SECOND).remove(&a());
+        assert!(!is_gone(4) && is_gone(5) && is_gone(9));
+        cache.fill(now + SECOND * 2, now + SECOND * 2).put_nothing(&a(), Tags::none);
+        assert!(!is_gone(2) && is_gone(4));
     }
 
     /// A list was asked for, one of its items was deleted, and then the list's answer came and brought the item back.

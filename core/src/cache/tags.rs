@@ -58,7 +58,8 @@ impl Changes {
                 by_tag.insert(tag.into(), at);
             } else {
                 by_tag.clear();
-                self.floor.fetch_max(at, Ordering::AcqRel);
+                // Among what is forgotten here may be a later change.
+                self.floor.fetch_max(at.max(self.latest.load(Ordering::Acquire)), Ordering::AcqRel);
             }
             // Inside the lock: whoever meets this later finds the tag in the table.
             self.latest.fetch_max(at, Ordering::AcqRel);
@@ -182,6 +183,19 @@ mod tests {
         assert!(changes.is_current(&tags("a"), now));
         changes.note_all(now + SECOND);
         assert!(!changes.is_current(&tags("a"), now) && changes.is_current(&tags("a"), now + SECOND));
+    }
+
+    /// Two changes were told at the same time; the earlier one needed room, and the later one was forgotten.
+    #[test]
+    fn a_later_change_is_not_forgotten_where_an_earlier_one_needs_room() {
+        let now = Instant::now();
+        let changes = Changes::new(now);
+        changes.note(&tags("later"), now + SECOND * 3);
+        for number in 0..TAGS_MAX {
+            changes.note(&tags(&number.to_string()), now + SECOND);
+        }
+        assert!(!changes.is_current(&tags("later"), now + SECOND * 2));
+        assert!(changes.is_current(&tags("later"), now + SECOND * 3));
     }
 
     #[test]

@@ -89,6 +89,12 @@ impl Db {
         }
     }
 
+    /// Whether a standby may still have what was deleted or seen to be gone here: without an answer nobody sees it come back.
+    pub(super) fn would_bring_back(&self, key: &CacheKey, route: Route, now: Instant) -> bool {
+        let Route::Standby { host, lag } = route else { return false };
+        self.0.cache.is_gone_before(key, host, now, lag)
+    }
+
     /// Keeps an answer that was true at `as_of` or later and came at `now`, from the standby `host` where there is one.
     pub(super) fn remember<Q: Query>(
         &self,

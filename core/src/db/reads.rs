@@ -64,6 +64,10 @@ impl Db {
             if let Some(copy) = self.copy_as_good(query, key, route, now) {
                 return Ok((copy, now));
             }
+            if self.would_bring_back(key, route, now) {
+                tried.add(route.host());
+                continue;
+            }
             let failed = match self.attempt_on(route, query, query.priority(), key, deadline, now).await {
                 Ok(answered) => {
                     self.earn(attempt, None, answered.1);

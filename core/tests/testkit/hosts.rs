@@ -286,6 +286,24 @@ async fn a_silent_host_does_not_hold_up_the_end() {
     assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
 }
 
+/// Its author deleted a thing, the primary went away, and a standby that was behind showed the thing again.
+#[tokio::test(start_paused = true)]
+async fn what_was_deleted_here_does_not_come_back_from_a_standby() {
+    let (primary, standby) = (FakePostgres::start(), FakePostgres::start());
+    standby.make_standby();
+    let names = names(&[("one", &primary), ("two", &standby)]);
+    let service = Service::start("one,two", &names);
+    sleep(SECOND).await;
+    assert_eq!(service.read().await, Some(Source::Primary));
+    primary.outage();
+    sleep(SECOND * 3).await;
+    let now = Instant::now();
+    service.db.cache().fill_by_write(now, now).remove(&Stock.cache_key());
+    assert_eq!(service.read().await, None, "the standby was asked how far it is before the removal");
+    sleep(SECOND * 3).await;
+    assert!(matches!(service.read().await, Some(Source::Standby { .. })), "it has come further since");
+}
+
 /// With the primary away a standby cancels a read for the sake of its replay (40001). It was not asked again, because the
 /// circuit that was looked at was that of the primary.
 #[tokio::test(start_paused = true)]
