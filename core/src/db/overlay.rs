@@ -152,7 +152,7 @@ struct Concerning {
 
 impl Overlays {
     /// A write was accepted at `since`.
-    fn note(&self, key: &str, promise: Promise, tags: Tags, since: Instant) {
+    pub(super) fn note(&self, key: &str, promise: Promise, tags: Tags, since: Instant) {
         let mut notes = self.notes();
         if notes.by_key.len() >= WRITES_MAX || notes.by_key.contains_key(key) {
             return;
@@ -267,7 +267,11 @@ impl Notes {
         let Some((_, write)) = self.settled.pop_front() else { return };
         for place in places(&write.tags) {
             let Entry::Occupied(mut found) = self.by_tag.entry(place.into()) else { continue };
-            found.get_mut().settled.retain(|(_, other)| other.order != write.order);
+            // In each place they are in the order in which they were settled, so it is the first one.
+            let settled = &mut found.get_mut().settled;
+            if settled.front().is_some_and(|(_, other)| other.order == write.order) {
+                settled.pop_front();
+            }
             if found.get().is_empty() {
                 found.remove();
             }
@@ -341,7 +345,7 @@ impl Db {
             return None;
         }
         let Overlay::Becomes(value) = query.overlay(Base::Unknown, &pending) else { return None };
-        let read = promised(value, &pending, now);
+        let read = promised(query, value, &pending, now)?;
         metrics::db_call(query.name(), "stale", "none", Duration::ZERO);
         metrics::cache_request("stale");
         Some(read)
@@ -381,7 +385,7 @@ impl Db {
         };
         match (query.overlay(base, &pending), read) {
             (Overlay::Unchanged, read) => read,
-            (Overlay::Becomes(value), Err(_)) => Ok(promised(value, &pending, now)),
+            (Overlay::Becomes(value), Err(error)) => promised(query, value, &pending, now).ok_or(error),
             (Overlay::Becomes(value), Ok(read)) => {
                 let freshness = match read.freshness() {
                     Freshness::Fresh => {
@@ -396,11 +400,18 @@ impl Db {
     }
 }
 
-/// An answer that is made of pending writes alone.
-fn promised<T>(value: Option<T>, pending: &PendingWrites, now: Instant) -> Read<T> {
+/// An answer that is made of pending writes alone, if the read can do with its age: what the newest of them promises was
+/// known when it was accepted, and others may have changed it since.
+fn promised<Q: Query>(
+    query: &Q,
+    value: Option<Q::Answer>,
+    pending: &PendingWrites,
+    now: Instant,
+) -> Option<Read<Q::Answer>> {
     let age = pending.last().map_or(Duration::ZERO, |write| now.saturating_duration_since(write.since));
     let freshness = Freshness::Stale { age, reason: StaleReason::Pending };
-    Read::new(value, freshness, Source::Journal { age })
+    let is_within_bound = query.max_staleness().is_none_or(|bound| age <= bound);
+    is_within_bound.then(|| Read::new(value, freshness, Source::Journal { age }))
 }
 
 #[cfg(test)]

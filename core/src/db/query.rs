@@ -66,7 +66,8 @@ pub trait Query: Clone + Send + Sync + 'static {
     /// What writes that this replica accepted and has not applied yet make of an answer: those that share a tag with this
     /// question ([`tags`](Self::tags), [`Commands::tags`](super::Commands::tags)), oldest first. Asked first with
     /// [`Base::Unknown`], in case they alone say what the answer will be, and again with the answer, whoever gave it. What
-    /// changes is labelled [`StaleReason::Pending`](crate::cache::StaleReason). Default: nothing.
+    /// changes is labelled [`StaleReason::Pending`](crate::cache::StaleReason). They are everybody's: where answers differ by
+    /// principal, the tags, or the promises, must tell whose a write is. Default: nothing.
     fn overlay(&self, base: Base<'_, Self::Answer>, pending: &PendingWrites) -> Overlay<Self::Answer> {
         let _ = (base, pending);
         Overlay::Unchanged

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use super::*;
 use crate::{
     breaker::BreakerState,
-    cache::{CacheKey, StaleReason},
+    cache::{CacheKey, StaleReason, Tags},
     error::ErrorClass,
     health::JournalPart,
     journal::{Journal, JournalConfig},
@@ -214,6 +214,17 @@ impl Query for Exact {
         Some(self.0)
     }
 
+    fn tags(&self) -> Tags {
+        Tags::of(["answer"])
+    }
+
+    fn overlay(&self, base: Base<'_, Bytes>, _pending: &PendingWrites) -> Overlay<Bytes> {
+        match base {
+            Base::Unknown => Overlay::Becomes(Some(Bytes::from_static(b"promised"))),
+            Base::Known(..) => Overlay::Unchanged,
+        }
+    }
+
     async fn fetch<'c>(
         &'c self,
         statements: &'c Statements<'c>,
@@ -234,6 +245,17 @@ async fn a_read_with_a_bound_takes_no_older_answer_and_is_told_who_gave_it() {
         panic!("{read:?}")
     };
     assert_eq!(age, labelled);
+}
+
+/// What a write had promised an hour ago was given to a read that could do with ten seconds.
+#[tokio::test]
+async fn a_read_with_a_bound_takes_no_older_promise() {
+    let outage = Outage::begin();
+    let minute_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+    outage.db.0.overlays.note("k", Arc::new(()), Tags::of(["answer"]), minute_ago);
+    let read = outage.db.read(&Exact(Duration::from_secs(61)), soon()).await.unwrap();
+    assert!(matches!(read.source(), Source::Journal { .. }), "{read:?}");
+    assert!(outage.db.read(&Exact(Duration::from_secs(59)), soon()).await.is_err());
 }
 
 /// Several hosts are not asked before the prober knows which is which: a write could reach an old primary.
