@@ -6,11 +6,12 @@
 
 use std::{
     collections::HashSet,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use futures_util::{
-    future::BoxFuture,
+    future::{BoxFuture, FutureExt as _},
     stream::{FuturesUnordered, StreamExt as _},
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -110,7 +111,8 @@ impl Refresher {
                     let Some(Refresh { key, ask }) = next else { return };
                     let db = self.db.clone();
                     asking.push(async move {
-                        ask(db, key.key.clone()).await;
+                        // A question that panics is its readers' trouble, who ask it themselves; others are asked on.
+                        let _ = AssertUnwindSafe(ask(db, key.key.clone())).catch_unwind().await;
                         drop(key);
                     });
                 }
