@@ -181,12 +181,11 @@ fn guards(out: &mut impl std::io::Write) -> std::io::Result<()> {
 fn cache(out: &mut impl std::io::Write) -> std::io::Result<()> {
     let now = Instant::now();
     let ours = ReadCache::new(CacheConfig::default());
-    let bare: quick_cache::sync::Cache<String, Bytes> = quick_cache::sync::Cache::new(1_000);
-    let texts: Vec<String> = (0..1_000).map(|key| format!("todo:{key}")).collect();
-    let keys: Vec<CacheKey> = texts.iter().map(CacheKey::shared).collect();
-    for (key, text) in keys.iter().zip(&texts) {
+    let bare: quick_cache::sync::Cache<CacheKey, Bytes> = quick_cache::sync::Cache::new(1_000);
+    let keys: Vec<CacheKey> = (0..1_000).map(|key| CacheKey::shared(format_args!("todo:{key}"))).collect();
+    for key in &keys {
         ours.fill(now, now).put(key, Bytes::from(vec![b'x'; PAYLOAD]));
-        bare.insert(text.clone(), Bytes::from(vec![b'x'; PAYLOAD]));
+        bare.insert(key.clone(), Bytes::from(vec![b'x'; PAYLOAD]));
     }
     let (mut our_hits, mut bare_hits) = (vec![], vec![]);
     for _ in 0..ROUNDS {
@@ -194,7 +193,7 @@ fn cache(out: &mut impl std::io::Write) -> std::io::Result<()> {
         our_hits.push(per_call(|| {
             black_box(next.next().and_then(|key| ours.peek(key, now)));
         }));
-        let mut next = texts.iter().cycle();
+        let mut next = keys.iter().cycle();
         bare_hits.push(per_call(|| {
             black_box(next.next().and_then(|key| bare.get(key)));
         }));
