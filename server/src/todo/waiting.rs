@@ -1,7 +1,7 @@
 //! What the journaled changes of this replica make of the answers that readers get. The library remembers the changes and
 //! says which of them concern an answer; here they are laid over it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ridethrough::{
     Db,
@@ -81,7 +81,8 @@ pub(super) fn over_page(
 }
 
 /// Lays changes, each with whether it is settled and in the order in which they were accepted, over the items of a page,
-/// newest first. Answers whether anything changed.
+/// newest first. Of todos that were not on the page it shows the newest, one more than a page holds: an outage of some
+/// minutes leaves thousands of them. Answers whether anything changed.
 fn lay_over<'c>(
     query: &PageQuery,
     changes: impl IntoIterator<Item = (bool, &'c Change)>,
@@ -91,6 +92,7 @@ fn lay_over<'c>(
     let mut latest: HashMap<Uuid, (bool, &Change)> =
         changes.into_iter().map(|(is_settled, change)| (change.id, (is_settled, change))).collect();
     let oldest = items.last().map(Todo::cursor);
+    let were_here: HashSet<Uuid> = items.iter().map(|item| item.id).collect();
     let mut changed = false;
     items.retain(|item| {
         let Some((is_settled, change)) = latest.get(&item.id) else { return true };
@@ -108,9 +110,13 @@ fn lay_over<'c>(
         query.admits(todo) && !too_old
     };
     let becoming = latest.values().filter_map(|(_, change)| change.becomes.as_ref());
-    let shown: Vec<Todo> = becoming.filter(|todo| on_page(todo)).cloned().collect();
-    changed |= !shown.is_empty();
-    items.extend(shown);
+    let (changed_here, mut new): (Vec<&Todo>, Vec<&Todo>) =
+        becoming.filter(|todo| on_page(todo)).partition(|todo| were_here.contains(&todo.id));
+    new.sort_unstable_by_key(|todo| std::cmp::Reverse(todo.cursor()));
+    // The one more tells that a page follows.
+    new.truncate(usize::from(query.limit) + 1);
+    changed |= !(changed_here.is_empty() && new.is_empty());
+    items.extend(changed_here.into_iter().chain(new).cloned());
     items.sort_by_key(|todo| std::cmp::Reverse(todo.cursor()));
     changed
 }
@@ -148,6 +154,19 @@ mod tests {
         assert!(items[1].done);
         over(&PageQuery { done: Some(false), ..PageQuery::default() }, &mut items);
         assert_eq!(ids(&items), [3, 1]);
+    }
+
+    /// After twenty seconds of an outage at 500 creations per second, a page of ten came with 10,000 items more.
+    #[test]
+    fn of_many_new_items_the_newest_are_shown_and_changed_ones_keep_their_place() {
+        let mut changes: Vec<Change> =
+            (10..1_000).map(|number| change(number, Some(todo(number, 1)))).collect();
+        changes.push(change(2, Some(todo(2, 2))));
+        let mut items = vec![todo(3, 1), todo(2, 1)];
+        let query = PageQuery { limit: 3, ..PageQuery::default() };
+        assert!(lay_over(&query, changes.iter().map(|c| (false, c)), &mut items, false));
+        assert_eq!(ids(&items), [999, 998, 997, 996, 3, 2]);
+        assert_eq!(items[5].version, 2);
     }
 
     #[test]
