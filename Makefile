@@ -13,7 +13,7 @@ endif
 # The bench is a workspace of its own, so its programs are in a folder of its own.
 BENCH := $(CARGO) run --quiet --release --manifest-path bench/Cargo.toml --
 
-.PHONY: help setup build demo up test soak-kill fuzz bench bench-core example-sqlx fmt lint doc deny
+.PHONY: help setup build demo up test soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
 
 help: ## list the targets
 	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
@@ -37,6 +37,10 @@ test: setup ## everything CI checks
 soak-kill: build ## kill the server at every step of journal and replay, KILL_ROUNDS times (200)
 	@$(CARGO) build --quiet -p ridethrough-server --features sabotage --bin ridethrough-server-sabotage
 	@RIDETHROUGH_KILL_ROUNDS=$(or $(KILL_ROUNDS),200) $(CARGO) test --quiet -p ridethrough-tests --test e2e killed:: -- --nocapture
+
+soak-outage: setup ## a 10-minute outage at 500 writes per second: memory, journal, and the way back (SOAK_MINUTES of 12)
+	@$(CARGO) build --quiet --release -p ridethrough-server -p ridethrough-proxy -p ridethrough-chaos --bins
+	@$(TARGET_DIR)/release/ridethrough-chaos run long-outage --duration $(or $(SOAK_MINUTES),12)m --out $(TARGET_DIR)/soak
 
 fuzz: ## look for bytes that break the reading of a journal, FUZZ_SECONDS a target (300); needs nightly and cargo-fuzz
 	@scripts/fuzz.sh

@@ -2,7 +2,8 @@
 //! same history always gives the same verdict.
 //!
 //! Each check stands in a file of its own kind: `writes` (W1, W2, W3), `reads` (S2, E2), `health` (L1),
-//! `recovery` (T3), `budget` (E1), `honesty` (X1, X2, X3). `machine` stretches limits of time. `index` puts the events in order once, `band`
+//! `recovery` (T3), `budget` (E1), `honesty` (X1, X2, X3), `bounds` (B1, B2,
+//! T5, T6; only where the run states them). `machine` stretches limits of time. `index` puts the events in order once, `band`
 //! sorts answers, `numbers` counts. Cost grows with the length of the history and a logarithm of it.
 
 use crate::checker::index::Index;
@@ -10,6 +11,7 @@ use crate::history::{Event, Limits};
 use crate::verdict::{Check, Class, Numbers, Outcome, SCHEMA, State, Verdict, Witness};
 
 mod band;
+mod bounds;
 mod budget;
 mod fault;
 mod health;
@@ -40,6 +42,7 @@ pub fn judge(events: &[Event], limits: &Limits) -> Verdict {
     checks.push(reads::check_staleness(&index, &bands, limits, &mut numbers));
     checks.push(health::check(&index, limits, &mut numbers));
     checks.push(recovery::check(&index, &bands, limits, &mut numbers));
+    checks.extend(bounds::check(&index, limits));
     checks.push(budget::check(&numbers, limits));
     checks.push(reads::check_wrong(&index, &bands));
     checks.extend(honesty::check(&index, &bands, limits, &numbers));

@@ -316,7 +316,8 @@ fn experiment(
         rerun += &format!(" --rate {rate}");
     }
     let plan = scenario.plan(config.run.duration, config.run.rate)?;
-    Ok(Experiment { scenario, seed, plan, stack: stack_options(&config.stack), out, rerun })
+    let stack = stack::Options { servers: scenario.servers(), ..stack_options(&config.stack) };
+    Ok(Experiment { scenario, seed, plan, stack, out, rerun })
 }
 
 /// The closing sentences, and where the report is.

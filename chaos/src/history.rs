@@ -17,7 +17,7 @@ pub mod settings;
 
 pub use crate::history::file::{HistoryError, read};
 pub use crate::history::recorder::{RecordError, Recorder, Writer};
-pub use crate::history::settings::{Limits, Plan};
+pub use crate::history::settings::{Bounds, Limits, Plan};
 
 /// The format of the lines below. It rises when an old reader would misread a new file.
 pub const FORMAT: u32 = 1;
@@ -62,6 +62,8 @@ pub enum Event {
     HarnessError(Note),
     /// How much of the machine other programs used.
     Machine(Machine),
+    /// What one server held in memory and on disk.
+    Usage(Usage),
     /// A remark for a reader; no check looks at it.
     Note(Note),
 }
@@ -379,6 +381,22 @@ pub struct Machine {
     pub at_us: u64,
     /// The share of all processors' time that others used in it, 0 to 1.
     pub others: f64,
+}
+
+/// What one server held at a moment; taken again and again where the run has [`Bounds`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Name of the server.
+    pub process: String,
+    /// When it was looked at.
+    pub at_us: u64,
+    /// Its resident memory.
+    pub memory_bytes: u64,
+    /// Entries not yet applied; absent where it did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_entries: Option<u64>,
+    /// What the files of its journal take on disk.
+    pub journal_bytes: u64,
 }
 
 /// A text with a time.

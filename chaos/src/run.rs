@@ -3,6 +3,7 @@
 
 mod finish;
 mod progress;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,6 +32,8 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 const BACK_LIMIT: Duration = Duration::from_secs(30);
 /// How long the journals may take to be empty, and as long again for the questions about open writes.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
+/// How long they may take to be empty where the run states how long they should: a late end is a figure, too.
+const BACKLOG_LIMIT: Duration = Duration::from_secs(240);
 /// Nothing is sent in this time before the final rows are read: what was still under way has ended then.
 const QUIESCE: Duration = Duration::from_secs(3);
 /// The load begins this long after it is asked for (see `workload`).
@@ -151,6 +154,9 @@ async fn measure(
     let warmed = warmed.map_err(|error| Error::state("warm up", error.to_string()))?;
 
     let mut observers = Observers::start(stack, recorder);
+    if experiment.scenario.limits().bounds.is_some() {
+        observers.endless.spawn(usage::watch(stack.servers().to_vec(), stack.targets(), recorder.clone()));
+    }
     let total = Duration::from_millis(plan.load.load_ms);
     progress.phase("traffic, nothing broken", Some(total));
     let course = Course { experiment, stack, recorder, progress, canary: observers.canary.clone() };
@@ -159,22 +165,19 @@ async fn measure(
     wait_for_commit(&observers.canary, healed_at, stack).await?;
 
     progress.phase("waiting for empty journals", None);
-    settle(&plan, recorder, &driven).await;
+    let is_bounded = experiment.scenario.limits().bounds.is_some();
+    settle(&plan, recorder, &driven, if is_bounded { BACKLOG_LIMIT } else { SETTLE_LIMIT }).await;
     progress.phase("quiet time before the last look", Some(QUIESCE));
     tokio::time::sleep(QUIESCE).await;
     observers.stop().await;
     finish::final_rows(stack.cluster(), recorder).await
 }
 
-async fn settle(plan: &workload::Plan, recorder: &Recorder, driven: &Driven) {
-    let settled = workload::settle(plan, recorder, driven, SETTLE_LIMIT).await;
+async fn settle(plan: &workload::Plan, recorder: &Recorder, driven: &Driven, journals: Duration) {
+    let settled = workload::settle(plan, recorder, driven, journals, SETTLE_LIMIT).await;
     if !settled.journals_empty || settled.open > 0 {
         let journals = if settled.journals_empty { "empty" } else { "not empty" };
-        let text = format!(
-            "after {} s the journals are {journals}, {} writes open",
-            SETTLE_LIMIT.as_secs(),
-            settled.open
-        );
+        let text = format!("after the time for it the journals are {journals}, {} writes open", settled.open);
         recorder.record(Event::Note(Note { at_us: recorder.now_us(), text }));
     }
 }
@@ -201,7 +204,7 @@ struct Observers {
     canary: Canary,
     stop: watch::Sender<bool>,
     probes: JoinSet<()>,
-    _endless: JoinSet<()>,
+    endless: JoinSet<()>,
 }
 
 impl Observers {
@@ -233,7 +236,7 @@ impl Observers {
         let (stop, stopped) = watch::channel(false);
         let mut probes = JoinSet::new();
         probes.spawn(workload::probe_health(stack.targets(), recorder.clone(), stopped));
-        Self { canary, stop, probes, _endless: endless }
+        Self { canary, stop, probes, endless }
     }
 
     async fn stop(&mut self) {

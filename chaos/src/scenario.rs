@@ -3,13 +3,9 @@
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::history::{Limits, Plan};
+use crate::history::{Bounds, Limits, Plan};
 use crate::nemesis::Fault;
 
-/// The share of the load's time before the first fault, of the outage, and of the time after it: 4, 8, 6 of 18.
-const BASELINE_PARTS: u64 = 4;
-const OUTAGE_PARTS: u64 = 8;
-const PARTS: u64 = 18;
 /// Below this the phases are too short to say anything.
 const DURATION_MIN: Duration = Duration::from_secs(6);
 /// Above this a history would not be judged in memory any more.
@@ -26,6 +22,24 @@ pub struct Step {
     pub until: f64,
 }
 
+/// The stack and the load of a scenario, where they are not given.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Setting {
+    servers: usize,
+    rate_per_second: u32,
+    read_share: f64,
+    /// The share of the load's time before the first fault, of the outage, and of the time after it.
+    parts: [u64; 3],
+    is_bounded: bool,
+}
+
+/// Two servers behind the proxy, under light traffic that is mostly reads.
+const USUAL: Setting =
+    Setting { servers: 2, rate_per_second: 150, read_share: 0.7, parts: [4, 8, 6], is_bounded: false };
+/// One server, so that all 500 writes per second wait in one journal; and reads enough to tell how quick they are.
+const ENDURING: Setting =
+    Setting { servers: 1, rate_per_second: 625, read_share: 0.2, parts: [1, 10, 1], is_bounded: true };
+
 /// A named course of faults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scenario {
@@ -37,24 +51,27 @@ pub struct Scenario {
     pub steps: &'static [Step],
     /// At least so many writes must have come from the journal, or the run has not shown what it is for.
     journaled_min: u64,
+    setting: Setting,
 }
 
 /// What `demo` runs.
 pub const DEMO: &str = "db-kill";
 
 /// All scenarios, in the order of `run all`.
-pub const ALL: [Scenario; 4] = [
+pub const ALL: [Scenario; 5] = [
     Scenario {
         name: "db-kill",
         about: "the database is killed under load and brought back",
         steps: &[Step { fault: Fault::DbKill, from: 0.0, until: 1.0 }],
         journaled_min: 1,
+        setting: USUAL,
     },
     Scenario {
         name: "db-hang",
         about: "the database stops answering, with every connection open, and goes on",
         steps: &[Step { fault: Fault::DbHang, from: 0.0, until: 1.0 }],
         journaled_min: 1,
+        setting: USUAL,
     },
     Scenario {
         name: "server-kill-in-outage",
@@ -64,12 +81,21 @@ pub const ALL: [Scenario; 4] = [
             Step { fault: Fault::ServerKill, from: 0.45, until: 0.6 },
         ],
         journaled_min: 1,
+        setting: USUAL,
+    },
+    Scenario {
+        name: "long-outage",
+        about: "the database is away while one server takes 500 writes per second; memory, disk, and the way back",
+        steps: &[Step { fault: Fault::DbKill, from: 0.0, until: 1.0 }],
+        journaled_min: 1,
+        setting: ENDURING,
     },
     Scenario {
         name: "no-fault",
-        about: "control: the same load and nothing broken",
+        about: "control: the usual load and nothing broken",
         steps: &[],
         journaled_min: 0,
+        setting: USUAL,
     },
 ];
 
@@ -86,15 +112,22 @@ impl Scenario {
         })
     }
 
-    /// The plan of the load: `duration` from the first to the last planned request, split 4 to 8 to 6 into the time
-    /// before, in and after the outage.
+    /// How many servers the stack has.
+    #[must_use]
+    pub fn servers(&self) -> usize {
+        self.setting.servers
+    }
+
+    /// The plan of the load: `duration` from the first to the last planned request (default 18 s), split into the time
+    /// before, in and after the outage: 4 to 8 to 6, of a long outage 1 to 10 to 1.
     ///
     /// # Errors
     /// [`Error::State`] for a duration outside 6 s to 1 h, or a rate of 0 or above 2,000.
     pub fn plan(&self, duration: Option<Duration>, rate: Option<u32>) -> Result<Plan, Error> {
         /// More than this one machine cannot send and serve; the run would only measure itself.
         const RATE_MAX: u32 = 2_000;
-        let mut plan = Plan::default();
+        let Setting { rate_per_second, read_share, parts, .. } = self.setting;
+        let mut plan = Plan { rate_per_second, read_share, ..Plan::default() };
         if let Some(rate) = rate {
             if rate == 0 || rate > RATE_MAX {
                 let reason = format!("{rate} requests per second are not between 1 and {RATE_MAX}");
@@ -109,9 +142,10 @@ impl Scenario {
                 return Err(Error::state("plan the load", reason));
             }
             plan.load_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            plan.baseline_ms = plan.load_ms * BASELINE_PARTS / PARTS;
-            plan.outage_ms = plan.load_ms * OUTAGE_PARTS / PARTS;
         }
+        let [before, outage, after] = parts;
+        plan.baseline_ms = plan.load_ms * before / (before + outage + after);
+        plan.outage_ms = plan.load_ms * outage / (before + outage + after);
         Ok(plan)
     }
 
@@ -119,7 +153,8 @@ impl Scenario {
     #[must_use]
     pub fn limits(&self) -> Limits {
         let (journaled_min, fault_expected) = (self.journaled_min, !self.steps.is_empty());
-        Limits { journaled_min, fault_expected, ..Limits::default() }
+        let bounds = self.setting.is_bounded.then(Bounds::default);
+        Limits { journaled_min, fault_expected, bounds, ..Limits::default() }
     }
 
     /// Every moment at which something is to be done, in order, from the first planned request on.
@@ -181,6 +216,15 @@ mod tests {
             (plan.baseline_ms, plan.outage_ms, plan.load_ms, plan.rate_per_second),
             (8_000, 16_000, 36_000, 50)
         );
+    }
+
+    #[test]
+    fn a_long_outage_takes_500_writes_per_second_for_ten_of_twelve_minutes() {
+        let scenario = Scenario::find("long-outage").unwrap();
+        let plan = scenario.plan(Some(Duration::from_secs(720)), None).unwrap();
+        assert_eq!((plan.baseline_ms, plan.outage_ms), (60_000, 600_000));
+        assert!((f64::from(plan.rate_per_second) * (1.0 - plan.read_share) - 500.0).abs() < 1e-9);
+        assert!(scenario.limits().bounds.is_some() && ALL[0].limits().bounds.is_none());
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod settle;
 mod warm;
 
 pub use crate::workload::probe::probe_health;
+pub(crate) use crate::workload::settle::journal_entries_of;
 pub use crate::workload::settle::{Settled, settle};
 pub use crate::workload::warm::{WarmUpError, Warmed, warm_up};
 

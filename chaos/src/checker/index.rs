@@ -7,7 +7,7 @@ use crate::checker::at;
 use crate::checker::fault::{self, Fault};
 use crate::history::{
     Action, Canary, Completion, Event, FaultEnd, FaultStart, FinalRow, Invoke, Journal, Load, Machine, Probe,
-    ProcessExit, ProcessStart, Run,
+    ProcessExit, ProcessStart, Run, Usage,
 };
 use crate::verdict::Outage;
 
@@ -130,6 +130,8 @@ pub(crate) struct Index<'a> {
     pub(crate) exits: Vec<&'a ProcessExit>,
     /// What others used of the machine.
     pub(crate) machine: Vec<&'a Machine>,
+    /// What servers held, in the order in which they were looked at.
+    pub(crate) usage: Vec<&'a Usage>,
     /// Whether a server's last word about its journal was that it is not empty.
     pub(crate) journal_open: bool,
 }
@@ -152,6 +154,7 @@ struct Raw<'a> {
     exits: Vec<&'a ProcessExit>,
     journals: HashMap<&'a str, &'a Journal>,
     machine: Vec<&'a Machine>,
+    usage: Vec<&'a Usage>,
     broken: Option<&'a str>,
 }
 
@@ -183,6 +186,7 @@ impl<'a> Index<'a> {
             starts: raw.starts,
             exits: raw.exits,
             machine: raw.machine,
+            usage: raw.usage,
             journal_open: raw.journals.values().any(|journal| journal.entries > 0),
         };
         index.relate()?;
@@ -250,6 +254,7 @@ impl<'a> Raw<'a> {
             Event::FinalRows(rows) => self.rows_announced = Some(rows.rows),
             Event::HarnessError(note) => self.broken = Some(&note.text),
             Event::Machine(part) => self.machine.push(part),
+            Event::Usage(usage) => self.usage.push(usage),
             Event::Note(_) => {}
         }
     }

@@ -99,7 +99,7 @@ fn phase(planned_us: u64, outages: &[Outage]) -> &'static str {
 }
 
 /// The value that this share of the sorted samples does not exceed.
-fn percentile(sorted: &[u64], share: f64) -> u64 {
+pub(crate) fn percentile(sorted: &[u64], share: f64) -> u64 {
     let rank = (sorted.len() as f64 * share).ceil().max(1.0) as usize;
     sorted.get(rank - 1).copied().unwrap_or(0)
 }

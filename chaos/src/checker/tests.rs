@@ -340,3 +340,41 @@ fn the_order_of_the_lines_does_not_matter() {
     rng.shuffle(&mut events);
     assert_eq!(judge(&events, &scene.limits), verdict);
 }
+
+const MIB: u64 = 1024 * 1024;
+
+fn bounded(grown: u64, journal: u64, gone_after_us: u64) -> Scene {
+    let mut scene = Scene::outage();
+    scene.limits.bounds = Some(crate::history::Bounds::default());
+    scene.usage(grown, journal, gone_after_us);
+    scene
+}
+
+#[test]
+fn bounds_are_looked_at_only_where_the_run_states_them() {
+    assert!(Scene::outage().judge().check("B1").is_none());
+    let held = bounded(60 * MIB, 300 * MIB, ms(1_500));
+    assert_eq!(broken(&held), (Outcome::Held, vec![]));
+    let mut nobody = Scene::outage();
+    nobody.limits = held.limits;
+    assert_eq!(nobody.judge().outcome, Outcome::Inconclusive);
+}
+
+#[test]
+fn b1_and_b2_memory_and_disk_have_their_bounds() {
+    assert_eq!(broken(&bounded(65 * MIB, 300 * MIB, 0)), violated("B1"));
+    assert_eq!(broken(&bounded(60 * MIB, 305 * MIB, 0)), violated("B2"));
+}
+
+#[test]
+fn t5_a_backlog_that_stays_too_long_or_for_good_is_found() {
+    assert_eq!(broken(&bounded(0, 0, ms(2_500))), violated("T5"));
+    assert_eq!(broken(&bounded(0, 0, ms(60_000))), violated("T5"));
+}
+
+#[test]
+fn t6_answers_that_are_slow_while_the_backlog_goes_are_found() {
+    let mut scene = bounded(0, 0, 0);
+    scene.read(1, "fresh", ms(12_500), ms(12_507));
+    assert_eq!(broken(&scene), violated("T6"));
+}

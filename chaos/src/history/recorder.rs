@@ -83,6 +83,13 @@ impl Recorder {
         }
     }
 
+    /// As [`Recorder::record`], and waits for room in the queue: for what comes all at once. Blocks.
+    pub fn record_in_time(&self, event: Event) {
+        if self.lines.send(Message::Line(Box::new(event))).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Microseconds since the start of the run.
     #[must_use]
     pub fn now_us(&self) -> u64 {

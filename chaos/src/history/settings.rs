@@ -61,6 +61,38 @@ pub struct Limits {
     pub journaled_min: u64,
     /// X1: whether the scenario has a fault at all; a plain load run has none. Default true.
     pub fault_expected: bool,
+    /// What a server may take while its journal fills, and how soon it is rid of it. Default none: not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<Bounds>,
+}
+
+/// The bounds of a server over a long outage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bounds {
+    /// B1: memory that each waiting entry may take. Default 200 bytes, as the journal's page says.
+    pub entry_memory_bytes: u64,
+    /// B1: by how much memory may grow beside that. Default 64 MiB.
+    pub memory_slack_bytes: u64,
+    /// B2: what the journal may take on disk. Default 256 MiB and three segments of 16 MiB.
+    pub journal_bytes_max: u64,
+    /// T5: the rate at which a backlog goes; it may take one and a half times as long. Default 20,000.
+    pub replay_per_second: f64,
+    /// T6: by how much the 99th percentile may rise while the backlog goes. Default 2.
+    pub drain_p99_factor: f64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        const MIB: u64 = 1024 * 1024;
+        Self {
+            entry_memory_bytes: 200,
+            memory_slack_bytes: 64 * MIB,
+            journal_bytes_max: (256 + 3 * 16) * MIB,
+            replay_per_second: 20_000.0,
+            drain_p99_factor: 2.0,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -75,6 +107,7 @@ impl Default for Limits {
             sent_share_min: 0.8,
             journaled_min: 0,
             fault_expected: true,
+            bounds: None,
         }
     }
 }

@@ -66,6 +66,7 @@ pub fn sentences(verdict: &Verdict) -> Vec<String> {
     ];
     lines.extend(slowest(&numbers.latency));
     lines.extend(recovery(numbers));
+    lines.extend(bounds(verdict));
     lines.extend(verdict.checks.iter().filter(|check| check.state != State::Held).map(not_held));
     lines.push(last_line(verdict));
     lines
@@ -100,6 +101,34 @@ fn slowest(latency: &[Latency]) -> Option<String> {
         millis(reads.max_us),
         millis(reads.p99_us)
     ))
+}
+
+/// A table of latencies and a line for each bound, of a run that states bounds.
+fn bounds(verdict: &Verdict) -> Vec<String> {
+    /// The checks of `checker/bounds.rs`.
+    const BOUNDS: [&str; 4] = ["B1", "B2", "T5", "T6"];
+    let checks: Vec<&Check> = BOUNDS.iter().filter_map(|id| verdict.check(id)).collect();
+    if checks.is_empty() {
+        return Vec::new();
+    }
+    let row = |cells: [&str; 6]| {
+        let [phase, kind, n, p50, p99, max] = cells;
+        format!("  {phase:<8}{kind:<8}{n:>10}{p50:>12}{p99:>12}{max:>12}")
+    };
+    let mut lines = vec![row(["phase", "kind", "answers", "p50", "p99", "max"])];
+    lines.extend(verdict.numbers.latency.iter().map(|latency| {
+        let Latency { phase, kind, n, p50_us, p99_us, max_us } = latency;
+        row([phase, kind, &count(*n), &millis(*p50_us), &millis(*p99_us), &millis(*max_us)])
+    }));
+    lines.extend(checks.iter().map(|check| {
+        let held = match check.state {
+            State::Held => "held",
+            State::Violated => "broken",
+            State::NotMeasured => "not measured",
+        };
+        format!("{} {held}: {}; {}.", check.id, check.title, check.measured)
+    }));
+    lines
 }
 
 fn recovery(numbers: &Numbers) -> Option<String> {

@@ -31,7 +31,12 @@ pub(super) async fn final_rows(cluster: &Cluster, recorder: &Recorder) -> Result
     let late = |_| Error::Late { what: what.to_owned(), limit: ROWS_LIMIT };
     let rows = tokio::time::timeout(ROWS_LIMIT, read).await.map_err(late)??;
     let count = rows.len() as u64;
-    rows.into_iter().for_each(|row| recorder.record(Event::FinalRow(row)));
+    let told = recorder.clone();
+    // More of them than the queue of the history holds.
+    let writing = tokio::task::spawn_blocking(move || {
+        rows.into_iter().for_each(|row| told.record_in_time(Event::FinalRow(row)));
+    });
+    writing.await.map_err(|error| Error::state(what, error.to_string()))?;
     recorder.record(Event::FinalRows(FinalRows { at_us: recorder.now_us(), rows: count }));
     Ok(())
 }

@@ -32,14 +32,22 @@ pub struct Settled {
 }
 
 /// Waits until the journals are empty, then asks for each write that was unknown or journaled. Takes at
-/// most `within` for the journals, and as long again for the questions.
+/// most `journals` for the journals, and `questions` for the questions.
 ///
 /// # Cancel safety
 /// Dropping it asks no more; nothing is changed on any server.
-pub async fn settle(plan: &Plan, recorder: &Recorder, driven: &Driven, within: Duration) -> Settled {
-    let journals_empty = wait_for_journals(&plan.servers, recorder, Instant::now() + within).await;
-    let deadline = Instant::now() + within;
-    let keys: HashSet<&String> = driven.unknown.iter().chain(&driven.journaled).collect();
+pub async fn settle(
+    plan: &Plan,
+    recorder: &Recorder,
+    driven: &Driven,
+    journals: Duration,
+    questions: Duration,
+) -> Settled {
+    let journals_empty = wait_for_journals(&plan.servers, recorder, Instant::now() + journals).await;
+    let deadline = Instant::now() + questions;
+    let mut asked = HashSet::new();
+    // Those that nobody told anything about come first: after a long outage there is no time for all.
+    let keys = driven.unknown.iter().chain(&driven.journaled).filter(|key| asked.insert(*key));
     let clients: Arc<Vec<(String, Client)>> = Arc::new(
         plan.servers
             .iter()
@@ -86,6 +94,11 @@ pub(crate) async fn wait_for_journals(servers: &[Target], recorder: &Recorder, d
         }
         sleep(LOOK_AGAIN).await;
     }
+}
+
+/// How many entries wait in the journal of a server, asked on its admin listener; `None` where it does not say.
+pub(crate) async fn journal_entries_of(server: &Target) -> Option<u64> {
+    journal_entries(&Client::new(server.admin, 1)).await
 }
 
 async fn journal_entries(client: &Client) -> Option<u64> {

@@ -152,7 +152,8 @@ async fn every_planned_request_is_sent_and_ends_once() {
     let warmed = warm_up(&bench.plan, &bench.recorder).await.unwrap();
     assert_eq!(warmed.len(), 30);
     let driven = drive(bench.plan.clone(), warmed, bench.recorder.clone()).await;
-    let settled = settle(&bench.plan, &bench.recorder, &driven, Duration::from_secs(2)).await;
+    let settled =
+        settle(&bench.plan, &bench.recorder, &driven, Duration::from_secs(2), Duration::from_secs(2)).await;
     assert_eq!(settled, Settled { journals_empty: true, open: 0 });
     bench.writer.finish().unwrap();
 

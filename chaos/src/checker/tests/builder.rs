@@ -3,7 +3,7 @@
 use crate::checker::judge;
 use crate::history::{
     Action, Canary, Completion, Event, FORMAT, FaultEnd, FaultStart, FinalRow, FinalRows, Got, Invoke,
-    Limits, Load, Plan, Probe, ProcessExit, ProcessStart, Role, Run, Todo, WriteStatus,
+    Limits, Load, Plan, Probe, ProcessExit, ProcessStart, Role, Run, Todo, Usage, WriteStatus,
 };
 use crate::verdict::Verdict;
 
@@ -141,6 +141,21 @@ impl Scene {
             planned,
             how,
         }));
+    }
+
+    /// What the server held, twice a second: memory and entries grow in the outage, and the entries are gone after this
+    /// time.
+    pub(crate) fn usage(&mut self, grown_bytes: u64, journal_bytes: u64, gone_after_us: u64) {
+        for at_us in (0..28).map(|step| ms(step * 500)) {
+            let waits = (ms(4_500)..ms(12_000) + gone_after_us).contains(&at_us);
+            self.events.push(Event::Usage(Usage {
+                process: "server-1".into(),
+                at_us,
+                memory_bytes: 50_000_000 + if waits { grown_bytes } else { 0 },
+                journal_entries: Some(if waits { 1_000 } else { 0 }),
+                journal_bytes,
+            }));
+        }
     }
 
     pub(crate) fn probe(&mut self, process: &str, planned_us: u64, at_us: u64, status: Option<u16>) {
