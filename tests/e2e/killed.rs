@@ -1,7 +1,10 @@
 //! The server dies by SIGKILL at a chosen step of journal, write or replay, again and again on the same folder: nothing
-//! acknowledged is lost, nothing happens twice, and each todo's writes take effect in order.
+//! acknowledged is lost, nothing happens twice, and each todo's writes take effect in order. What can never be applied is
+//! looked after in `letters`.
 //!
 //! The steps are planted: the program is `ridethrough-server-sabotage`, which nobody ships.
+
+mod letters;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,10 +19,13 @@ use ridethrough_tests::{
 use serde_json::json;
 use tokio::{task::JoinSet, time::sleep};
 
+use self::letters::Letters;
 use crate::steps::{member, stored_todo, title};
 
-/// Every step at which the server can die, and how often at the most it is passed first.
-const STEPS: [(&str, u64); 10] = [
+/// At this step an operator's command dies, before the server of the round starts.
+const COMPACTION: &str = "before-compaction";
+/// Every step at which a process can die, and how often at the most it is passed first.
+const STEPS: [(&str, u64); 13] = [
     ("before-append", 25),
     ("before-sync", 25),
     ("before-answer", 25),
@@ -30,6 +36,9 @@ const STEPS: [(&str, u64); 10] = [
     ("after-claim", 12),
     ("before-commit", 6),
     ("after-commit", 6),
+    ("before-aside", 8),
+    ("after-aside", 8),
+    (COMPACTION, 2),
 ];
 /// Todos of a round, each with one client.
 const CLIENTS: usize = 6;
@@ -101,17 +110,14 @@ async fn judge(lab: &Lab, server: &App, todo: &str, puts: &[Put], context: &str)
     }
 }
 
-/// One life and death of the server. Says whether the planned step was what killed it.
-async fn round(lab: &Lab, server: &App, number: usize, random: &mut fastrand::Rng) -> (&'static str, bool) {
-    let (step, passes) = STEPS[number % STEPS.len()];
-    let failpoint = format!("{step}:{}", random.u64(1..=passes));
-    let context = format!("round {number}, {failpoint}");
-    let mut todos = Vec::new();
-    for one in 0..CLIENTS {
-        todos.push(stored_todo(server, &format!("todo-{number}-{one}")).await);
-    }
-    server.kill().await;
-    server.restart_with(&[("RIDETHROUGH_FAILPOINT", failpoint)]).await;
+/// All clients of a round, while the database goes and comes back. What they sent, and what was impossible of it.
+async fn load(
+    lab: &Lab,
+    server: &App,
+    number: usize,
+    todos: &[String],
+    random: &mut fastrand::Rng,
+) -> (Vec<(String, Vec<Put>)>, Vec<Put>) {
     // Mostly an outage from the start, so that there is something to replay; sometimes one in between, or none.
     let away = random.usize(..8);
     if away < 6 {
@@ -122,6 +128,7 @@ async fn round(lab: &Lab, server: &App, number: usize, random: &mut fastrand::Rn
         let (server, todo, prefix) = (server.clone(), todo.clone(), format!("put-{number}-{one}"));
         clients.spawn(async move { (todo.clone(), client(server, todo, prefix).await) });
     }
+    let impossible = tokio::spawn(letters::client(server.clone(), number));
     if away == 6 {
         sleep(Duration::from_millis(random.u64(1..100))).await;
         lab.database_dies().await;
@@ -131,8 +138,33 @@ async fn round(lab: &Lab, server: &App, number: usize, random: &mut fastrand::Rn
         lab.database_returns().await;
     }
     let sent = clients.join_all().await;
+    (sent, impossible.await.expect("a client does not panic"))
+}
+
+/// One life and death of the server. Says whether the planned step was what killed it.
+async fn round(
+    lab: &Lab,
+    server: &App,
+    letters: &mut Letters,
+    number: usize,
+    random: &mut fastrand::Rng,
+) -> (&'static str, bool) {
+    let (step, passes) = STEPS[number % STEPS.len()];
+    let failpoint = format!("{step}:{}", random.u64(1..=passes));
+    let context = format!("round {number}, {failpoint}");
+    let mut todos = Vec::new();
+    for one in 0..CLIENTS {
+        todos.push(stored_todo(server, &format!("todo-{number}-{one}")).await);
+    }
+    server.kill().await;
+    let is_command = step == COMPACTION;
+    let command_died =
+        is_command && letters.see_to_all(lab, server, &failpoint, random.bool(), &context).await;
+    let failpoint = if is_command { String::new() } else { failpoint };
+    server.restart_with(&[("RIDETHROUGH_FAILPOINT", failpoint)]).await;
+    let (sent, impossible) = load(lab, server, number, &todos, random).await;
     let end = tokio::time::Instant::now() + DEATH_LIMIT;
-    while server.exit().is_none() && tokio::time::Instant::now() < end {
+    while !is_command && server.exit().is_none() && tokio::time::Instant::now() < end {
         sleep(Duration::from_millis(15)).await;
     }
     let died = server.exit();
@@ -147,7 +179,8 @@ async fn round(lab: &Lab, server: &App, number: usize, random: &mut fastrand::Rn
     for (todo, puts) in sent {
         judge(lab, server, &todo, &puts, &context).await;
     }
-    (step, died.is_some())
+    letters.judge(lab, server, &impossible, &context).await;
+    (step, died.is_some() || command_died)
 }
 
 /// `RIDETHROUGH_KILL_ROUNDS` asks for more of them; `make soak-kill` does 200.
@@ -167,9 +200,10 @@ async fn a_server_that_dies_at_any_step_loses_nothing_and_does_nothing_twice() {
     let program = Some(program("ridethrough-server-sabotage"));
     let server = lab.server_as("server-1", Server { env, program, ..Server::default() }).await;
     server.ready().await;
+    let mut letters = Letters::default();
     let mut deaths: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for number in 0..rounds {
-        let (step, as_planned) = round(&lab, &server, number, &mut random).await;
+        let (step, as_planned) = round(&lab, &server, &mut letters, number, &mut random).await;
         let (planned, died) = deaths.entry(step).or_default();
         *planned += 1;
         *died += usize::from(as_planned);

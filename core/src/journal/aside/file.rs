@@ -16,8 +16,8 @@ use crate::journal::{Aside, Entry, NewEntry};
 /// The name of the file.
 pub(crate) const ASIDE_NAME: &str = "aside";
 /// What is gone may take this much in the file before it is written anew, in bytes; or as much as what is kept.
-/// Less in tests, whose crash points are to meet it.
-const GONE_BYTES_MAX: u64 = if cfg!(test) { 512 } else { 1024 * 1024 };
+/// Less in tests, whose crash points and planted deaths are to meet it.
+const GONE_BYTES_MAX: u64 = if cfg!(any(test, feature = "sabotage")) { 512 } else { 1024 * 1024 };
 
 /// Sequences that one record lets go at most: far from the longest payload.
 const GONE_A_RECORD: usize = 65_536;
