@@ -13,7 +13,7 @@ cargo fuzz --version >/dev/null 2>&1 || { echo 'fuzzing needs cargo-fuzz: cargo 
 
 targets=("$@")
 if ((${#targets[@]} == 0)); then
-    targets=(segment aside cursor folder)
+    targets=(segment aside cursor folder snapshot)
 fi
 cargo run --quiet --manifest-path fuzz/Cargo.toml --example seeds -- fuzz/corpus
 for target in "${targets[@]}"; do

@@ -12,11 +12,14 @@ mod answer;
 mod carried;
 mod entry;
 mod freshness;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod policy;
 #[cfg(feature = "postgres")]
 mod single_flight;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", test, feature = "fuzzing"))]
 mod snapshot;
 mod tags;
 

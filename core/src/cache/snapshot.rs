@@ -10,7 +10,7 @@ const MAGIC: [u8; 8] = *b"RTcached";
 /// The format that is written, and the only one that is read.
 pub(crate) const VERSION: u16 = 1;
 /// Magic, version, reserved, origin, time, entries, bytes of the records, checksum.
-const HEADER_BYTES: usize = 8 + 2 + 2 + 4 + 8 + 4 + 8 + CHECKSUM_BYTES;
+pub(super) const HEADER_BYTES: usize = 8 + 2 + 2 + 4 + 8 + 4 + 8 + CHECKSUM_BYTES;
 /// Length, time, length of the key, number of tags, flags.
 const FIXED_BYTES: usize = 4 + 8 + 4 + 2 + 2;
 const CHECKSUM_BYTES: usize = 4;
@@ -212,7 +212,7 @@ fn saved(covered: &[u8]) -> Option<Saved> {
     Some(Saved { key, value, as_of, tags, of_everything: flags & OF_EVERYTHING != 0 })
 }
 
-fn checksum(origin: u32, covered: &[u8]) -> u32 {
+pub(super) fn checksum(origin: u32, covered: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&origin.to_le_bytes()), covered)
 }
 

@@ -1,8 +1,9 @@
-//! Sound files with changes at random, a bounded number of them from a printed seed: what `fuzz/` does for hours with a
+//! Sound files of journal and cache with changes at random, a bounded number of them from a printed seed: what `fuzz/` does for hours with a
 //! fuzzer that learns.
 
 use std::io::Write as _;
 
+use crate::cache::fuzzing as cache;
 use crate::journal::fuzzing::{
     aside, cursor, folder, reseal, segment, sound_aside, sound_cursor, sound_segment,
 };
@@ -38,12 +39,16 @@ fn change(bytes: &mut Vec<u8>, random: &mut fastrand::Rng) {
     }
 }
 
-#[test]
-fn changed_files_are_refused_or_give_what_was_written() {
+fn random() -> fastrand::Rng {
     let given = std::env::var("RIDETHROUGH_TEST_SEED").ok().and_then(|text| text.parse().ok());
     let seed = given.unwrap_or_else(|| u64::from(fastrand::u32(..)));
     let _ = writeln!(std::io::stderr().lock(), "seed {seed}; again with RIDETHROUGH_TEST_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    fastrand::Rng::with_seed(seed)
+}
+
+#[test]
+fn changed_files_are_refused_or_give_what_was_written() {
+    let mut random = random();
     for _ in 0..ROUNDS {
         let shape = random.u8(..20);
         let (mut position, mut file, mut letters) =
@@ -68,7 +73,32 @@ fn changed_files_are_refused_or_give_what_was_written() {
     }
 }
 
-/// Otherwise the test above would try nothing but refusals.
+#[test]
+fn changed_snapshots_are_refused_or_give_what_was_written() {
+    let mut random = random();
+    for _ in 0..ROUNDS {
+        let mut file = cache::sound_snapshot(random.u8(..20));
+        for _ in 0..random.usize(..4) {
+            change(&mut file, &mut random);
+        }
+        if random.bool() {
+            cache::reseal(&mut file);
+        }
+        cache::snapshot(&file);
+    }
+}
+
+#[test]
+fn a_sound_snapshot_has_the_right_checksums_already() {
+    for shape in 0..20 {
+        let file = cache::sound_snapshot(shape);
+        let mut again = file.clone();
+        cache::reseal(&mut again);
+        assert_eq!(again, file);
+    }
+}
+
+/// Otherwise the first test would try nothing but refusals.
 #[test]
 fn the_files_that_it_begins_with_are_sound() {
     for shape in 0..20 {
