@@ -239,9 +239,11 @@ impl Observers {
         Self { canary, stop, probes, endless }
     }
 
-    async fn stop(&mut self) {
+    /// Ends all watching: who still told something while the final rows fill the queue of the history would lose it.
+    async fn stop(mut self) {
         let _ = self.stop.send(true);
         while self.probes.join_next().await.is_some() {}
+        self.endless.shutdown().await;
     }
 }
 
