@@ -21,7 +21,7 @@ use ridethrough::{
 };
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::kit::*;
+use super::{kit::*, priorities::Report};
 
 /// Leads each name to a server, which can change.
 #[derive(Debug, Default)]
@@ -95,7 +95,7 @@ impl Service {
         Self::with(hosts, names, DbConfig::default())
     }
 
-    fn with(hosts: &str, names: &Arc<Names>, config: DbConfig) -> Self {
+    pub(super) fn with(hosts: &str, names: &Arc<Names>, config: DbConfig) -> Self {
         let journal = journal_in_memory(JournalConfig::new("in-memory")).unwrap();
         let mut config = DbConfig { url: format!("postgres://app:app@{hosts}/app"), ..config };
         config.pool.connector = Connecting::through(names.clone());
@@ -127,7 +127,7 @@ impl Service {
         self.db.read(&Stock, self.soon()).await.ok().map(|read| read.source())
     }
 
-    fn soon(&self) -> Deadline {
+    pub(super) fn soon(&self) -> Deadline {
         Deadline::after(Instant::now(), Duration::from_secs(4))
     }
 
@@ -372,69 +372,6 @@ async fn a_host_that_is_slow_at_each_step_of_a_look_is_slow_as_a_whole() {
     let service = Service::start("db", &names(&[("db", &server)]));
     sleep(SECOND * 10).await;
     assert_eq!(*service.db.database().borrow(), ridethrough::health::DatabasePart::Away);
-}
-
-/// A report: nobody waits for it.
-#[derive(Clone)]
-struct Report(Priority);
-
-impl Query for Report {
-    type Answer = Bytes;
-
-    fn name(&self) -> &'static str {
-        "report"
-    }
-
-    fn cache_key(&self) -> CacheKey {
-        CacheKey::shared(format_args!("{:?}", self.0))
-    }
-
-    fn priority(&self) -> Priority {
-        self.0
-    }
-
-    async fn fetch<'c>(
-        &'c self,
-        statements: &'c Statements<'c>,
-    ) -> Result<Option<Bytes>, tokio_postgres::Error> {
-        let row = statements.row("SELECT true", &[]).await?;
-        Ok(row.map(|_| Bytes::new()))
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn where_permits_are_short_somebody_who_waits_goes_before_a_report() {
-    let server = FakePostgres::start();
-    let mut config = DbConfig::default();
-    (config.bulkhead.permits, config.bulkhead.wait) = (1, SECOND * 3);
-    let service = Service::with("db", &names(&[("db", &server)]), config);
-    sleep(SECOND).await;
-    server.fault_always(At::statement("SELECT true"), Fault::Delay(Duration::from_millis(100)));
-    let ended = Arc::new(Mutex::new(Vec::new()));
-    let mut calls = Vec::new();
-    for (place, priority) in [Priority::Interactive, Priority::Batch, Priority::Batch, Priority::Interactive]
-        .into_iter()
-        .enumerate()
-    {
-        let (db, ended, deadline) = (service.db.clone(), ended.clone(), service.soon());
-        calls.push(tokio::spawn(async move {
-            db.read(&Report(priority), deadline).await.unwrap();
-            ended.lock().unwrap().push((place, priority));
-        }));
-        tokio::task::yield_now().await;
-    }
-    let (db, late, deadline) = (service.db.clone(), ended.clone(), service.soon());
-    let options = TransactionOptions { priority: Priority::Batch, ..TransactionOptions::new("export") };
-    calls.push(tokio::spawn(async move {
-        let outcome = db.transaction(options, deadline, async |_: &Statements<'_>| Ok(())).await;
-        assert!(matches!(outcome, Outcome::Committed(())), "{outcome:?}");
-        late.lock().unwrap().push((4, Priority::Batch));
-    }));
-    for call in calls {
-        call.await.unwrap();
-    }
-    let order: Vec<usize> = ended.lock().unwrap().iter().map(|(place, _)| *place).collect();
-    assert_eq!(order.get(..2), Some(&[0, 3][..]), "{order:?}: those who wait first");
 }
 
 /// One server under a name for writes and one for reads was taken for two primaries: the alarm of a second one, every

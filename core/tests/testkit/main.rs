@@ -24,6 +24,7 @@ mod doubts;
 mod faults;
 #[cfg(test)]
 mod hosts;
+#[cfg(test)]
 mod ills;
 #[cfg(test)]
 mod kept;
@@ -35,6 +36,8 @@ mod outages;
 mod outcomes;
 #[cfg(test)]
 mod pending;
+#[cfg(test)]
+mod priorities;
 #[cfg(test)]
 mod sockets;
 #[cfg(test)]
