@@ -3,12 +3,14 @@
 
 pub(crate) mod file;
 mod handle;
+mod held;
 pub(crate) mod record;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::journal::aside::held::HeldKey;
 use crate::journal::index::Slot;
 use crate::journal::record::time;
 use crate::journal::{Entry, Pending};
@@ -22,11 +24,26 @@ pub enum Aside {
         reason: String,
     },
     /// This program does not know its command or version. It and all that follow in its ordering key wait, in order, until
-    /// [`release`](crate::journal::Journal::release).
+    /// [`release`](crate::journal::Journal::release). With the reason `moved`, which the journal itself gives, it only made
+    /// room in the segments, and is pending like any other.
     Held {
         /// A code for the reason, at most 255 bytes.
         reason: String,
     },
+}
+
+/// The code of the reason for entries that the journal itself took out of its segments' way.
+const MOVED: &str = "moved";
+
+impl Aside {
+    /// It is as pending as before, unless it follows a held one, but lies elsewhere.
+    pub(crate) fn moved() -> Self {
+        Self::Held { reason: MOVED.to_owned() }
+    }
+
+    fn is_moved(&self) -> bool {
+        matches!(self, Self::Held { reason } if reason == MOVED)
+    }
 }
 
 /// An entry that was set aside, with its content.
@@ -63,11 +80,13 @@ pub(crate) struct AsideSlot {
 #[derive(Debug, Default)]
 pub(crate) struct AsideIndex {
     slots: BTreeMap<u64, AsideSlot>,
-    /// Held entries that were released, and so are pending again.
-    released: BTreeSet<u64>,
-    /// How many entries of an ordering key are held, and how many of those are not released.
-    held: HashMap<Arc<str>, (u64, u64)>,
+    held: HashMap<Arc<str>, HeldKey>,
     held_by_key: HashMap<Arc<str>, u64>,
+    /// The dead letters of each key; another request under a key that is in use makes a second one.
+    rejected_by_key: HashMap<Arc<str>, Vec<u64>>,
+    /// The oldest released entry of each ordering key that has one.
+    released_heads: BTreeMap<u64, Arc<str>>,
+    released_entries: u64,
     counts: AsideCounts,
     /// What is aside no more, but still in the file as if it were.
     gone: Vec<u64>,
@@ -79,12 +98,17 @@ impl AsideIndex {
         self.take(sequence);
         self.counts.bytes += u64::from(aside.slot.length);
         match &aside.why {
-            Aside::Rejected { .. } => self.counts.rejected += 1,
+            Aside::Rejected { .. } => {
+                self.counts.rejected += 1;
+                self.rejected_by_key.entry(Arc::clone(&aside.slot.key)).or_default().push(sequence);
+            }
             Aside::Held { .. } => {
                 self.counts.held += 1;
-                let (all, unreleased) =
-                    self.held.entry(Arc::clone(&aside.slot.ordering_key)).or_insert((0, 0));
-                (*all, *unreleased) = (*all + 1, *unreleased + 1);
+                let is_moved = aside.why.is_moved();
+                self.change_held(&aside.slot.ordering_key, |held| match is_moved {
+                    true => held.take_in(sequence),
+                    false => held.hold(sequence),
+                });
                 self.held_by_key.insert(Arc::clone(&aside.slot.key), sequence);
             }
         }
@@ -124,11 +148,7 @@ impl AsideIndex {
 
     /// An entry that was rejected before is pending again, so its dead letters are history.
     pub(crate) fn retried(&mut self, key: &str) {
-        let letters = self
-            .slots
-            .iter()
-            .filter(|(_, aside)| matches!(aside.why, Aside::Rejected { .. }) && *aside.slot.key == *key);
-        for sequence in letters.map(|(sequence, _)| *sequence).collect::<Vec<u64>>() {
+        for sequence in self.rejected_by_key.get(key).cloned().unwrap_or_default() {
             self.settle(sequence);
         }
     }
@@ -137,17 +157,18 @@ impl AsideIndex {
         let gone = self.slots.remove(&sequence)?;
         self.counts.bytes -= u64::from(gone.slot.length);
         match &gone.why {
-            Aside::Rejected { .. } => self.counts.rejected -= 1,
-            Aside::Held { .. } => {
-                self.counts.held -= 1;
-                let was_released = self.released.remove(&sequence);
-                if let Some((all, unreleased)) = self.held.get_mut(&gone.slot.ordering_key) {
-                    *all -= 1;
-                    *unreleased -= u64::from(!was_released);
-                    if *all == 0 {
-                        self.held.remove(&gone.slot.ordering_key);
+            Aside::Rejected { .. } => {
+                self.counts.rejected -= 1;
+                if let Some(letters) = self.rejected_by_key.get_mut(&gone.slot.key) {
+                    letters.retain(|letter| *letter != sequence);
+                    if letters.is_empty() {
+                        self.rejected_by_key.remove(&gone.slot.key);
                     }
                 }
+            }
+            Aside::Held { .. } => {
+                self.counts.held -= 1;
+                self.change_held(&gone.slot.ordering_key, |held| held.remove(sequence));
                 if self.held_by_key.get(&gone.slot.key) == Some(&sequence) {
                     self.held_by_key.remove(&gone.slot.key);
                 }
@@ -156,20 +177,34 @@ impl AsideIndex {
         Some(gone)
     }
 
-    /// Makes all held entries of an ordering key pending again; how many there are.
+    fn change_held<T>(&mut self, ordering_key: &Arc<str>, change: impl FnOnce(&mut HeldKey) -> T) -> T {
+        let held = self.held.entry(Arc::clone(ordering_key)).or_default();
+        let (head, released) = (held.head(), held.released_entries());
+        let changed = change(held);
+        if held.head() != head {
+            if let Some(former) = head {
+                self.released_heads.remove(&former);
+            }
+            if let Some(head) = held.head() {
+                self.released_heads.insert(head, Arc::clone(ordering_key));
+            }
+        }
+        self.released_entries = self.released_entries - released + held.released_entries();
+        if held.is_empty() {
+            self.held.remove(ordering_key);
+        }
+        changed
+    }
+
+    /// Makes all held entries of an ordering key pending again; how many were not before.
     pub(crate) fn release(&mut self, ordering_key: &str) -> u64 {
-        let Some((all, unreleased)) = self.held.get_mut(ordering_key) else { return 0 };
-        *unreleased = 0;
-        let all = *all;
-        let held = self.slots.iter().filter(|(_, aside)| {
-            matches!(aside.why, Aside::Held { .. }) && *aside.slot.ordering_key == *ordering_key
-        });
-        self.released.extend(held.map(|(sequence, _)| *sequence));
-        all
+        let Some((ordering_key, _)) = self.held.get_key_value(ordering_key) else { return 0 };
+        let ordering_key = Arc::clone(ordering_key);
+        self.change_held(&ordering_key, HeldKey::release)
     }
 
     pub(crate) fn is_held(&self, ordering_key: &str) -> bool {
-        self.held.get(ordering_key).is_some_and(|(_, unreleased)| *unreleased > 0)
+        self.held.get(ordering_key).is_some_and(HeldKey::is_held)
     }
 
     pub(crate) fn is_waiting(&self, ordering_key: &str) -> bool {
@@ -183,36 +218,47 @@ impl AsideIndex {
         Some(Pending { sequence, fingerprint: slot.fingerprint, accepted_at })
     }
 
-    /// The newest dead letter of a key. Looks at all of them: it is for an operator's commands.
+    /// The newest dead letter of a key.
     pub(crate) fn rejected(&self, key: &str) -> Option<u64> {
-        let is_it =
-            |aside: &AsideSlot| matches!(aside.why, Aside::Rejected { .. }) && *aside.slot.key == *key;
-        self.slots.iter().rev().find(|(_, aside)| is_it(aside)).map(|(sequence, _)| *sequence)
+        self.rejected_by_key.get(key)?.iter().max().copied()
     }
 
-    pub(crate) fn rejected_keys(&self) -> Vec<String> {
-        let letters = self.slots.values().filter(|aside| matches!(aside.why, Aside::Rejected { .. }));
-        letters.map(|aside| aside.slot.key.to_string()).collect()
+    /// All dead letters, each with its key, in order.
+    pub(crate) fn letters(&self) -> impl Iterator<Item = (u64, &Arc<str>)> {
+        let letters = self.slots.iter().filter(|(_, aside)| matches!(aside.why, Aside::Rejected { .. }));
+        letters.map(|(sequence, aside)| (*sequence, &aside.slot.key))
     }
 
     pub(crate) fn slot(&self, sequence: u64) -> Option<&Slot> {
         self.slots.get(&sequence).map(|aside| &aside.slot)
     }
 
-    /// The released entries in order.
-    pub(crate) fn released(&self) -> impl Iterator<Item = (u64, &Slot)> {
-        self.released.iter().filter_map(|sequence| Some((*sequence, self.slot(*sequence)?)))
+    /// The ordering keys of released entries, by the oldest of each.
+    pub(crate) fn released_keys(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.released_heads.values()
+    }
+
+    /// The released entries of an ordering key in order.
+    pub(crate) fn released(&self, ordering_key: &str) -> impl Iterator<Item = (u64, &Slot)> {
+        let released = self.held.get(ordering_key).into_iter().flat_map(HeldKey::released);
+        released.filter_map(|sequence| Some((sequence, self.slot(sequence)?)))
+    }
+
+    /// The oldest released entry.
+    pub(crate) fn released_first(&self) -> Option<&Slot> {
+        self.slot(*self.released_heads.first_key_value()?.0)
     }
 
     pub(crate) fn released_entries(&self) -> u64 {
-        self.released.len() as u64
+        self.released_entries
     }
 
     pub(crate) fn counts(&self) -> AsideCounts {
         self.counts
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &AsideSlot)> {
-        self.slots.iter().map(|(sequence, aside)| (*sequence, aside))
+    /// All entries from this sequence on.
+    pub(crate) fn from(&self, sequence: u64) -> impl Iterator<Item = (u64, &AsideSlot)> {
+        self.slots.range(sequence..).map(|(sequence, aside)| (*sequence, aside))
     }
 }

@@ -13,11 +13,13 @@ use crate::journal::{Pending, record};
 
 mod names;
 mod notes;
+mod taken;
 
 use crate::journal::index::names::Names;
 pub(crate) use crate::journal::index::names::{Hashes, NameHash, Naming};
 pub(crate) use crate::journal::index::notes::Note;
 use crate::journal::index::notes::{NoteAt, Notes};
+use crate::journal::index::taken::Taken;
 
 /// A file that holds records, kept open while a slot points into it.
 #[derive(Debug)]
@@ -347,19 +349,8 @@ impl Index {
         bytes_max: u64,
         skip: &dyn Fn(&str) -> bool,
     ) -> Vec<Place> {
-        let mut taken = Taken { places: Vec::new(), bytes: 0, entries_max: entries_max.max(1), bytes_max };
-        // Released entries were appended before all others of their ordering keys.
-        let mut left_out: Vec<Arc<str>> = Vec::new();
-        for (sequence, slot) in self.aside.released() {
-            if left_out.contains(&slot.ordering_key) {
-                continue;
-            }
-            if skip(&slot.ordering_key) {
-                left_out.push(Arc::clone(&slot.ordering_key));
-            } else if !taken.take(sequence, slot.length, || slot.clone()) {
-                return taken.places;
-            }
-        }
+        let mut taken = Taken::new(entries_max, bytes_max);
+        let Some(left_out) = taken.take_released(&self.aside, skip) else { return taken.places };
         let mut following = BinaryHeap::new();
         let mut head = self.heads.at_or_after(self.links.first);
         loop {
@@ -374,7 +365,8 @@ impl Index {
             if head == Some(sequence) {
                 head = self.heads.at_or_after(sequence + 1);
                 let ordering_key = self.links.notes.get(link.note).1.ordering_key;
-                if self.aside.is_held(ordering_key) || skip(ordering_key) {
+                let is_left_out = self.aside.is_held(ordering_key) || left_out.contains(ordering_key);
+                if is_left_out || skip(ordering_key) {
                     continue;
                 }
             } else {
@@ -405,38 +397,28 @@ impl Index {
     /// The oldest pending entries that were accepted before this, at most so many. One that was accepted earlier than
     /// those before it is found once those are gone.
     pub(crate) fn older_than(&self, micros: i64, entries_max: usize) -> Vec<u64> {
+        let released = self.aside.released_keys().flat_map(|ordering_key| {
+            self.aside.released(ordering_key).take_while(|(_, slot)| slot.accepted_micros < micros)
+        });
         let numbered = (self.links.first..).zip(&self.links.links);
         let pending = numbered.filter(|(_, link)| link.is_pending);
         let accepted = |link: &Link| self.links.notes.get(link.note).1.accepted_micros;
         let old = pending.take_while(|(_, link)| accepted(link) < micros);
-        old.take(entries_max).map(|(sequence, _)| sequence).collect()
+        let sequences = released.map(|(sequence, _)| sequence).chain(old.map(|(sequence, _)| sequence));
+        sequences.take(entries_max).collect()
+    }
+
+    /// The oldest pending entries up to this sequence, at most so many.
+    pub(crate) fn pending_through(&self, last: u64, entries_max: usize) -> Vec<u64> {
+        let numbered = (self.links.first..=last).zip(&self.links.links);
+        let pending = numbered.filter(|(_, link)| link.is_pending);
+        pending.take(entries_max).map(|(sequence, _)| sequence).collect()
     }
 
     /// When the oldest pending entry was accepted, in microseconds since 1970.
     pub(crate) fn oldest_micros(&self) -> Option<i64> {
-        let released = self.aside.released().next().map(|(_, slot)| slot.accepted_micros);
+        let released = self.aside.released_first().map(|slot| slot.accepted_micros);
         let head = || Some(self.links.note(self.heads.at_or_after(self.links.first)?)?.accepted_micros);
         released.or_else(head)
-    }
-}
-
-/// What a batch holds so far.
-struct Taken {
-    places: Vec<Place>,
-    bytes: u64,
-    entries_max: usize,
-    bytes_max: u64,
-}
-
-impl Taken {
-    /// Takes one more entry; `false` where it does not fit.
-    fn take(&mut self, sequence: u64, length: u32, slot: impl FnOnce() -> Slot) -> bool {
-        let bytes = self.bytes + u64::from(length);
-        if self.places.len() >= self.entries_max || (bytes > self.bytes_max && !self.places.is_empty()) {
-            return false;
-        }
-        self.bytes = bytes;
-        self.places.push(Place { sequence, slot: slot() });
-        true
     }
 }

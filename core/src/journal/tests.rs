@@ -14,6 +14,7 @@ mod mutated;
 mod oracle;
 mod order;
 mod promises;
+mod stuck;
 
 use super::disk::memory::MemoryDisk;
 use super::{

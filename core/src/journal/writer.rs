@@ -3,6 +3,7 @@
 
 mod age;
 mod chores;
+mod stuck;
 
 use std::collections::VecDeque;
 use std::io;
@@ -50,6 +51,8 @@ pub struct JournalWriter {
     paths: Paths,
     /// It was said that the oldest entry is too old.
     told_too_old: bool,
+    /// It was said that entries which do not go through cannot be moved.
+    told_stuck: bool,
     /// Reused for every batch.
     buffer: Vec<u8>,
 }
@@ -108,6 +111,7 @@ impl JournalWriter {
             aside,
             paths,
             told_too_old: false,
+            told_stuck: false,
             buffer,
         }
     }
@@ -267,6 +271,7 @@ impl JournalWriter {
     /// Stores the cursor, returns space, and looks whether a full disk has room again. Failures cost space or a
     /// repeated replay, never an entry, so they are logged and met again next time.
     pub(crate) fn housekeep(&mut self) {
+        self.move_stuck();
         // Before the cursor passes what came of a dead letter, the dead letter must be gone for good.
         if let Err(error) = self.save_gone() {
             tracing::warn!(%error, "could not tidy what the journal keeps aside; its files stay until this works");

@@ -39,7 +39,7 @@ impl Journal {
     /// As [`next`](Self::next).
     pub fn aside(&self, from: u64, entries_max: usize) -> Result<Vec<AsideEntry>, JournalError> {
         let asides: Vec<(u64, AsideSlot)> = self.handles.shared.with_index(|index| {
-            let wanted = index.aside.iter().filter(|(sequence, _)| *sequence >= from).take(entries_max);
+            let wanted = index.aside.from(from).take(entries_max);
             wanted.map(|(sequence, aside)| (sequence, aside.clone())).collect()
         });
         let place =
@@ -52,11 +52,13 @@ impl Journal {
 
     /// The keys of all dead letters, in the order of their entries.
     pub fn rejected_keys(&self) -> Vec<String> {
-        self.handles.shared.with_index(|index| index.aside.rejected_keys())
+        self.handles
+            .shared
+            .with_index(|index| index.aside.letters().map(|(_, key)| key.to_string()).collect())
     }
 
-    /// Makes the held entries of an ordering key pending again, before newer ones of that key; how many there are. A restart
-    /// holds those again that were not settled.
+    /// Makes the held entries of an ordering key pending again, before newer ones of that key; how many were not before. A
+    /// restart holds those again that were not settled.
     pub fn release(&self, ordering_key: &str) -> u64 {
         self.handles.shared.release(ordering_key)
     }
@@ -91,9 +93,30 @@ impl Journal {
             return Ok(false);
         };
         self.settled(&[sequence]);
+        self.save_gone().await?;
+        Ok(true)
+    }
+
+    /// Forgets all dead letters for good, durably before this returns; how many there were.
+    ///
+    /// # Errors
+    /// [`JournalError`]; the dead letters may then come back with a restart.
+    ///
+    /// # Cancel safety
+    /// A future dropped early leaves all of them there or gone.
+    pub async fn discard_all(&self) -> Result<u64, JournalError> {
+        let letters: Vec<u64> = self
+            .handles
+            .shared
+            .with_index(|index| index.aside.letters().map(|(sequence, _)| sequence).collect());
+        self.settled(&letters);
+        self.save_gone().await?;
+        Ok(letters.len() as u64)
+    }
+
+    async fn save_gone(&self) -> Result<(), JournalError> {
         let (reply, answer) = oneshot::channel();
         self.handles.shared.enqueue_chore(Chore::SaveGone(reply))?;
-        answer.await.unwrap_or(Err(JournalError::Closed))?;
-        Ok(true)
+        answer.await.unwrap_or(Err(JournalError::Closed))
     }
 }

@@ -27,13 +27,23 @@ impl JournalWriter {
     }
 
     pub(super) fn set_aside(&mut self, sequences: &[u64], why: &Aside) -> Result<(), JournalError> {
+        self.keep_aside(sequences, why, 1)
+    }
+
+    /// Writes entries to the file aside, which may fill a part of its bounds, and tells the index.
+    pub(super) fn keep_aside(
+        &mut self,
+        sequences: &[u64],
+        why: &Aside,
+        part: u64,
+    ) -> Result<(), JournalError> {
         let places: Vec<Place> = self
             .shared
             .with_index(|index| sequences.iter().filter_map(|sequence| index.place(*sequence)).collect());
         if places.is_empty() {
             return Ok(());
         }
-        self.check_room(&places)?;
+        self.check_room(&places, part)?;
         let entries = read::read(&self.paths, &places)?;
         // As exactly as the file tells it after a restart.
         let since = record::time(record::micros(SystemTime::now()));
@@ -50,12 +60,12 @@ impl JournalWriter {
         Ok(())
     }
 
-    fn check_room(&self, places: &[Place]) -> Result<(), JournalError> {
+    fn check_room(&self, places: &[Place], part: u64) -> Result<(), JournalError> {
         let config = &self.shared.config;
         let counts = self.shared.with_index(|index| index.aside.counts());
         let bytes: u64 = places.iter().map(|place| u64::from(place.slot.length)).sum();
         let entries = counts.rejected + counts.held + places.len() as u64;
-        if entries > config.aside_entries_max || counts.bytes + bytes > config.aside_bytes_max {
+        if entries > config.aside_entries_max / part || counts.bytes + bytes > config.aside_bytes_max / part {
             return Err(JournalError::AsideFull {
                 entries: counts.rejected + counts.held,
                 bytes: counts.bytes,
@@ -114,7 +124,7 @@ impl JournalWriter {
                 let place = Place { sequence, slot: aside.slot.clone() };
                 (place, (aside.why.clone(), record::micros(aside.since)))
             };
-            index.aside.iter().map(one).unzip()
+            index.aside.from(0).map(one).unzip()
         });
         let entries = read::read(&self.paths, &places)?;
         let kept: Vec<(Entry, Aside, i64)> =
