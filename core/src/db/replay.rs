@@ -343,15 +343,23 @@ impl Replay {
     /// Sets aside what this program does not know, and leaves out what follows under the same ordering keys.
     async fn hold_unknown(&self, items: Vec<Item>) -> Vec<Item> {
         let mut held: HashSet<String> = HashSet::new();
+        let mut begun: HashSet<String> = HashSet::new();
         let mut known = Vec::with_capacity(items.len());
         for item in items {
             if held.contains(&item.command.ordering_key) {
                 continue;
             }
             let Err(reason) = self.db.0.commands.knows(&item.command) else {
+                begun.insert(item.command.ordering_key.clone());
                 known.push(item);
                 continue;
             };
+            // Held before what it follows is settled, it would be given back in front of that if that does not go through
+            // now. The next batch begins with it.
+            if begun.contains(&item.command.ordering_key) {
+                held.insert(item.command.ordering_key);
+                continue;
+            }
             tracing::warn!(
                 sequence = item.sequence,
                 command = item.command.name,
