@@ -1,17 +1,27 @@
 //! Seeing to writes that were set aside: `export` reads only, `retry` and `discard` own the folder while they work. Keys
 //! and contents go where the operator asked for them, and into no log.
 
-use std::{fs::File, io::Write, path::Path, time::SystemTime};
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use ridethrough::journal::{self, AppendError, AsideEntry, Journal, JournalError, RetryError};
-use serde_json::{Value, json};
+use ridethrough::journal::{self, AppendError, Appended, AsideEntry, Journal, JournalError, RetryError};
+use serde_json::{json, value::RawValue};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::task::JoinSet;
 
 use super::{aside_words, not_looked_at};
 use crate::{
     cli::{CLEAN, INTERNAL_FAULT, WRONG_CONFIGURATION},
     config::Config,
 };
+
+/// Dead letters that are given back at the same time: as many share a sync, and far fewer than may wait for one.
+const AT_ONCE: usize = 512;
 
 type Done = Result<u8, (u8, String)>;
 
@@ -26,11 +36,15 @@ pub(super) fn export(config: &Config, key: Option<&str>, file: Option<&Path>, ou
     }
     let text = lines.concat();
     match file {
-        None => out.write_all(text.as_bytes()).map_err(|error| (INTERNAL_FAULT, error.to_string()))?,
+        None => match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            // Whoever reads has seen enough, as `head` does.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written.map_err(|error| (INTERNAL_FAULT, format!("standard output: {error}")))?,
+        },
         Some(path) => {
             write_new(path, &text)
                 .map_err(|error| (INTERNAL_FAULT, format!("{}: {error}", path.display())))?;
-            let _ = writeln!(out, "wrote {} to {}", counted(lines.len()), path.display());
+            let _ = writeln!(out, "wrote {} to {}", counted(lines.len() as u64), path.display());
         }
     }
     if survey.is_sound() {
@@ -42,21 +56,21 @@ pub(super) fn export(config: &Config, key: Option<&str>, file: Option<&Path>, ou
     ))
 }
 
-/// Durable when this returns: what was exported may be discarded next.
-fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = File::create_new(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+/// Durable when this returns: what was exported may be discarded next. Only the operator may read what users wrote.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // A part of it would stand in the way of the next try, or be taken for all of it.
+        let _ = fs::remove_file(path);
+    }
+    written
 }
 
-fn line(aside: &AsideEntry) -> Value {
+pub(super) fn line(aside: &AsideEntry) -> String {
     let AsideEntry { entry, why, since } = aside;
     let (is, reason) = aside_words(why);
-    let payload = match serde_json::from_slice::<Value>(&entry.payload) {
-        Ok(value) => json!({"json": value}),
-        Err(_) => json!({"hex": hex(&entry.payload)}),
-    };
-    json!({
+    let line = json!({
         "key": entry.key,
         "is": is,
         "reason": reason,
@@ -68,13 +82,30 @@ fn line(aside: &AsideEntry) -> Value {
         "retried": entry.retried,
         "accepted_at": exact(entry.accepted_at),
         "fingerprint": hex(&entry.fingerprint),
-        "payload": payload,
-    })
+    });
+    // The payload goes in as it is: parsed and written anew, long numbers would lose digits and repeated names a value.
+    let line = line.to_string();
+    let members = line.strip_suffix('}').unwrap_or(&line);
+    format!("{members},\"payload\":{}}}", payload(&entry.payload))
+}
+
+/// JSON as it was written, else text, else hexadecimal digits; on one line.
+fn payload(bytes: &[u8]) -> String {
+    let Ok(text) = std::str::from_utf8(bytes) else { return json!({"hex": hex(bytes)}).to_string() };
+    let is_one_line = !text.contains(['\n', '\r']);
+    match serde_json::from_str::<&RawValue>(text) {
+        Ok(raw) if is_one_line => format!("{{\"json\":{raw}}}"),
+        _ => json!({"text": text}).to_string(),
+    }
 }
 
 /// A time in UTC with its fractions; `None` where it lies beyond the calendar.
 fn exact(time: SystemTime) -> Option<String> {
-    OffsetDateTime::from(time).format(&Rfc3339).ok()
+    let nanos = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i128::try_from(after.as_nanos()).ok()?,
+        Err(before) => -i128::try_from(before.duration().as_nanos()).ok()?,
+    };
+    OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?.format(&Rfc3339).ok()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -83,49 +114,70 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Gives one rejected write back, or all.
 pub(super) fn retry(config: &Config, key: Option<&str>, out: &mut dyn Write) -> Done {
-    let count = owning(config, async |journal| {
-        let mut count = 0;
-        for key in keys(journal, key)? {
-            match journal.retry(&key).await {
-                Ok(given_back) => count += usize::from(given_back.is_some()),
-                // Whoever accepted the key anew has said it better.
-                Err(RetryError::Append(AppendError::KeyPending { sequence, .. })) => {
-                    let what = format!("{key}: a write with this key waits already, as number {sequence}");
-                    return Err((WRONG_CONFIGURATION, what));
-                }
-                Err(error) => return Err((INTERNAL_FAULT, format!("after {}: {error}", counted(count)))),
+    let (count, waiting) = owning(config, async |journal| match key {
+        None => give_back_all(journal).await,
+        Some(key) => match journal.retry(key).await {
+            Ok(Some(_)) => Ok((1, 0)),
+            Ok(None) => Err((WRONG_CONFIGURATION, none_of_key(key))),
+            // Whoever accepted the key anew has said it better.
+            Err(RetryError::Append(AppendError::KeyPending { sequence, .. })) => {
+                let key = key.escape_debug();
+                let what = format!("{key}: a write with this key waits already, as number {sequence}");
+                Err((WRONG_CONFIGURATION, what))
             }
-        }
-        Ok(count)
+            Err(error) => Err((INTERNAL_FAULT, error.to_string())),
+        },
     })?;
     let _ = writeln!(out, "gave back {}; a server that starts with this folder applies them", counted(count));
-    Ok(CLEAN)
+    if waiting == 0 {
+        return Ok(CLEAN);
+    }
+    let what = format!(
+        "{} stayed rejected: with the same key a write waits already; try again once that is applied",
+        counted(waiting)
+    );
+    Err((WRONG_CONFIGURATION, what))
+}
+
+/// Gives all rejected writes back, many with one sync. Answers how many, and how many could not be because a write with
+/// the same key waits already.
+async fn give_back_all(journal: &Journal) -> Result<(u64, u64), (u8, String)> {
+    let (mut count, mut waiting) = (0, 0);
+    // A key with several dead letters would come several times.
+    let keys: std::collections::BTreeSet<String> = journal.rejected_keys().into_iter().collect();
+    let mut keys = keys.into_iter();
+    let mut running: JoinSet<Result<Option<Appended>, RetryError>> = JoinSet::new();
+    loop {
+        while running.len() < AT_ONCE
+            && let Some(key) = keys.next()
+        {
+            let journal = journal.clone();
+            running.spawn(async move { journal.retry(&key).await });
+        }
+        let Some(done) = running.join_next().await else { return Ok((count, waiting)) };
+        match done {
+            Ok(Ok(given_back)) => count += u64::from(given_back.is_some()),
+            Ok(Err(RetryError::Append(AppendError::KeyPending { .. }))) => waiting += 1,
+            Ok(Err(error)) => return Err((INTERNAL_FAULT, format!("after {}: {error}", counted(count)))),
+            Err(error) => return Err((INTERNAL_FAULT, error.to_string())),
+        }
+    }
 }
 
 /// Forgets one rejected write, or all.
 pub(super) fn discard(config: &Config, key: Option<&str>, out: &mut dyn Write) -> Done {
     let count = owning(config, async |journal| {
-        let mut count = 0;
-        for key in keys(journal, key)? {
-            let gone = journal.discard(&key).await;
-            let gone =
-                gone.map_err(|error| (INTERNAL_FAULT, format!("after {}: {error}", counted(count))))?;
-            count += usize::from(gone);
+        let done = match key {
+            None => journal.discard_all().await,
+            Some(key) => journal.discard(key).await.map(u64::from),
+        };
+        match (done, key) {
+            (Ok(0), Some(key)) => Err((WRONG_CONFIGURATION, none_of_key(key))),
+            (done, _) => done.map_err(|error| (INTERNAL_FAULT, error.to_string())),
         }
-        Ok(count)
     })?;
     let _ = writeln!(out, "discarded {}", counted(count));
     Ok(CLEAN)
-}
-
-/// The keys of rejected writes: this one, which must be there, or all.
-fn keys(journal: &Journal, key: Option<&str>) -> Result<Vec<String>, (u8, String)> {
-    let letters = journal.rejected_keys();
-    match key {
-        None => Ok(letters),
-        Some(key) if letters.iter().any(|letter| letter == key) => Ok(vec![key.to_owned()]),
-        Some(key) => Err((WRONG_CONFIGURATION, none_of_key(key))),
-    }
 }
 
 /// Opens the journal as a server would, which must be stopped, and does the work.
@@ -136,6 +188,7 @@ fn owning<T>(
     let settings = config.journal();
     // Opening would make a folder that is missing.
     journal::inspect(&settings.dir).map_err(|error| not_looked_at(config, &error))?;
+    is_owner(&settings.dir)?;
     let (journal, writer, _) = Journal::open(settings).map_err(|error| match error {
         JournalError::Locked { .. } => (WRONG_CONFIGURATION, format!("{error}; stop the server first")),
         JournalError::Config { .. } => (WRONG_CONFIGURATION, error.to_string()),
@@ -151,10 +204,28 @@ fn owning<T>(
     }
 }
 
-fn none_of_key(key: &str) -> String {
-    format!("no write with the key {} is set aside that this could be done with", key.escape_debug())
+/// Files that another account makes here could not be opened by the server, which would then not start.
+fn is_owner(folder: &Path) -> Result<(), (u8, String)> {
+    let owner = fs::metadata(folder).map(|folder| folder.uid());
+    let owner = owner.map_err(|error| (INTERNAL_FAULT, format!("{}: {error}", folder.display())))?;
+    if owner == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    let what = format!(
+        "{} belongs to the account with the number {owner}; run this as that account, since the server could not \
+         open what another one writes there",
+        folder.display()
+    );
+    Err((WRONG_CONFIGURATION, what))
 }
 
-fn counted(number: usize) -> String {
+fn none_of_key(key: &str) -> String {
+    format!(
+        "no write with the key {} is rejected; `journal export` shows what is set aside",
+        key.escape_debug()
+    )
+}
+
+fn counted(number: u64) -> String {
     if number == 1 { "1 write".to_owned() } else { format!("{number} writes") }
 }

@@ -152,7 +152,8 @@ fn set_aside_entries(out: &mut String, aside: &AsideSurvey) -> std::fmt::Result 
     if aside.held > 0 {
         writeln!(
             out,
-            "  held writes wait for a program that knows the command in that version; start one with this folder"
+            "  held writes wait for a program that knows the command in that version; start one with this folder; those \
+             with the reason moved wait like any other"
         )?;
     }
     Ok(())
