@@ -89,7 +89,7 @@ impl Keeper {
 fn save(cache: &ReadCache, origin: u32, folder: &Path) -> io::Result<usize> {
     let bytes = cache.to_snapshot(origin, Instant::now(), since_1970(SystemTime::now()));
     // Answers are their principals' own, so nobody but this user may read the file.
-    let disk = RealDisk::private(folder)?;
+    let disk = RealDisk::new(folder)?;
     create_whole(&disk, NAME, &bytes)?;
     Ok(bytes.len())
 }
@@ -126,7 +126,7 @@ pub(super) fn load(cache: &ReadCache, origin: u32) -> usize {
 }
 
 fn set_aside(folder: &Path, reason: &str) {
-    let moved = RealDisk::private(folder).and_then(|disk| {
+    let moved = RealDisk::new(folder).and_then(|disk| {
         disk.rename(NAME, DAMAGED_NAME)?;
         disk.sync_folder()
     });

@@ -83,21 +83,14 @@ pub(crate) const LOCK_NAME: &str = "lock";
 #[derive(Debug)]
 pub(crate) struct RealDisk {
     folder: PathBuf,
-    /// Files are for their owner alone.
-    is_private: bool,
 }
 
 impl RealDisk {
-    /// Opens the folder, and makes it (durably) where it is missing.
+    /// Opens the folder, and makes it (durably) where it is missing. Files made in it are for their owner alone: they hold
+    /// what users wrote.
     pub(crate) fn new(folder: &Path) -> io::Result<Self> {
         create_folder(folder)?;
-        Ok(Self { folder: folder.to_path_buf(), is_private: false })
-    }
-
-    /// The same, for files that nobody but their owner may read.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn private(folder: &Path) -> io::Result<Self> {
-        Ok(Self { is_private: true, ..Self::new(folder)? })
+        Ok(Self { folder: folder.to_path_buf() })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -142,16 +135,13 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true);
-        if self.is_private {
-            // One that is there already would keep the rights that it has.
-            match std::fs::remove_file(self.path(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            options.create_new(true).mode(0o600);
+        // One that is there already would keep the rights that it has.
+        match std::fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
         Ok(Arc::new(RealFile(options.open(self.path(name))?)))
     }
 

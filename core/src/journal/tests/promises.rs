@@ -276,6 +276,22 @@ fn the_volatile_disk_writes_through_on_sync_only() {
     assert_eq!(volatile.open("file").unwrap().length().unwrap(), 6);
 }
 
+/// What users wrote could be read by every account of the machine.
+#[test]
+fn the_files_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let (_journal, _writer, _) = Journal::open(JournalConfig::new(folder.path())).unwrap();
+    let rights = |file: std::fs::DirEntry| (file.file_name(), file.metadata().unwrap().permissions().mode());
+    let open: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| rights(file.unwrap())).collect();
+    let holds_writes = |name: &std::ffi::OsString| name != "lock";
+    assert!(open.iter().any(|(name, _)| holds_writes(name)));
+    for (name, mode) in open.iter().filter(|(name, _)| holds_writes(name)) {
+        assert_eq!(mode & 0o777, 0o600, "{}", name.display());
+    }
+}
+
 #[test]
 fn a_wrong_setting_is_named() {
     let mut config = JournalConfig::new("/nowhere");
