@@ -66,7 +66,7 @@ pub const CATALOGUE: &[(&str, Kind, &str)] = &[
     ("ridethrough_journal_replayed_total", Kind::Counter, "Journal entries replayed by outcome."),
     ("ridethrough_journal_rejected", Kind::Counter, "Appends to the journal that were refused, by reason."),
     ("ridethrough_journal_fenced", Kind::Gauge, "1 where another process owns this journal now."),
-    ("ridethrough_writes_removed_total", Kind::Counter, "Outcomes of writes that were kept long enough."),
+    ("ridethrough_outcomes_removed_total", Kind::Counter, "Outcomes of writes that were kept long enough."),
     ("ridethrough_ready", Kind::Gauge, "1 where the readiness probe answers 200."),
 ];
 

@@ -19,7 +19,7 @@ const CURSOR_BYTES: usize = 40;
 /// Where a segment's header keeps the salt.
 const SALT_AT: std::ops::Range<usize> = 12..16;
 
-/// Reads a segment file. Whatever is taken for a record must be what [`record::encode`] writes, in its place.
+/// Reads a segment file. Whatever is taken for a record must be what `record::encode` writes, in its place.
 ///
 /// # Panics
 /// Where it is not.

@@ -71,8 +71,8 @@ pub(crate) fn journal_replayed(outcome: &'static str) {
     metrics::counter!("ridethrough_journal_replayed_total", "outcome" => outcome).increment(1);
 }
 
-pub(crate) fn writes_removed(rows: u64) {
-    metrics::counter!("ridethrough_writes_removed_total").increment(rows);
+pub(crate) fn outcomes_removed(rows: u64) {
+    metrics::counter!("ridethrough_outcomes_removed_total").increment(rows);
 }
 
 pub(crate) fn gauge(name: &'static str, value: f64) {

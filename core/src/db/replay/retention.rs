@@ -63,7 +63,7 @@ impl Db {
         let old = RemoveOld { seconds: self.0.config.write.retention.as_secs_f64() };
         match self.ask_primary(&old).await {
             Ok(rows) => {
-                metrics::writes_removed(rows);
+                metrics::outcomes_removed(rows);
                 rows
             }
             Err(error) => {
