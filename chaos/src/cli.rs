@@ -2,6 +2,7 @@
 
 mod flags;
 mod interrupts;
+mod proxy;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -104,6 +105,8 @@ enum Command {
         #[command(flatten)]
         parts: Parts,
     },
+    /// Run the fault proxy alone, with toxiproxy's HTTP interface.
+    Proxy(proxy::Options),
     /// Check the configuration and say what is wrong with it.
     CheckConfig,
     /// Clean up after a harness; started by the harness itself.
@@ -205,6 +208,7 @@ async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
             print(&text);
             Ok(if fit { 0 } else { Outcome::HarnessError.exit_code() })
         }
+        Command::Proxy(options) => proxy::run(options, &mut Interrupts::listen()?).await.map(|()| 0),
         Command::CheckConfig => Ok(check_config(Ok(config))),
         Command::Guardian { folder } => Ok(guardian::watch(&folder)),
     }

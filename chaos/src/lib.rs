@@ -10,6 +10,7 @@
 //! - [`nemesis`]: the faults. [`canary`]: an independent witness of when the database commits.
 //! - [`stack`]: PostgreSQL, servers and proxy together. [`cluster`]: a throw-away PostgreSQL, on the binaries that
 //!   [`postgres`] finds.
+//! - [`toxic`]: faults on the bytes of TCP connections, by a proxy that speaks toxiproxy's HTTP interface.
 //! - [`folder`], [`guardian`], [`process`]: the care that nothing of a run outlives it.
 //! - [`cli`]: the command line. [`config`]: what it takes from a file and the environment.
 
@@ -23,6 +24,7 @@ pub mod workload;
 
 pub mod nemesis;
 pub mod scenario;
+pub mod toxic;
 
 pub mod canary;
 pub mod stack;
