@@ -13,11 +13,11 @@ endif
 # The bench is a workspace of its own, so its programs are in a folder of its own.
 BENCH := $(CARGO) run --quiet --release --manifest-path bench/Cargo.toml --
 
-.PHONY: help setup build demo up test soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
+.PHONY: help setup build demo up test foreign-clients soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
 
 help: ## list the targets
 	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## find or install what is missing: PostgreSQL server binaries
 	@scripts/setup.sh
@@ -33,6 +33,9 @@ up: build ## run the stack on http://127.0.0.1:8080 until Ctrl-C
 
 test: setup ## everything CI checks
 	@scripts/test.sh
+
+foreign-clients: ## drive the fault proxy through toxiproxy's clients for Python and Node, fetched from their registries
+	@scripts/foreign-clients.sh
 
 soak-kill: build ## kill the server at every step of journal and replay, KILL_ROUNDS times (200)
 	@$(CARGO) build --quiet -p ridethrough-server --features sabotage --bin ridethrough-server-sabotage

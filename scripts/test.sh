@@ -142,6 +142,11 @@ if step 'build' build_binaries; then
 else
     skip 'tests' 'the build failed'
 fi
+if reason=$(scripts/foreign-clients.sh fetch "$logs/clients"); then
+    step "toxiproxy's clients" scripts/foreign-clients.sh run "$logs/clients"
+else
+    skip "toxiproxy's clients" "$reason"
+fi
 step 'documentation, links' env RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --all-features
 if cargo deny --version >/dev/null 2>&1; then
     step 'dependencies' cargo deny --offline check licenses bans sources

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::toxic::chain::Chain;
 use crate::toxic::kind::Stream;
-use crate::toxic::pipeline::{End, Origin, Piece, Pipeline};
+use crate::toxic::pipeline::{End, Identity, Piece, Pipeline};
 use crate::toxic::rule::Stop;
 
 /// Read at a time.
@@ -49,7 +49,7 @@ enum Ended {
 pub(super) async fn carry(
     mut client: TcpStream,
     mut service: TcpStream,
-    origin: impl Fn(Stream) -> Origin,
+    identity: impl Fn(Stream) -> Identity,
     toxics: &watch::Receiver<Chain>,
     flows: &Flows,
 ) {
@@ -58,9 +58,9 @@ pub(super) async fn carry(
     let stop = {
         let (from_client, to_client) = client.split();
         let (from_service, to_service) = service.split();
-        let up = link(from_client, to_service, origin(Stream::Upstream), toxics.clone(), &flows.upstream);
+        let up = link(from_client, to_service, identity(Stream::Upstream), toxics.clone(), &flows.upstream);
         let down =
-            link(from_service, to_client, origin(Stream::Downstream), toxics.clone(), &flows.downstream);
+            link(from_service, to_client, identity(Stream::Downstream), toxics.clone(), &flows.downstream);
         both(up, down).await
     };
     if stop == Some(Stop::Reset) {
@@ -97,12 +97,12 @@ enum Event {
 async fn link(
     mut source: impl AsyncRead + Unpin,
     mut target: impl AsyncWrite + Unpin,
-    origin: Origin,
+    identity: Identity,
     mut toxics: watch::Receiver<Chain>,
     flow: &Flow,
 ) -> Ended {
     let chain = Chain::clone(&toxics.borrow_and_update());
-    let mut pipeline = Pipeline::new(origin, &chain, Instant::now());
+    let mut pipeline = Pipeline::new(identity, &chain, Instant::now());
     let mut buffer = BytesMut::new();
     let mut flush_by = None;
     loop {

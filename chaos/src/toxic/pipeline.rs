@@ -34,9 +34,9 @@ pub(super) enum End {
     Stopped(Stop),
 }
 
-/// Where a connection comes from, for random numbers that can be had again.
+/// Which stream of which connection it is, for random numbers that can be had again.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Origin {
+pub(super) struct Identity {
     /// Of the proxy.
     pub(super) seed: u64,
     /// Counted by the proxy from 0, in the order of acceptance.
@@ -44,7 +44,7 @@ pub(super) struct Origin {
     pub(super) stream: Stream,
 }
 
-impl Origin {
+impl Identity {
     /// One source for each toxic, so that none takes numbers from another, and none depends on which bytes came first
     /// where several flow.
     fn random(&self, toxic: &str) -> fastrand::Rng {
@@ -135,8 +135,8 @@ struct Moved {
 }
 
 impl Stage {
-    fn new(entry: Arc<Entry>, origin: &Origin, now: Instant) -> Self {
-        let mut random = origin.random(&entry.toxic.name);
+    fn new(entry: Arc<Entry>, identity: &Identity, now: Instant) -> Self {
+        let mut random = identity.random(&entry.toxic.name);
         let lot = random.f64();
         let rule = rule_of(&entry, lot);
         let queue = Queue::default();
@@ -267,7 +267,7 @@ fn rule_of(entry: &Entry, lot: f64) -> Box<dyn Rule> {
 /// One direction of one connection: pieces go in at one end, through the toxics, and out at the other.
 #[derive(Debug)]
 pub(super) struct Pipeline {
-    origin: Origin,
+    identity: Identity,
     stages: Vec<Stage>,
     out: Queue,
     /// Nothing more is taken: the source has ended, or a toxic has ended the stream.
@@ -275,15 +275,15 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(origin: Origin, chain: &[Arc<Entry>], now: Instant) -> Self {
-        let mut pipeline = Self { origin, stages: Vec::new(), out: Queue::default(), closed: false };
+    pub(super) fn new(identity: Identity, chain: &[Arc<Entry>], now: Instant) -> Self {
+        let mut pipeline = Self { identity, stages: Vec::new(), out: Queue::default(), closed: false };
         pipeline.adopt(chain, now);
         pipeline
     }
 
     /// Takes over the toxics as they are now. Those that stay keep what they hold; what a removed one held goes on.
     pub(super) fn adopt(&mut self, chain: &[Arc<Entry>], now: Instant) {
-        let stream = self.origin.stream;
+        let stream = self.identity.stream;
         let mut wanted: Vec<&Arc<Entry>> =
             chain.iter().filter(|entry| entry.toxic.stream == stream).collect();
         // What removed stages held, on its way to the next that stays.
@@ -309,7 +309,8 @@ impl Pipeline {
             self.stages.push(stage);
         }
         self.out.append(carry);
-        self.stages.extend(wanted.into_iter().map(|entry| Stage::new(Arc::clone(entry), &self.origin, now)));
+        self.stages
+            .extend(wanted.into_iter().map(|entry| Stage::new(Arc::clone(entry), &self.identity, now)));
     }
 
     /// Whether more may be put in.

@@ -16,7 +16,7 @@ use crate::toxic::address::{self, AddressError, Reach};
 use crate::toxic::chain::{PutOn, Toxics};
 use crate::toxic::kind::Toxic;
 use crate::toxic::link::{self, Flow, Flows};
-use crate::toxic::pipeline::{Origin, mix};
+use crate::toxic::pipeline::{Identity, mix};
 
 /// Connections of one proxy at a time; each holds two sockets and up to 2 MiB. Further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 1_000;
@@ -313,8 +313,8 @@ async fn connect(client: TcpStream, connection: u64, line: Arc<Line>, upstream: 
         line.refused.fetch_add(1, Ordering::Relaxed);
         return;
     };
-    let origin = |stream| Origin { seed: line.seed, connection, stream };
-    link::carry(client, service, origin, &line.toxics.watch(), &line.flows).await;
+    let identity = |stream| Identity { seed: line.seed, connection, stream };
+    link::carry(client, service, identity, &line.toxics.watch(), &line.flows).await;
 }
 
 async fn dial(upstream: &Upstream) -> io::Result<TcpStream> {

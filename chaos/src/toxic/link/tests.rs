@@ -6,7 +6,7 @@ use super::*;
 use crate::toxic::chain::Toxics;
 use crate::toxic::kind::{Bandwidth, Kind, LimitData, ResetPeer, SlowClose, Timeout, Toxic};
 
-const ORIGIN: Origin = Origin { seed: 1, connection: 0, stream: Stream::Upstream };
+const IDENTITY: Identity = Identity { seed: 1, connection: 0, stream: Stream::Upstream };
 
 struct Bench {
     toxics: Toxics,
@@ -25,7 +25,7 @@ fn bench(kind: Option<Kind>, room: usize) -> Bench {
     let (source, from) = duplex(1024);
     let (to, target) = duplex(room);
     let watch = toxics.watch();
-    let link = tokio::spawn(async move { link(from, to, ORIGIN, watch, &Flow::default()).await });
+    let link = tokio::spawn(async move { link(from, to, IDENTITY, watch, &Flow::default()).await });
     Bench { toxics, source, target, link, start: Instant::now() }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::toxic::chain::{Toxics, Witness};
 use crate::toxic::kind::{Bandwidth, Latency, LimitData, Slicer, SlowClose, Timeout, Toxic};
 
-const ORIGIN: Origin = Origin { seed: 1, connection: 0, stream: Stream::Downstream };
+const IDENTITY: Identity = Identity { seed: 1, connection: 0, stream: Stream::Downstream };
 
 struct Bench {
     toxics: Toxics,
@@ -17,7 +17,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let start = Instant::now();
-        Self { toxics: Toxics::new(), pipeline: Pipeline::new(ORIGIN, &[], start), start }
+        Self { toxics: Toxics::new(), pipeline: Pipeline::new(IDENTITY, &[], start), start }
     }
 
     fn at(&self, ms: u64) -> Instant {
@@ -248,9 +248,9 @@ fn met(seed: u64, toxicity: f64) -> Vec<u64> {
     let toxics = Toxics::new();
     toxics.put(Toxic { toxicity, ..Toxic::new(Stream::Downstream, latency(10)) }).unwrap().leave();
     let chain = toxics.watch().borrow().clone();
-    let origin = |connection| Origin { seed, connection, stream: Stream::Downstream };
+    let identity = |connection| Identity { seed, connection, stream: Stream::Downstream };
     let is_met = |connection: &u64| {
-        let mut pipeline = Pipeline::new(origin(*connection), &chain, now);
+        let mut pipeline = Pipeline::new(identity(*connection), &chain, now);
         pipeline.put(Piece::Data(Bytes::from_static(b"a")), now);
         pipeline.pump(now).is_some()
     };
