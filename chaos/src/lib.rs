@@ -11,6 +11,7 @@
 //! - [`stack`]: PostgreSQL, servers and proxy together. [`cluster`]: a throw-away PostgreSQL, on the binaries that
 //!   [`postgres`] finds.
 //! - [`toxic`]: faults on the bytes of TCP connections, by a proxy that speaks toxiproxy's HTTP interface.
+//! - [`names`]: a name server that fails, lags and moves as it is told.
 //! - [`folder`], [`guardian`], [`process`]: the care that nothing of a run outlives it.
 //! - [`cli`]: the command line. [`config`]: what it takes from a file and the environment.
 
@@ -22,6 +23,7 @@ pub mod report;
 pub mod verdict;
 pub mod workload;
 
+pub mod names;
 pub mod nemesis;
 pub mod scenario;
 pub mod toxic;

@@ -51,8 +51,8 @@ const BESIDE: [(&str, &[&str]); 5] = [
 ];
 
 /// Modules of the chaos suite with a closed list of what they may import.
-const CHAOS_CLOSED: [(&str, &[&str]); 3] =
-    [("history", &[]), ("checker", &["history", "verdict"]), ("toxic", &["error"])];
+const CHAOS_CLOSED: [(&str, &[&str]); 4] =
+    [("history", &[]), ("checker", &["history", "verdict"]), ("toxic", &["error"]), ("names", &["error"])];
 /// Only `run` brings these together: no other module may name more than it must, and none of them its siblings.
 const CHAOS_PARTS: [&str; 3] = ["cluster", "workload", "nemesis"];
 const CHAOS_CONDUCTOR: &str = "run";
