@@ -21,6 +21,8 @@ mod replay;
 #[cfg(test)]
 mod schema;
 #[cfg(test)]
+mod slow_wire;
+#[cfg(test)]
 mod sqlstates;
 #[cfg(test)]
 mod tls;
