@@ -61,6 +61,8 @@ stop_proxy() {
 
 # Starts a proxy for one scenario and sets `interface` to its address.
 start_proxy() {
+    # The shell opens it only in the background: an earlier run's address must not be read meanwhile.
+    : >"$1"
     "$root/${CARGO_TARGET_DIR:-target}/debug/ridethrough-chaos" proxy --listen 127.0.0.1:0 --seed 7 >"$1" &
     proxy_pid=$!
     local waited
@@ -77,7 +79,7 @@ start_proxy() {
 scenario() {
     local name=$1 outcome=0
     shift
-    start_proxy "$folder/proxy.log" && "$@" "$interface" || outcome=1
+    start_proxy "$folder/$name.log" && "$@" "$interface" || outcome=1
     stop_proxy
     ((outcome)) && echo "$name: FAILED"
     return "$outcome"

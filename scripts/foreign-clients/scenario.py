@@ -3,6 +3,7 @@
 Times are only ever compared with what a toxic asked for from below, so that a busy machine fails nothing.
 """
 
+import contextlib
 import socket
 import socketserver
 import sys
@@ -17,8 +18,9 @@ from toxiproxy.exceptions import InvalidToxic, NotFound, ProxyExists
 
 class Echo(socketserver.BaseRequestHandler):
     def handle(self):
-        while data := self.request.recv(4096):
-            self.request.sendall(data)
+        with contextlib.suppress(ConnectionError):
+            while data := self.request.recv(4096):
+                self.request.sendall(data)
 
 
 def connect(proxy):
