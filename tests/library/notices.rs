@@ -10,10 +10,10 @@ use ridethrough::{
     db::{Applied, ApplyError, BoxFuture, Command, Commands, Pooler, Statements, Written},
 };
 use ridethrough_chaos::Cluster;
-use ridethrough_tests::{pooler::PgBouncer, until, wire::Wire};
+use ridethrough_tests::{pooler::PgBouncer, standby::Standby, until, wire::Wire};
 use tokio::time::Instant;
 
-use crate::service::{Put, Service, database};
+use crate::service::{Put, Service, as_service, database};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const POLICY: ReadPolicy = ReadPolicy {
@@ -131,6 +131,49 @@ async fn what_was_kept_before_a_gap_is_not_fresh_after_it() {
     for tag in ["changed", "unchanged", "in the gap"] {
         assert_eq!(usable(&other, tag), Some(Usable::IfError), "{tag}");
     }
+}
+
+/// Whoever goes on listening to a server that is no primary any more hears nothing, and takes what it keeps for fresh.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_failover_changes_are_heard_from_the_new_primary_and_what_was_kept_before_is_not_fresh() {
+    let (folder, cluster) = database(&[]).await;
+    let standby = Standby::of(&cluster, &folder, "standby").await;
+    let direct = format!("127.0.0.1:{}", cluster.port());
+    let both = cluster.url().replace(&direct, &format!("{direct},127.0.0.1:{}", standby.port()));
+    let (one, other) = (replica(both.clone()).await, replica(both).await);
+    listens(&other).await;
+    keep(&other, "changed");
+    keep(&other, "unchanged");
+    assert_eq!(usable(&other, "unchanged"), Some(Usable::Fresh));
+    cluster.kill().await.expect("a running primary can be killed");
+    becomes(&other, "unchanged", Usable::IfError).await;
+    keep(&other, "in the gap");
+    assert_eq!(usable(&other, "in the gap"), Some(Usable::IfError));
+    standby.promote().await;
+    let committed = async || {
+        let written = one.put("changed", LIMIT).await;
+        matches!(written, Ok(Written::Committed { .. })).then_some(())
+    };
+    until("writes are committed again", LIMIT, committed).await;
+    listens(&other).await;
+    for tag in ["changed", "unchanged", "in the gap"] {
+        assert_eq!(usable(&other, tag), Some(Usable::IfError), "{tag}");
+    }
+    keep(&other, "after");
+    keep(&other, "another");
+    writes(&one, "after").await;
+    becomes(&other, "after", Usable::IfError).await;
+    assert_eq!(usable(&other, "another"), Some(Usable::Fresh), "the rest stays");
+    // The server that listened first is back as it was, and nobody hears what it says.
+    cluster.start_again().await.expect("it starts again");
+    let old = as_service(&cluster.url()).await;
+    for _ in 0..20 {
+        let told = "SELECT pg_notify('ridethrough_changes', '1 somebody another')";
+        old.batch_execute(told).await.expect("it answers");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(usable(&other, "another"), Some(Usable::Fresh), "it was heard");
+    drop(folder);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
