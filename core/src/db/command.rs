@@ -111,6 +111,13 @@ pub trait Commands: Send + Sync + 'static {
     fn settled(&self, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
         let _ = (command, settled, cache);
     }
+
+    /// What the library calls at the end of a command: [`settled`](Self::settled), and then [`tags`](Self::tags). For those who
+    /// read the payload only once for both.
+    fn end(&self, command: &Command, settled: &Settled, cache: &CacheFill<'_>) -> Tags {
+        self.settled(command, settled, cache);
+        self.tags(command)
+    }
 }
 
 /// Why this program cannot apply a journaled command, and another one might.

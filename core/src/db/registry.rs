@@ -268,9 +268,12 @@ impl<S: Send + Sync + 'static> Commands for Registry<S> {
     }
 
     fn settled(&self, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
-        if let Ok(kind) = self.kind(&command.name) {
-            kind.settled(&self.service, command, settled, cache);
-        }
+        let _ = self.end(command, settled, cache);
+    }
+
+    fn end(&self, command: &Command, settled: &Settled, cache: &CacheFill<'_>) -> Tags {
+        let kind = self.kind(&command.name);
+        kind.map_or_else(|_| Tags::none(), |kind| kind.end(&self.service, command, settled, cache))
     }
 }
 
@@ -301,7 +304,7 @@ trait Kind<S>: Send + Sync {
 
     fn accepted(&self, service: &S, command: &Command);
 
-    fn settled(&self, service: &S, command: &Command, settled: &Settled, cache: &CacheFill<'_>);
+    fn end(&self, service: &S, command: &Command, settled: &Settled, cache: &CacheFill<'_>) -> Tags;
 }
 
 struct Registered<C>(PhantomData<fn() -> C>);
@@ -373,20 +376,25 @@ impl<C: TypedCommand> Kind<C::Service> for Registered<C> {
         }
     }
 
-    fn settled(&self, service: &C::Service, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
-        if let Ok(value) = read::<C>(command) {
-            value.settled(service, command, settled, cache);
-        }
+    fn end(&self, service: &C::Service, command: &Command, settled: &Settled, cache: &CacheFill<'_>) -> Tags {
+        let Ok(value) = read::<C>(command) else { return Tags::none() };
+        value.settled(service, command, settled, cache);
+        value.tags()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::{
+        cell::Cell,
+        sync::atomic::{AtomicI64, Ordering},
+    };
 
     use serde::Deserialize;
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::cache::{CacheConfig, ReadCache};
 
     #[derive(Debug, Serialize, Deserialize)]
     struct Deposit {
@@ -397,6 +405,10 @@ mod tests {
     /// What was told last.
     #[derive(Default)]
     struct Bank(AtomicI64);
+
+    thread_local! {
+        static READ: Cell<u32> = const { Cell::new(0) };
+    }
 
     impl TypedCommand for Deposit {
         type Service = Bank;
@@ -409,6 +421,7 @@ mod tests {
 
         /// Version 1 counted in whole coins.
         fn read(version: u16, payload: &[u8]) -> Result<Self, serde_json::Error> {
+            READ.set(READ.get() + 1);
             let read: Self = serde_json::from_slice(payload)?;
             let cents = if version < 2 { read.cents * 100 } else { read.cents };
             Ok(Self { cents, ..read })
@@ -422,9 +435,32 @@ mod tests {
             Err(Refusal::new("no database here").into())
         }
 
+        fn tags(&self) -> Tags {
+            Tags::of([self.account.as_str()])
+        }
+
         fn accepted(&self, bank: &Bank, _command: &Command) {
             bank.0.store(self.cents, Ordering::Relaxed);
         }
+
+        fn settled(&self, bank: &Bank, _: &Command, _: &Settled, _: &CacheFill<'_>) {
+            bank.0.store(-self.cents, Ordering::Relaxed);
+        }
+    }
+
+    /// Each replayed entry was read once for the service's hook and once more for its tags.
+    #[test]
+    fn a_command_is_read_once_at_its_end() {
+        let registry = Registry::new(Bank::default()).with::<Deposit>();
+        let (cache, now) = (ReadCache::new(CacheConfig::default()), Instant::now());
+        let fill = cache.fill_by_write(now, now);
+        let applied = Settled::Applied(bytes::Bytes::new());
+        READ.set(0);
+        let tags = registry.end(&deposit(2), &applied, &fill);
+        assert_eq!((READ.get(), tags), (1, Tags::of(["a"])));
+        assert_eq!(registry.service.0.load(Ordering::Relaxed), -7, "the service was told");
+        let unreadable = Command { payload: "no JSON".into(), ..deposit(2) };
+        assert_eq!(registry.end(&unreadable, &applied, &fill), Tags::none());
     }
 
     fn deposit(version: u16) -> Command {

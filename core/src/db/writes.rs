@@ -242,8 +242,8 @@ impl Db {
         self.0.settled_keys.insert(command.key.clone(), command.fingerprint);
         let fill =
             if before { cache.forget_by_write(sent_at, now) } else { cache.fill_by_write(sent_at, now) };
-        self.0.commands.settled(command, settled, &fill);
-        cache.changed(&self.0.commands.tags(command), now);
+        let tags = self.0.commands.end(command, settled, &fill);
+        cache.changed(&tags, now);
         // Last: until the cache knows better, readers see what the write was to become.
         self.0.overlays.settle(&command.key, settled, now);
     }
