@@ -61,7 +61,11 @@ pub const CATALOGUE: &[(&str, Kind, &str)] = &[
     ("ridethrough_journal_depth", Kind::Gauge, "Accepted writes that are not applied yet."),
     ("ridethrough_journal_bytes", Kind::Gauge, "Bytes of accepted writes that are not applied yet."),
     ("ridethrough_journal_oldest_seconds", Kind::Gauge, "Age of the oldest accepted write not applied yet."),
-    ("ridethrough_journal_set_aside", Kind::Gauge, "Journal entries kept aside, by state: rejected, held."),
+    (
+        "ridethrough_journal_set_aside",
+        Kind::Gauge,
+        "Journal entries kept aside, by state: rejected, held, moved.",
+    ),
     ("ridethrough_journal_append_seconds", Kind::Histogram, "Time from append to durable."),
     ("ridethrough_journal_replayed_total", Kind::Counter, "Journal entries replayed by outcome."),
     ("ridethrough_journal_rejected", Kind::Counter, "Appends to the journal that were refused, by reason."),

@@ -33,7 +33,8 @@ pub(crate) enum JournalCommand {
         format: Format,
     },
     /// Write out what is set aside, rejected or held, one JSON object a line with everything that was accepted. Changes
-    /// nothing; exit 0 all written, 1 no journal or no such key, 70 damaged (what can be read is written)
+    /// nothing; exit 0 all written, 1 no journal, no such key or a file that cannot be made, 70 damaged (what can be read
+    /// is written)
     Export {
         /// Only the write with this idempotency key
         #[arg(long, value_name = "KEY")]
@@ -153,6 +154,7 @@ fn object(folder: &Path, survey: &Survey) -> Value {
         "set_aside": {
             "rejected": survey.aside.rejected,
             "held": survey.aside.held,
+            "moved": survey.aside.moved,
             "bytes": survey.aside.bytes,
             "state": survey.aside.state.as_ref().map(state),
             "groups": survey.aside.groups.iter().map(group).collect::<Vec<_>>(),
@@ -179,6 +181,7 @@ fn group(group: &AsideGroup) -> Value {
 fn aside_words(why: &Aside) -> (&'static str, &str) {
     match why {
         Aside::Rejected { reason } => ("rejected", reason),
+        Aside::Held { reason } if why.is_moved() => ("moved", reason),
         Aside::Held { reason } => ("held", reason),
     }
 }

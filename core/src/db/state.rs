@@ -83,6 +83,7 @@ impl Db {
         let aside = self.0.journal.aside_counts();
         metrics::journal_set_aside("rejected", aside.rejected as f64);
         metrics::journal_set_aside("held", aside.held as f64);
+        metrics::journal_set_aside("moved", aside.moved as f64);
         metrics::gauge("ridethrough_journal_fenced", f64::from(u8::from(self.0.fence.is_lost())));
         metrics::gauge("ridethrough_journal_oldest_seconds", age(backlog.oldest_accepted_at).as_secs_f64());
     }
@@ -124,6 +125,7 @@ impl Db {
                 "oldest_seconds": age(backlog.oldest_accepted_at).as_secs_f64(),
                 "rejected": aside.rejected,
                 "held": aside.held,
+                "moved": aside.moved,
                 "replayed": self.0.replayed.load(std::sync::atomic::Ordering::Relaxed),
                 "fenced": self.0.fence.is_lost(),
             },

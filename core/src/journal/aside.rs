@@ -41,7 +41,8 @@ impl Aside {
         Self::Held { reason: MOVED.to_owned() }
     }
 
-    fn is_moved(&self) -> bool {
+    /// Whether the journal only moved it out of its segments' way.
+    pub fn is_moved(&self) -> bool {
         matches!(self, Self::Held { reason } if reason == MOVED)
     }
 }
@@ -64,8 +65,25 @@ pub struct AsideCounts {
     pub rejected: u64,
     /// Entries that wait for a program that knows them.
     pub held: u64,
-    /// Bytes of both on disk.
+    /// Entries that only made room in the segments, and are pending like any other.
+    pub moved: u64,
+    /// Bytes of all of them on disk.
     pub bytes: u64,
+}
+
+impl AsideCounts {
+    /// All of them.
+    pub fn entries(&self) -> u64 {
+        self.rejected + self.held + self.moved
+    }
+
+    fn of(&mut self, why: &Aside) -> &mut u64 {
+        match why {
+            Aside::Rejected { .. } => &mut self.rejected,
+            Aside::Held { .. } if why.is_moved() => &mut self.moved,
+            Aside::Held { .. } => &mut self.held,
+        }
+    }
 }
 
 /// One entry that is set aside.
@@ -97,13 +115,12 @@ impl AsideIndex {
         // Set aside once more, for another reason: the newest record in the file is the one that counts.
         self.take(sequence);
         self.counts.bytes += u64::from(aside.slot.length);
+        *self.counts.of(&aside.why) += 1;
         match &aside.why {
             Aside::Rejected { .. } => {
-                self.counts.rejected += 1;
                 self.rejected_by_key.entry(Arc::clone(&aside.slot.key)).or_default().push(sequence);
             }
             Aside::Held { .. } => {
-                self.counts.held += 1;
                 let is_moved = aside.why.is_moved();
                 self.change_held(&aside.slot.ordering_key, |held| match is_moved {
                     true => held.take_in(sequence),
@@ -156,9 +173,9 @@ impl AsideIndex {
     fn take(&mut self, sequence: u64) -> Option<AsideSlot> {
         let gone = self.slots.remove(&sequence)?;
         self.counts.bytes -= u64::from(gone.slot.length);
+        *self.counts.of(&gone.why) -= 1;
         match &gone.why {
             Aside::Rejected { .. } => {
-                self.counts.rejected -= 1;
                 if let Some(letters) = self.rejected_by_key.get_mut(&gone.slot.key) {
                     letters.retain(|letter| *letter != sequence);
                     if letters.is_empty() {
@@ -167,7 +184,6 @@ impl AsideIndex {
                 }
             }
             Aside::Held { .. } => {
-                self.counts.held -= 1;
                 self.change_held(&gone.slot.ordering_key, |held| held.remove(sequence));
                 if self.held_by_key.get(&gone.slot.key) == Some(&sequence) {
                     self.held_by_key.remove(&gone.slot.key);

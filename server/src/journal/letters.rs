@@ -42,8 +42,7 @@ pub(super) fn export(config: &Config, key: Option<&str>, file: Option<&Path>, ou
             written => written.map_err(|error| (INTERNAL_FAULT, format!("standard output: {error}")))?,
         },
         Some(path) => {
-            write_new(path, &text)
-                .map_err(|error| (INTERNAL_FAULT, format!("{}: {error}", path.display())))?;
+            write_new(path, &text)?;
             let _ = writeln!(out, "wrote {} to {}", counted(lines.len() as u64), path.display());
         }
     }
@@ -57,14 +56,25 @@ pub(super) fn export(config: &Config, key: Option<&str>, file: Option<&Path>, ou
 }
 
 /// Durable when this returns: what was exported may be discarded next. Only the operator may read what users wrote.
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+fn write_new(path: &Path, text: &str) -> Result<(), (u8, String)> {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = made.map_err(|error| (WRONG_CONFIGURATION, not_made(path, &error)))?;
     let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-    if written.is_err() {
+    written.map_err(|error| {
         // A part of it would stand in the way of the next try, or be taken for all of it.
         let _ = fs::remove_file(path);
+        (INTERNAL_FAULT, format!("{}: {error}", path.display()))
+    })
+}
+
+fn not_made(path: &Path, error: &io::Error) -> String {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => format!(
+            "--out {path}: the file exists already, and an export writes over none; name another one, or move it away"
+        ),
+        _ => format!("--out {path}: the file cannot be made: {error}"),
     }
-    written
 }
 
 pub(super) fn line(aside: &AsideEntry) -> String {

@@ -239,7 +239,7 @@ fn what_is_set_aside_is_told_by_command_and_reason() {
     assert_eq!(code, CLEAN, "{text}");
     for part in [
         "waiting: 3 writes",
-        "set aside: 2 rejected, 1 held",
+        "set aside: 2 rejected, 1 held, 0 moved",
         "  rejected (23505): todo.create/1 version 1, 1 write of 1 ordering key\n",
         "  held (unknown-command): todo.create/1 version 1, 1 write",
     ] {
@@ -267,8 +267,13 @@ fn export_writes_everything_that_is_set_aside_and_changes_nothing() {
     let (code, words) = said(|out| letters::export(&config, Some("canary-5"), Some(&file), out));
     assert!(code == CLEAN && words.starts_with("wrote 1 write to "), "{words}");
     assert!(fs::read_to_string(&file).unwrap().contains("\"held\""));
-    let (code, _) = said(|out| letters::export(&config, None, Some(&file), out));
-    assert_eq!(code, INTERNAL_FAULT, "a file that is there is not written over");
+    let there = fs::read(&file).unwrap();
+    let (code, words) = said(|out| letters::export(&config, None, Some(&file), out));
+    assert!(code == WRONG_CONFIGURATION && words.contains("exists already"), "{code}: {words}");
+    assert_eq!(fs::read(&file).unwrap(), there, "a file that is there is not written over");
+    let nowhere = data.path().join("nowhere").join("letters.jsonl");
+    let (code, words) = said(|out| letters::export(&config, None, Some(&nowhere), out));
+    assert!(code == WRONG_CONFIGURATION && words.contains("cannot be made"), "{code}: {words}");
     assert_eq!(said(|out| letters::export(&config, Some("nobody"), None, out)).0, WRONG_CONFIGURATION);
     assert_eq!(everything(&folder), before);
 }

@@ -122,9 +122,10 @@ fn set_aside_entries(out: &mut String, aside: &AsideSurvey) -> std::fmt::Result 
     let Some(file) = &aside.state else { return writeln!(out, "set aside: nothing") };
     writeln!(
         out,
-        "set aside: {} rejected, {} held; the file aside: {}, {}",
+        "set aside: {} rejected, {} held, {} moved; the file aside: {}, {}",
         aside.rejected,
         aside.held,
+        aside.moved,
         counted(aside.bytes, "byte"),
         state(file)
     )?;
@@ -152,9 +153,11 @@ fn set_aside_entries(out: &mut String, aside: &AsideSurvey) -> std::fmt::Result 
     if aside.held > 0 {
         writeln!(
             out,
-            "  held writes wait for a program that knows the command in that version; start one with this folder; those \
-             with the reason moved wait like any other"
+            "  held writes wait for a program that knows the command in that version; start one with this folder"
         )?;
+    }
+    if aside.moved > 0 {
+        writeln!(out, "  moved writes only made room: they wait to be applied, like those above")?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Looking at the file `aside`, by the rules of opening: what is kept, by command and reason, and what is damaged. It
 //! changes nothing, and gives no keys away.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -29,6 +29,9 @@ pub struct AsideSurvey {
     pub rejected: u64,
     /// Entries that wait for a program that knows them.
     pub held: u64,
+    /// Entries that only made room in the segments: they wait to be applied, like those that are pending there, unless they
+    /// follow a held one.
+    pub moved: u64,
     /// The same by command, version and reason, at most 1,000 groups.
     pub groups: Vec<AsideGroup>,
     /// Entries of further groups.
@@ -59,6 +62,8 @@ type Members<'a> = (u64, BTreeSet<&'a str>);
 #[derive(Debug, Default)]
 pub(super) struct LookAside {
     kept: BTreeMap<u64, AsideEntry>,
+    /// The dead letters of each key.
+    rejected: HashMap<String, Vec<u64>>,
     had: HashSet<u64>,
     journal_id: Option<[u8; 16]>,
     survey: AsideSurvey,
@@ -93,6 +98,9 @@ impl LookAside {
                     self.retried(frame.key);
                 }
                 let entry = read::of_frame(&frame, sequence, Bytes::copy_from_slice(payload));
+                if matches!(why, Aside::Rejected { .. }) {
+                    self.rejected.entry(entry.key.clone()).or_default().push(sequence);
+                }
                 self.kept.insert(sequence, AsideEntry { entry, why, since: time(since_micros) });
                 self.had.insert(sequence);
             }
@@ -116,7 +124,13 @@ impl LookAside {
 
     /// An entry that was rejected before is pending again.
     pub(super) fn retried(&mut self, key: &str) {
-        self.kept.retain(|_, kept| kept.entry.key != key || !matches!(kept.why, Aside::Rejected { .. }));
+        for sequence in self.rejected.remove(key).unwrap_or_default() {
+            // Since it was rejected it may have been set aside for another reason.
+            let is_letter = |kept: &AsideEntry| matches!(kept.why, Aside::Rejected { .. });
+            if self.kept.get(&sequence).is_some_and(is_letter) {
+                self.kept.remove(&sequence);
+            }
+        }
     }
 
     /// The answer, in a folder whose segments have this id, and the entries themselves.
@@ -135,7 +149,12 @@ impl LookAside {
                 Aside::Rejected { reason } => (false, reason.clone()),
                 Aside::Held { reason } => (true, reason.clone()),
             };
-            *(if is_held { &mut survey.held } else { &mut survey.rejected }) += 1;
+            let count = match why {
+                Aside::Rejected { .. } => &mut survey.rejected,
+                Aside::Held { .. } if why.is_moved() => &mut survey.moved,
+                Aside::Held { .. } => &mut survey.held,
+            };
+            *count += 1;
             let group = (entry.kind.clone(), entry.version, is_held, reason);
             if groups.len() >= GROUPS_MAX && !groups.contains_key(&group) {
                 survey.beyond += 1;

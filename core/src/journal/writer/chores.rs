@@ -64,12 +64,9 @@ impl JournalWriter {
         let config = &self.shared.config;
         let counts = self.shared.with_index(|index| index.aside.counts());
         let bytes: u64 = places.iter().map(|place| u64::from(place.slot.length)).sum();
-        let entries = counts.rejected + counts.held + places.len() as u64;
+        let entries = counts.entries() + places.len() as u64;
         if entries > config.aside_entries_max / part || counts.bytes + bytes > config.aside_bytes_max / part {
-            return Err(JournalError::AsideFull {
-                entries: counts.rejected + counts.held,
-                bytes: counts.bytes,
-            });
+            return Err(JournalError::AsideFull { entries: counts.entries(), bytes: counts.bytes });
         }
         Ok(())
     }
