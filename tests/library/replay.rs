@@ -153,6 +153,12 @@ async fn journaled_only(
 ) -> Service {
     let service = Service::unseen(never_opens(cluster.url()), service);
     service.db.set_schema(SchemaPart::Unknown);
+    accepted(&service, commands).await;
+    service
+}
+
+/// Puts the commands into the journal, in this order.
+async fn accepted(service: &Service, commands: Vec<Command>) {
     let appends: Vec<_> = commands
         .into_iter()
         .map(|command| {
@@ -171,7 +177,6 @@ async fn journaled_only(
     for append in appends {
         append.await.expect("an append does not panic").expect("the journal takes it");
     }
-    service
 }
 
 /// Polls once.

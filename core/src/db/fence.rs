@@ -4,10 +4,14 @@
 //! Each owner takes the next epoch of its journal before it replays, and each transaction of replay holds the row of that
 //! epoch, shared, until it ends: so a new owner waits for what the old one has begun, and the old one can begin nothing
 //! more. Idempotency keys alone keep effects single; the fence keeps the order, and tells an owner that is none any more.
+//!
+//! Epochs grow by random steps: a failover can lose the newest one, and whoever takes one after that must not come to the
+//! same number. And they are taken behind a lock with a queue: those who share a row let each other pass for ever, in front
+//! of whoever wants to change it.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use tokio_postgres::Error;
+use tokio_postgres::{Error, Row};
 
 use super::{asked::Question, statements::Statements};
 
@@ -28,6 +32,14 @@ pub(super) struct Fence(AtomicI64);
 pub(super) struct Claim<'a> {
     pub(super) fence: &'a Fence,
     pub(super) journal: [u8; 16],
+}
+
+impl Claim<'_> {
+    /// The number under which all who hold or take this journal's epoch queue up; it is made of random bytes. Where another
+    /// lock of the database has the same, one waits for the other for a moment.
+    fn queue(&self) -> i64 {
+        i64::from_le_bytes(self.journal.first_chunk().copied().unwrap_or_default())
+    }
 }
 
 impl Fence {
@@ -67,7 +79,17 @@ impl Fence {
 }
 
 /// Takes the next epoch; every owner before this one is fenced from then on.
-pub(super) struct Take<'a>(pub(super) Claim<'a>);
+pub(super) struct Take<'a> {
+    claim: Claim<'a>,
+    step: i64,
+}
+
+impl<'a> Take<'a> {
+    /// With a number that nobody else draws.
+    pub(super) fn new(claim: Claim<'a>, drawn: u32) -> Self {
+        Self { claim, step: 1 + i64::from(drawn) }
+    }
+}
 
 impl Question for Take<'_> {
     type Answer = ();
@@ -81,12 +103,17 @@ impl Question for Take<'_> {
     }
 
     async fn ask<'c>(&'c self, statements: &'c Statements<'c>) -> Result<(), Error> {
-        let sql = "INSERT INTO ridethrough_journals AS known (journal_id, epoch) VALUES ($1, 1) \
-                   ON CONFLICT (journal_id) DO UPDATE SET epoch = known.epoch + 1, taken_at = now() \
+        // It waits for as long as a transaction of the owner before may last, which is longer than sessions wait for locks
+        // else; the arithmetic makes the one come before the other.
+        let sql = "INSERT INTO ridethrough_journals AS known (journal_id, epoch) \
+                   SELECT $1::bytea, $2::bigint FROM set_config('lock_timeout', '4500', true) AS patient, \
+                   LATERAL pg_advisory_xact_lock($3::bigint + 0 * length(patient)) \
+                   ON CONFLICT (journal_id) DO UPDATE SET epoch = known.epoch + excluded.epoch, taken_at = now() \
                    RETURNING epoch";
-        if let Some(row) = statements.row(sql, &[&self.0.journal.as_slice()]).await? {
+        let Self { claim, step } = self;
+        if let Some(row) = statements.row(sql, &[&claim.journal.as_slice(), step, &claim.queue()]).await? {
             let epoch: i64 = row.try_get(0)?;
-            let own = &self.0.fence.0;
+            let own = &claim.fence.0;
             let _ = own.compare_exchange(NOT_TAKEN, epoch, Ordering::AcqRel, Ordering::Acquire);
         }
         Ok(())
@@ -108,18 +135,24 @@ impl Question for Look<'_> {
     }
 
     async fn ask<'c>(&'c self, statements: &'c Statements<'c>) -> Result<bool, Error> {
-        self.0.see(statements, "SELECT epoch FROM ridethrough_journals WHERE journal_id = $1").await
+        let sql = "SELECT epoch FROM ridethrough_journals WHERE journal_id = $1";
+        let row = statements.row(sql, &[&self.0.journal.as_slice()]).await?;
+        self.0.see(row)
     }
 }
 
 impl Claim<'_> {
     /// Holds the epoch until the end of the transaction; `false` where it is not this owner's.
     pub(super) async fn hold(&self, statements: &Statements<'_>) -> Result<bool, Error> {
-        self.see(statements, "SELECT epoch FROM ridethrough_journals WHERE journal_id = $1 FOR SHARE").await
+        // The lock of the row too: it shows the newest epoch, however long the queue was, and older programs know no queue.
+        let sql = "SELECT epoch FROM ridethrough_journals AS known, \
+                   LATERAL pg_advisory_xact_lock_shared($2::bigint) \
+                   WHERE journal_id = $1 FOR SHARE OF known";
+        let row = statements.row(sql, &[&self.journal.as_slice(), &self.queue()]).await?;
+        self.see(row)
     }
 
-    async fn see(&self, statements: &Statements<'_>, sql: &str) -> Result<bool, Error> {
-        let row = statements.row(sql, &[&self.journal.as_slice()]).await?;
+    fn see(&self, row: Option<Row>) -> Result<bool, Error> {
         Ok(self.fence.see(row.map(|row| row.try_get(0)).transpose()?))
     }
 }

@@ -156,9 +156,10 @@ impl Replay {
     /// Makes sure that this process has an epoch of the journal, before anything of it is replayed.
     async fn owns(&self) -> bool {
         let fence = &self.db.0.fence;
+        let step = || self.db.random(|random| random.u32(..));
         if !fence.is_taken()
             && let Some(claim) = self.db.claim()
-            && let Err(error) = self.db.ask_primary(&Take(claim)).await
+            && let Err(error) = self.db.ask_primary(&Take::new(claim, step())).await
         {
             tracing::debug!(code = error.code(), "the journal's epoch could not be taken");
         }

@@ -205,8 +205,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// A statement about the epochs of journals: an INSERT takes the next one, anything else looks.
     pub(super) fn journals(&self, verb: &str, words: &[String], values: &[Option<Bytes>]) -> Executed {
-        let id = values.first().cloned().flatten().unwrap_or_default();
-        let row = lock(&self.world.data).journal(id, verb == "INSERT");
+        let value = |index: usize| values.get(index).cloned().flatten().unwrap_or_default();
+        let step = || value(1).as_ref().try_into().map(i64::from_be_bytes).unwrap_or(1);
+        let row = lock(&self.world.data).journal(value(0), (verb == "INSERT").then(step));
         match self.with_facts(values, row.as_ref(), |facts| facts.select(words)) {
             Some(answered) => Executed::answered(verb, answered),
             None => self.returned(verb, words, values, row.as_ref(), 1),

@@ -135,10 +135,10 @@ impl Data {
         transaction.changes.push((key, row));
     }
 
-    /// The row of a journal, with its next epoch where it is taken.
-    pub(super) fn journal(&mut self, id: Bytes, taken: bool) -> Option<Row> {
-        if taken {
-            *self.epochs.entry(id.clone()).or_default() += 1;
+    /// The row of a journal; where it is taken, with an epoch that is so much higher.
+    pub(super) fn journal(&mut self, id: Bytes, taken: Option<i64>) -> Option<Row> {
+        if let Some(step) = taken {
+            *self.epochs.entry(id.clone()).or_default() += step;
         }
         let epoch = self.epochs.get(&id)?;
         Some(Row::from([("epoch".to_owned(), datum(epoch))]))

@@ -43,6 +43,80 @@ async fn replay_has_one_owner_and_the_fenced_one_accepts_nothing_more() {
     assert_eq!(*service.db.database().borrow(), DatabasePart::Up);
 }
 
+/// A failover lost the epoch that the owner had taken last, and the next owner came to the same number: each took the row for
+/// its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replay_has_one_owner_also_where_a_failover_lost_its_epoch() {
+    let (_folder, cluster) = database(&[]).await;
+    let first = journaled(&cluster, Arc::new(Picky), vec![put("mine")]).await;
+    first.has_settled().await;
+    let client = as_service(&cluster.url()).await;
+    // As the standby has it that did not hear of the first owner before it was promoted.
+    let lost = client.execute("DELETE FROM ridethrough_journals", &[]).await;
+    assert_eq!(lost.expect("it answers"), 1, "the owner took an epoch");
+    let second = Service::unseen_in(first.copied_journal(), never_opens(cluster.url()), Arc::new(Picky));
+    accepted(&second, vec![put("yours")]).await;
+    second.has_settled().await;
+    let both = [&first, &second];
+    let fenced = async || {
+        let key = format!("more-{}", fastrand::u64(..));
+        // Each has something to replay, so each looks; one that is fenced takes it and keeps it.
+        for service in both {
+            let _ = service.journal.append(entry(put(&key))).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        (both.iter().filter(|service| is_fenced(service)).count() == 1).then_some(())
+    };
+    until("one of the two is fenced", LIMIT, fenced).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let settled = async || {
+        let waits = |service: &&&Service| !is_fenced(service) && service.journal.backlog().entries > 0;
+        (both.iter().filter(waits).count() == 0).then_some(())
+    };
+    until("the other one goes on", LIMIT, settled).await;
+    assert_eq!(both.iter().filter(|service| is_fenced(service)).count(), 1, "one is left");
+}
+
+/// Puts as `Put` does, and takes its time.
+struct Slow;
+
+impl Commands for Slow {
+    fn apply<'c>(
+        &'c self,
+        statements: &'c Statements<'c>,
+        command: &'c Command,
+        _replayed: bool,
+    ) -> BoxFuture<'c, Result<Applied, ApplyError>> {
+        Box::pin(async move {
+            statements.run("SELECT pg_sleep(0.02)", &[]).await?;
+            statements.run("INSERT INTO effects (key) VALUES ($1)", &[&command.key]).await?;
+            Ok(Applied::Done(Bytes::from_static(b"put")))
+        })
+    }
+}
+
+/// Transactions that share the lock of a row let each other pass in front of whoever wants to change it: a busy owner could
+/// not be replaced before it had nothing left to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replay_is_taken_over_from_an_owner_that_is_busy_with_it() {
+    const DEPTH: usize = 4_000;
+    let (_folder, cluster) = database(&[]).await;
+    let writes = (0..DEPTH)
+        .map(|number| Command { ordering_key: number.to_string(), ..put(&format!("k-{number:04}")) });
+    let first = journaled_only(&cluster, Arc::new(Slow), writes.collect()).await;
+    let copy = first.copied_journal();
+    first.db.set_schema(SchemaPart::Ok);
+    let busy = async || (first.journal.backlog().entries < DEPTH as u64 - 300).then_some(());
+    until("the first one is busy", LIMIT, busy).await;
+    let second = Service::unseen_in(copy, never_opens(cluster.url()), Arc::new(Slow));
+    let began = Instant::now();
+    until("the first one is fenced", LIMIT, async || is_fenced(&first).then_some(())).await;
+    let (took, left) = (began.elapsed(), first.journal.backlog().entries);
+    say(&format!("a busy owner was replaced within {took:?}, with {left} entries left"));
+    assert!(left > 500, "it ended by itself");
+    drop(second);
+}
+
 /// An outcome can be asked for as long as the retention says; what is older than that is neither kept nor applied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replay_applies_nothing_that_is_older_than_the_outcomes_that_are_kept() {
