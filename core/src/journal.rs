@@ -121,6 +121,26 @@ pub struct NewEntry {
     pub retried: bool,
 }
 
+impl NewEntry {
+    /// Whether every field is within what a store takes.
+    pub(crate) fn check(&self, payload_bytes_max: u64) -> Result<(), AppendError> {
+        let within = |field, bytes: usize, bytes_min, bytes_max| match bytes as u64 {
+            bytes if (bytes_min..=bytes_max).contains(&bytes) => Ok(()),
+            bytes => Err(AppendError::TooLarge { field, bytes, bytes_min, bytes_max }),
+        };
+        within("key", self.key.len(), 1, record::KEY_BYTES_LIMIT as u64)?;
+        within("kind", self.kind.len(), 0, record::KIND_BYTES_LIMIT as u64)?;
+        within("ordering key", self.ordering_key.len(), 0, record::ORDERING_KEY_BYTES_LIMIT as u64)?;
+        within("payload", self.payload.len(), 0, payload_bytes_max)
+    }
+
+    /// The room it takes in a journal, in bytes.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn bytes(&self) -> u64 {
+        record::frame_bytes(self) as u64
+    }
+}
+
 /// An entry as it was appended, read back from disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -178,6 +198,8 @@ pub struct Backlog {
 pub enum JournalHealth {
     /// Take it.
     Ok,
+    /// Take it where it matters: no more is left than [`JournalConfig::reserve_percent`] keeps for such.
+    Reserved,
     /// Refuse it until entries are settled or the disk has room.
     Full,
     /// Refuse it until a restart.
@@ -291,15 +313,7 @@ impl Journal {
     }
 
     async fn append_unmeasured(&self, entry: NewEntry) -> Result<Appended, AppendError> {
-        let config = &self.handles.shared.config;
-        let within = |field, bytes: usize, bytes_min, bytes_max| match bytes as u64 {
-            bytes if (bytes_min..=bytes_max).contains(&bytes) => Ok(()),
-            bytes => Err(AppendError::TooLarge { field, bytes, bytes_min, bytes_max }),
-        };
-        within("key", entry.key.len(), 1, record::KEY_BYTES_LIMIT as u64)?;
-        within("kind", entry.kind.len(), 0, record::KIND_BYTES_LIMIT as u64)?;
-        within("ordering key", entry.ordering_key.len(), 0, record::ORDERING_KEY_BYTES_LIMIT as u64)?;
-        within("payload", entry.payload.len(), 0, config.payload_bytes_max)?;
+        entry.check(self.handles.shared.config.payload_bytes_max)?;
         let answer = self.handles.shared.enqueue(entry)?;
         // The writer answers everything it takes; a closed channel means that it panicked with the entry in hand.
         let sequence = answer.await.unwrap_or(Err(AppendError::Unknown))?;
@@ -334,11 +348,19 @@ impl Journal {
     /// What the journal can do for the next append.
     pub fn health(&self) -> JournalHealth {
         let counts = self.handles.shared.counts();
+        let config = &self.handles.shared.config;
         match (counts.failed, counts.full) {
             (true, _) => JournalHealth::Failed,
             (false, true) => JournalHealth::Full,
+            (false, false) if config.is_in_reserve(counts.entries, counts.bytes) => JournalHealth::Reserved,
             (false, false) => JournalHealth::Ok,
         }
+    }
+
+    /// The age beyond which an entry is not to be applied any more, where there is one: [`JournalConfig::age_max`] with
+    /// [`WhenTooOld::SetAside`]. Whoever applies entries keeps to it.
+    pub fn max_age(&self) -> Option<Duration> {
+        self.handles.shared.config.max_age()
     }
 
     /// The oldest pending entry, read from disk and checked again; blocks for that read.

@@ -64,6 +64,8 @@ pub(crate) struct JournalSection {
     pub(crate) bytes_max: u64,
     /// Writes that wait. Default 1,000,000.
     pub(crate) entries_max: u64,
+    /// Percent of both that are kept for writes that matter. Default 5.
+    pub(crate) reserve_percent: u8,
     /// Length of one file in bytes. Default 16 MiB.
     pub(crate) segment_bytes: u64,
     /// Appends that may wait for the disk. Default 4096.
@@ -84,6 +86,7 @@ impl Default for JournalSection {
         let JournalConfig {
             bytes_max,
             entries_max,
+            reserve_percent,
             segment_bytes,
             queue_max,
             age_max,
@@ -95,6 +98,7 @@ impl Default for JournalSection {
         Self {
             bytes_max,
             entries_max,
+            reserve_percent,
             segment_bytes,
             queue_max,
             age_max,
@@ -128,6 +132,7 @@ impl Config {
         JournalConfig {
             bytes_max: section.bytes_max,
             entries_max: section.entries_max,
+            reserve_percent: section.reserve_percent,
             segment_bytes: section.segment_bytes,
             queue_max: section.queue_max,
             age_max: section.age_max,

@@ -159,8 +159,18 @@ impl Service {
         config: DbConfig,
         commands: Arc<dyn Commands>,
     ) -> Self {
-        let (journal, writer, _) =
-            Journal::open(JournalConfig::new(folder.path())).expect("the journal can be opened");
+        let journal = JournalConfig::new(folder.path());
+        Self::unseen_with(folder, journal, config, commands)
+    }
+
+    /// As [`Service::unseen_in`], with settings of the journal, which is in the folder.
+    pub(crate) fn unseen_with(
+        folder: tempfile::TempDir,
+        journal: JournalConfig,
+        config: DbConfig,
+        commands: Arc<dyn Commands>,
+    ) -> Self {
+        let (journal, writer, _) = Journal::open(journal).expect("the journal can be opened");
         let writer = std::thread::spawn(move || writer.run());
         let (db, background) = Db::new(config, CacheConfig::default(), journal.clone(), commands)
             .expect("the settings are good");

@@ -100,6 +100,14 @@ pub trait Commands: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether a command of this name is to be accepted into the journal's
+    /// [reserve](crate::journal::JournalConfig::reserve_percent), where others are refused because a long outage has filled all
+    /// the rest. Default no.
+    fn is_important(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
     /// The command was journaled: the moment to note what readers of this replica should see until it is settled. Replay
     /// is quick, so [`settled`](Self::settled) may have been called for it already.
     fn accepted(&self, command: &Command) {

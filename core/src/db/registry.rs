@@ -35,6 +35,9 @@ pub trait TypedCommand: Serialize + DeserializeOwned + Send + Sync + Sized + 'st
     /// Whether [`apply_many`](Self::apply_many) is more than one after another. Default no.
     const APPLIES_MANY: bool = false;
 
+    /// As [`Commands::is_important`]. Default no.
+    const IMPORTANT: bool = false;
+
     /// What it changes: commands with the same ordering key take effect in the order of their acceptance. At most 255
     /// bytes.
     fn ordering_key(&self) -> String;
@@ -245,6 +248,10 @@ impl<S: Send + Sync + 'static> Commands for Registry<S> {
         self.kinds.get(name).is_some_and(|kind| kind.applies_many())
     }
 
+    fn is_important(&self, name: &str) -> bool {
+        self.kinds.get(name).is_some_and(|kind| kind.is_important())
+    }
+
     fn knows(&self, command: &Command) -> Result<(), NotKnown> {
         match self.kinds.get(command.name.as_str()) {
             None => Err(NotKnown::Name),
@@ -282,6 +289,8 @@ trait Kind<S>: Send + Sync {
     fn version(&self) -> u16;
 
     fn applies_many(&self) -> bool;
+
+    fn is_important(&self) -> bool;
 
     fn apply<'c>(
         &'c self,
@@ -323,6 +332,10 @@ impl<C: TypedCommand> Kind<C::Service> for Registered<C> {
 
     fn applies_many(&self) -> bool {
         C::APPLIES_MANY
+    }
+
+    fn is_important(&self) -> bool {
+        C::IMPORTANT
     }
 
     fn apply<'c>(

@@ -24,7 +24,12 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-use self::{pace::Pace, running::Running, settle::Report, together::Item};
+use self::{
+    pace::Pace,
+    running::Running,
+    settle::Report,
+    together::{Item, OLDER_THAN_RETENTION, TOO_OLD},
+};
 use super::{
     Command, Db,
     fence::{Look, Take},
@@ -332,13 +337,18 @@ impl Replay {
     }
 
     fn item(&self, entry: Entry, now: SystemTime) -> Item {
+        let too_old = if entry.retried { None } else { self.too_old(&entry, now) };
+        let Entry { sequence, retried, .. } = entry;
+        Item { sequence, retried, too_old, command: command(&entry) }
+    }
+
+    fn too_old(&self, entry: &Entry, now: SystemTime) -> Option<&'static str> {
         let age = now.duration_since(entry.accepted_at).unwrap_or_default();
-        Item {
-            sequence: entry.sequence,
-            retried: entry.retried,
-            too_old: !entry.retried && age + RETENTION_MARGIN >= self.db.0.config.write.retention,
-            command: command(&entry),
+        // A missing row of its key would prove nothing any more.
+        if age + RETENTION_MARGIN >= self.db.0.config.write.retention {
+            return Some(OLDER_THAN_RETENTION);
         }
+        self.db.0.journal.max_age().is_some_and(|max_age| age >= max_age).then_some(TOO_OLD)
     }
 
     /// Sets aside what this program does not know, and leaves out what follows under the same ordering keys.

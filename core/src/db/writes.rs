@@ -21,7 +21,7 @@ use crate::{
     deadline::Deadline,
     error::{Error, ErrorClass, Phase, RejectReason},
     health::{DatabasePart, SchemaPart},
-    journal::{AppendError, NewEntry},
+    journal::{AppendError, JournalHealth, NewEntry},
     metrics,
     retry::WORTH_BEGINNING,
 };
@@ -38,6 +38,9 @@ pub(super) const CONTENTION_ATTEMPTS: u32 = 5;
 
 /// Somebody waits for a command that is written directly; what nobody waits for can go into a transaction.
 const PRIORITY: Option<Priority> = Some(Priority::Interactive);
+
+/// Why a write is not journaled for which the journal has room: a reason as those of [`AppendError`].
+const RESERVED: &str = "reserved";
 
 /// What was found out about a write whose COMMIT was not answered.
 enum Found {
@@ -271,11 +274,9 @@ impl Db {
         if !maybe_committed && known.is_some_and(|fingerprint| fingerprint != command.fingerprint) {
             return Err(WriteError::KeyReused);
         }
-        // What this owner accepted now, nobody would ever apply.
-        if self.0.fence.is_lost() {
-            metrics::journal_rejected(fence::FENCED);
-            let not_journaled = Error::NotJournaled { reason: fence::FENCED, permanent: false };
-            return Err(refused(not_journaled, false));
+        if let Some(reason) = self.is_closed_to(command, maybe_committed) {
+            metrics::journal_rejected(reason);
+            return Err(refused(Error::NotJournaled { reason, permanent: false }, false));
         }
         let _diverting = self.0.gate.divert(&command.ordering_key);
         let appending = self.0.journal.append(entry(command));
@@ -300,6 +301,20 @@ impl Db {
             return Err(refused(too_late(self.retry_after(Instant::now())), true));
         }
         Ok(Written::Journaled { sequence, repeated })
+    }
+}
+
+impl Db {
+    /// Why the journal, whose store would take it, is not for this command.
+    fn is_closed_to(&self, command: &Command, maybe_committed: bool) -> Option<&'static str> {
+        // What this owner accepted now, nobody would ever apply.
+        if self.0.fence.is_lost() {
+            return Some(fence::FENCED);
+        }
+        // A refusal of what may have been committed would leave nobody knowing.
+        let may_use_reserve = || maybe_committed || self.0.commands.is_important(&command.name);
+        let is_reserved = self.0.journal.health() == JournalHealth::Reserved;
+        (is_reserved && !may_use_reserve()).then_some(RESERVED)
     }
 }
 

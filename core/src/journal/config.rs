@@ -33,6 +33,11 @@ const ASIDE_BYTES: u64 = 16 * 1024 * 1024;
 /// What is gone takes as much room again in the file, which is read whole.
 const ASIDE_BYTES_MOST: u64 = 32 * 1024 * 1024;
 
+/// Room for what must not be refused, once a long outage has filled all the rest.
+const RESERVE_PERCENT: u8 = 5;
+/// Beyond this the bounds themselves are what should be larger.
+const RESERVE_PERCENT_MOST: u8 = 90;
+
 /// The least `segment_bytes`: a header and some records.
 const SEGMENT_BYTES_LEAST: u64 = 4 * 1024;
 /// The most: recovery reads a whole segment into memory.
@@ -47,8 +52,9 @@ pub enum WhenTooOld {
     Warn,
     /// New appends are refused until that entry is settled, and a warning is logged.
     Refuse,
-    /// Entries as old as that are set aside as rejected, with the reason `too-old`, and a warning is logged. They are never
-    /// applied unless an operator gives them back; the database does not learn of it.
+    /// Entries that are as old as that when their turn comes are not applied any more, unless an operator gives them back:
+    /// the database records them as rejected, with the reason `too-old`, and they are set aside as dead letters. What turns
+    /// out to have been applied before is not among them. Until the database is there they wait. A warning is logged.
     SetAside,
 }
 
@@ -63,6 +69,11 @@ pub struct JournalConfig {
     pub bytes_max: u64,
     /// Pending entries beyond which appends are refused; default 1,000,000 (each takes about 200 bytes of memory).
     pub entries_max: u64,
+    /// The part of both that is kept for writes that matter, in percent, at most 90; default 5. Beyond the rest ordinary
+    /// writes are refused, while those go on that their service calls important, and those whose COMMIT was not answered:
+    /// a refusal would leave nobody knowing. The store itself only [says](crate::journal::JournalHealth::Reserved) that it
+    /// has come to that; who appends keeps to it.
+    pub reserve_percent: u8,
     /// Length at which a new segment file is begun, 4 KiB to 64 MiB; default 16 MiB.
     pub segment_bytes: u64,
     /// The longest payload, at most 16 MiB; default 1 MiB.
@@ -88,6 +99,7 @@ impl JournalConfig {
             dir: dir.into(),
             bytes_max: BYTES_MAX,
             entries_max: ENTRIES_MAX,
+            reserve_percent: RESERVE_PERCENT,
             segment_bytes: SEGMENT_BYTES,
             payload_bytes_max: PAYLOAD_BYTES,
             queue_max: QUEUE,
@@ -117,6 +129,9 @@ impl JournalConfig {
         if self.age_max < AGE_LEAST {
             return wrong("age_max", "must be at least 1 s".to_owned());
         }
+        if self.reserve_percent > RESERVE_PERCENT_MOST {
+            return wrong("reserve_percent", format!("must be at most {RESERVE_PERCENT_MOST}"));
+        }
         if self.aside_bytes_max > ASIDE_BYTES_MOST {
             return wrong("aside_bytes_max", format!("must be at most {ASIDE_BYTES_MOST}"));
         }
@@ -132,6 +147,18 @@ impl JournalConfig {
             Some((field, _)) => wrong(field, "must be at least 1".to_owned()),
             None => Ok(()),
         }
+    }
+
+    /// Whether so many pending entries with so many bytes leave no more than the reserve.
+    pub(crate) fn is_in_reserve(&self, entries: u64, bytes: u64) -> bool {
+        // Limits of nearly everything a u64 holds are none, and have no reserve either.
+        let ordinary = |all: u64| all - all.checked_mul(self.reserve_percent.into()).unwrap_or(0) / 100;
+        entries >= ordinary(self.entries_max) || bytes >= ordinary(self.bytes_max)
+    }
+
+    /// The age beyond which entries are not to be applied, where there is one.
+    pub(crate) fn max_age(&self) -> Option<Duration> {
+        (self.when_too_old == WhenTooOld::SetAside).then_some(self.age_max)
     }
 
     /// The most that all segment files may take together, in bytes.

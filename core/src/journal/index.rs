@@ -394,20 +394,6 @@ impl Index {
         self.oldest_micros().is_some_and(|oldest| oldest < micros)
     }
 
-    /// The oldest pending entries that were accepted before this, at most so many. One that was accepted earlier than
-    /// those before it is found once those are gone.
-    pub(crate) fn older_than(&self, micros: i64, entries_max: usize) -> Vec<u64> {
-        let released = self.aside.released_keys().flat_map(|ordering_key| {
-            self.aside.released(ordering_key).take_while(|(_, slot)| slot.accepted_micros < micros)
-        });
-        let numbered = (self.links.first..).zip(&self.links.links);
-        let pending = numbered.filter(|(_, link)| link.is_pending);
-        let accepted = |link: &Link| self.links.notes.get(link.note).1.accepted_micros;
-        let old = pending.take_while(|(_, link)| accepted(link) < micros);
-        let sequences = released.map(|(sequence, _)| sequence).chain(old.map(|(sequence, _)| sequence));
-        sequences.take(entries_max).collect()
-    }
-
     /// The oldest pending entries up to this sequence, at most so many.
     pub(crate) fn pending_through(&self, last: u64, entries_max: usize) -> Vec<u64> {
         let numbered = (self.links.first..=last).zip(&self.links.links);

@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -54,6 +55,8 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn aside(&self, from: u64, entries_max: usize) -> Result<Vec<AsideEntry>, JournalError>;
     /// See [`Journal::release`].
     fn release(&self, ordering_key: &str) -> u64;
+    /// See [`Journal::max_age`].
+    fn max_age(&self) -> Option<Duration>;
     /// See [`Journal::changed`].
     fn changed(&self) -> watch::Receiver<u64>;
 }
@@ -114,6 +117,10 @@ impl Store for Journal {
 
     fn release(&self, ordering_key: &str) -> u64 {
         Journal::release(self, ordering_key)
+    }
+
+    fn max_age(&self) -> Option<Duration> {
+        Journal::max_age(self)
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

@@ -9,6 +9,7 @@ use ridethrough::{
     DbConfig,
     db::{WriteError, Written},
     health::JournalPart,
+    journal::{JournalConfig, WhenTooOld},
 };
 use ridethrough_tests::until;
 use tokio::time::Instant;
@@ -115,6 +116,46 @@ async fn replay_is_taken_over_from_an_owner_that_is_busy_with_it() {
     say(&format!("a busy owner was replaced within {took:?}, with {left} entries left"));
     assert!(left > 500, "it ended by itself");
     drop(second);
+}
+
+/// Entries that had waited too long were set aside without asking the database: it knew nothing of them when somebody asked
+/// for their outcome, and one that had been applied all the same was a dead letter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replay_records_what_waited_too_long_and_keeps_it_for_an_operator() {
+    let (_folder, cluster) = database(&[]).await;
+    let elsewhere = Service::start_with(never_opens(cluster.url()), Arc::new(Picky)).await;
+    let hour = Duration::from_secs(3_600);
+    let waited = |key: &str, time: Duration| Command {
+        accepted_at: to_microseconds(SystemTime::now() - time),
+        ordering_key: key.to_owned(),
+        ..put(key)
+    };
+    let applied = waited("applied", 2 * hour);
+    let written = elsewhere.db.write(applied.clone(), deadline()).await;
+    assert!(matches!(written, Ok(Written::Committed { .. })), "{written:?}");
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let (age_max, when_too_old) = (hour, WhenTooOld::SetAside);
+    let journal = JournalConfig { age_max, when_too_old, ..JournalConfig::new(folder.path()) };
+    let service = Service::unseen_with(folder, journal, never_opens(cluster.url()), Arc::new(Picky));
+    service.db.set_schema(SchemaPart::Unknown);
+    accepted(&service, vec![waited("late", 2 * hour), applied, waited("in time", hour / 2)]).await;
+    service.db.set_schema(SchemaPart::Ok);
+    service.has_settled().await;
+    let client = as_service(&cluster.url()).await;
+    for (key, effects) in [("late", 0), ("applied", 1), ("in time", 1)] {
+        assert_eq!(effects_of(&client, key).await, effects, "{key}");
+    }
+    let status = async |key: &str| {
+        let status = elsewhere.db.write_status(key, deadline()).await.expect("it answers");
+        status.map(|status| (status.state, status.reason))
+    };
+    assert_eq!(status("late").await, Some((WriteState::Rejected, Some("too-old".to_owned()))));
+    assert_eq!(status("applied").await, Some((WriteState::Applied, None)));
+    assert_eq!(service.journal.rejected_keys(), ["late"]);
+    service.journal.retry("late").await.expect("the journal takes it").expect("there is a dead letter");
+    service.has_settled().await;
+    assert_eq!(effects_of(&client, "late").await, 1, "an operator vouched for it");
+    assert_eq!(status("late").await, Some((WriteState::Applied, None)));
 }
 
 /// An outcome can be asked for as long as the retention says; what is older than that is neither kept nor applied.

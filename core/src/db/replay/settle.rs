@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::together::{self, Apart, Ending, Item, TOO_OLD};
+use super::together::{self, Apart, Ending, Item};
 use crate::{
     bulkhead::Priority,
     db::{
@@ -201,8 +201,8 @@ impl Db {
 
     /// Brings one entry to an end that is recorded in the database, or says why not.
     async fn settle_alone(&self, item: &Item, priority: Option<Priority>) -> Result<(), Error> {
-        if item.too_old {
-            return self.settle_too_old(item).await;
+        if let Some(reason) = item.too_old {
+            return self.settle_too_old(item, reason).await;
         }
         let Item { command, sequence, retried, .. } = item;
         let limits = (Deadline::after(Instant::now(), ATTEMPT_LIMIT), ATTEMPT_LIMIT);
@@ -240,11 +240,11 @@ impl Db {
         }
     }
 
-    /// Without a row nobody can tell whether it was applied, so it never is.
-    async fn settle_too_old(&self, item: &Item) -> Result<(), Error> {
+    /// Without a row it was not applied, or nobody can tell; so it never is.
+    async fn settle_too_old(&self, item: &Item, reason: &'static str) -> Result<(), Error> {
         let (command, sent_at) = (&item.command, Instant::now());
         let Some(known) = self.ask_primary(&keys::LookUp(&command.key)).await? else {
-            return self.reject(item, &command.key, Refusal::new(TOO_OLD)).await;
+            return self.reject(item, &command.key, Refusal::new(reason)).await;
         };
         if known.is_same_request(command) {
             self.tell_settled(command, &known.settled(), true, sent_at);

@@ -22,8 +22,10 @@ use crate::{
     sabotage::{self, Bug, Step},
 };
 
-/// The outcome of what nobody can tell any more whether it was applied.
-pub(super) const TOO_OLD: &str = "older-than-retention";
+/// The reason where nobody can tell any more whether it was applied.
+pub(super) const OLDER_THAN_RETENTION: &str = "older-than-retention";
+/// The reason where it waited for longer than the journal's policy lets it.
+pub(super) const TOO_OLD: &str = "too-old";
 
 /// An entry of the journal, as a command.
 #[derive(Debug)]
@@ -32,8 +34,8 @@ pub(super) struct Item {
     pub(super) command: Command,
     /// An operator gave it back after it was rejected.
     pub(super) retried: bool,
-    /// Its key's row may have been removed, so that a missing row proves nothing, and no operator vouches for it.
-    pub(super) too_old: bool,
+    /// Why it is not to be applied any more, unless its key says that it was: it is too old, and no operator vouches for it.
+    pub(super) too_old: Option<&'static str>,
 }
 
 /// How one of them ended.
@@ -160,7 +162,7 @@ impl<'t> Together<'t> {
 
     /// Finds those whose keys are settled already, and those that are too old to find out.
     async fn recognise(&mut self, statements: &Statements<'_>) -> Result<(), DriverError> {
-        let asked = |item: &&Item| item.too_old || self.applies_at_once(item);
+        let asked = |item: &&Item| item.too_old.is_some() || self.applies_at_once(item);
         let keys: Vec<&str> = self.items.iter().filter(asked).map(|item| item.command.key.as_str()).collect();
         if keys.is_empty() {
             return Ok(());
@@ -191,7 +193,7 @@ impl<'t> Together<'t> {
             let Some(wave) = waves.get_mut(*depth) else { continue };
             *depth += 1;
             let name = item.command.name.as_str();
-            let at_once = item.too_old || self.applies_at_once(item);
+            let at_once = item.too_old.is_some() || self.applies_at_once(item);
             match wave.iter_mut().find(|group| group.name == name && group.at_once == at_once) {
                 Some(group) => group.members.push(index),
                 None => wave.push(Group { name, at_once, members: vec![index] }),
@@ -204,7 +206,7 @@ impl<'t> Together<'t> {
     async fn settle_at_once(&mut self, statements: &Statements<'_>, members: &[usize]) -> Result<(), Stop> {
         let items = || members.iter().filter_map(|index| self.items.get(*index));
         let commands: Vec<&Command> =
-            items().filter(|item| !item.too_old).map(|item| &item.command).collect();
+            items().filter(|item| item.too_old.is_none()).map(|item| &item.command).collect();
         let applied = if commands.is_empty() {
             Vec::new()
         } else {
@@ -219,7 +221,10 @@ impl<'t> Together<'t> {
         let mut applied = applied.into_iter();
         let ended: Vec<(&Command, Settled)> = items()
             .filter_map(|item| {
-                let answer = if item.too_old { Err(Refusal::new(TOO_OLD)) } else { applied.next()? };
+                let answer = match item.too_old {
+                    Some(reason) => Err(Refusal::new(reason)),
+                    None => applied.next()?,
+                };
                 Some((&item.command, answer.map_or_else(Settled::Refused, Applied::into)))
             })
             .collect();

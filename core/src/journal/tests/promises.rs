@@ -7,7 +7,7 @@ use crate::journal::disk::memory::MemoryDisk;
 use crate::journal::disk::volatile::VolatileDisk;
 use crate::journal::disk::{Disk, RealDisk};
 use crate::journal::{
-    AppendError, Appended, Aside, Journal, JournalConfig, JournalError, JournalHealth, NewEntry, WhenTooOld,
+    AppendError, Appended, Journal, JournalConfig, JournalError, JournalHealth, NewEntry, WhenTooOld,
 };
 
 #[test]
@@ -323,17 +323,20 @@ fn an_entry_that_waits_too_long_closes_the_journal_to_new_ones_where_that_is_wan
     }
 }
 
+/// They were set aside without the database having been asked: whoever asked it for their outcome learned nothing, and some
+/// had been applied.
 #[test]
-fn entries_that_wait_too_long_become_dead_letters_where_that_is_wanted() {
-    let disk = MemoryDisk::default();
-    let (journal, mut writer, _) = open_with(&disk, |config| config.when_too_old = WhenTooOld::SetAside);
-    let fresh = NewEntry { accepted_at: std::time::SystemTime::now(), ..entry("fresh", "x") };
-    together(&journal, &mut writer, &[old("a"), old("b"), fresh]);
-    writer.housekeep();
-    assert_eq!(pending(&journal).iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["fresh"]);
-    let letters = journal.aside(0, 9).unwrap();
-    assert_eq!(letters.len(), 2);
-    assert_eq!(letters[0].why, Aside::Rejected { reason: "too-old".to_owned() });
+fn entries_that_wait_too_long_stay_until_the_database_can_be_asked() {
+    for (policy, max_age) in
+        [(WhenTooOld::SetAside, Some(Duration::from_hours(24))), (WhenTooOld::Warn, None)]
+    {
+        let disk = MemoryDisk::default();
+        let (journal, mut writer, _) = open_with(&disk, |config| config.when_too_old = policy);
+        together(&journal, &mut writer, &[old("a"), entry("b", "x")]);
+        writer.housekeep();
+        assert_eq!(pending(&journal).len(), 2, "{policy:?}");
+        assert_eq!((journal.aside_counts().entries(), journal.max_age()), (0, max_age), "{policy:?}");
+    }
 }
 
 #[test]
