@@ -58,6 +58,7 @@ mod script;
 mod service;
 mod session;
 mod sql;
+mod store;
 mod stream;
 mod strike;
 mod text;
@@ -83,6 +84,7 @@ pub use self::{
     reply::{Call, Cell, Reply, RowValues},
     script::{At, Fault},
     service::TestDb,
+    store::MemoryStore,
     stream::ClientStream,
 };
 use self::{

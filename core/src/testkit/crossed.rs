@@ -196,7 +196,7 @@ fn start(server: &FakePostgres, disk: &MemoryDisk) -> TestDb {
     config.segment_bytes = 4096;
     let (journal, writer, _) = Journal::open_on(config, Arc::new(disk.clone())).unwrap();
     let kept = TestJournal::with_writer(journal, writer);
-    TestDb::start_with(server, DbConfig::default(), Arc::new(Effects), kept).unwrap()
+    TestDb::start_on_journal(server, DbConfig::default(), Arc::new(Effects), kept).unwrap()
 }
 
 async fn replayed(process: &TestDb, context: &str) {

@@ -9,6 +9,8 @@ use crate::journal::{Journal, JournalConfig, JournalError, JournalWriter};
 
 /// How often the writer looks for appends, in the time of the test; a sync on a slow disk. Less would only cost turns.
 const TURN: Duration = Duration::from_millis(5);
+/// Every so many turns it tidies up, which is about once a second, as its thread does it.
+const TURNS_FOR_A_TIDY: u32 = 200;
 
 /// A journal in memory. Its writer ends when this is dropped; appends are refused from then on.
 #[derive(Debug)]
@@ -31,7 +33,12 @@ impl TestJournal {
     /// Spawns the writer.
     pub(super) fn with_writer(journal: Journal, mut writer: JournalWriter) -> Self {
         let writer = tokio::spawn(async move {
+            let mut turns = 0_u32;
             while writer.turn(Duration::ZERO) {
+                turns = (turns + 1) % TURNS_FOR_A_TIDY;
+                if turns == 0 {
+                    writer.housekeep();
+                }
                 sleep(TURN).await;
             }
         });

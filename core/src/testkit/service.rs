@@ -10,7 +10,7 @@ use crate::{
     db::{BoxFuture, BoxStream, Commands, Connecting, Connector, Db, DbConfig, HostAddress},
     drain::Drain,
     health::SchemaPart,
-    journal::{Journal, JournalConfig},
+    journal::{JournalConfig, Store},
 };
 
 /// A [`Db`] on a [`FakePostgres`], with a journal in memory and its background parts spawned; they end when it is dropped.
@@ -20,7 +20,9 @@ use crate::{
 pub struct TestDb {
     /// The database path.
     pub db: Db,
-    journal: TestJournal,
+    store: Box<dyn Store>,
+    /// Writes what the store takes, where that needs a task.
+    _writer: Option<TestJournal>,
     parts: Vec<JoinHandle<()>>,
     _drain: Drain,
 }
@@ -41,20 +43,43 @@ impl TestDb {
         // The folder is a name only: nothing of this journal is on disk.
         let kept =
             journal_in_memory(JournalConfig::new("in-memory")).map_err(|error| invalid(error.into()))?;
-        Self::start_with(server, config, commands, kept)
+        Self::start_on_journal(server, config, commands, kept)
+    }
+
+    /// As [`start`](Self::start), on a store that the test fills and breaks, such as a [`MemoryStore`](super::MemoryStore).
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_on(
+        server: &FakePostgres,
+        config: DbConfig,
+        commands: Arc<dyn Commands>,
+        store: impl Store + Clone,
+    ) -> io::Result<Self> {
+        Self::start_with(server, config, commands, store, None)
     }
 
     /// As [`start`](Self::start), on a journal that somebody made already.
-    pub(super) fn start_with(
+    pub(super) fn start_on_journal(
         server: &FakePostgres,
         config: DbConfig,
         commands: Arc<dyn Commands>,
         kept: TestJournal,
     ) -> io::Result<Self> {
+        Self::start_with(server, config, commands, kept.journal.clone(), Some(kept))
+    }
+
+    fn start_with(
+        server: &FakePostgres,
+        config: DbConfig,
+        commands: Arc<dyn Commands>,
+        store: impl Store + Clone,
+        writer: Option<TestJournal>,
+    ) -> io::Result<Self> {
         let url = "postgres://app:app@memory/app".to_owned();
         let mut config = DbConfig { url, ..config };
         config.pool.connector = Connecting::through(Arc::new(server.clone()));
-        let (db, background) = Db::new(config, CacheConfig::default(), kept.journal.clone(), commands)
+        let (db, background) = Db::new(config, CacheConfig::default(), store.clone(), commands)
             .map_err(|error| invalid(error.into()))?;
         db.set_schema(SchemaPart::Ok);
         let (drain, draining) = Drain::new();
@@ -66,13 +91,13 @@ impl TestDb {
             tokio::spawn(background.listener.run(draining.clone())),
             tokio::spawn(background.keeper.run(draining)),
         ];
-        Ok(Self { db, journal: kept, parts, _drain: drain })
+        Ok(Self { db, store: Box::new(store), parts, _writer: writer, _drain: drain })
     }
 
-    /// The journal that accepts writes during an outage.
+    /// The journal, or another store, that accepts writes during an outage.
     #[must_use]
-    pub fn journal(&self) -> &Journal {
-        &self.journal.journal
+    pub fn journal(&self) -> &dyn Store {
+        self.store.as_ref()
     }
 }
 

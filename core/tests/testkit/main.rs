@@ -43,4 +43,6 @@ mod sockets;
 #[cfg(test)]
 mod sqlstates;
 #[cfg(test)]
+mod stores;
+#[cfg(test)]
 mod transactions;
