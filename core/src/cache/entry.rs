@@ -8,6 +8,8 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::memory::allocated;
+
 /// Tags of one answer at the most.
 const TAGS_MAX: usize = 8;
 /// Bytes of one tag at the most: a few of them must fit into one notice of PostgreSQL.
@@ -65,8 +67,9 @@ impl Tags {
         self.names.is_empty() && !self.everything
     }
 
-    pub(super) fn weight(&self) -> usize {
-        self.names.iter().map(|name| name.len() + size_of::<Box<str>>()).sum()
+    pub(super) fn allocated_bytes(&self) -> usize {
+        let names = self.names.iter().map(|name| allocated(name.len()));
+        allocated(size_of_val(&*self.names)) + names.sum::<usize>()
     }
 }
 
@@ -79,6 +82,17 @@ pub(crate) enum Known {
     Nothing,
     /// That what was known is not true any more. It keeps older answers out and is served to nobody.
     Forgotten,
+}
+
+impl Known {
+    /// The same in memory of its own. An answer is often a small part of a message that came in one piece, or has room for
+    /// more, and would keep all of that.
+    pub(super) fn on_its_own(self) -> Self {
+        match self {
+            Self::Answer(answer) => Self::Answer(Bytes::copy_from_slice(&answer)),
+            other => other,
+        }
+    }
 }
 
 /// What the cache holds under one key.
@@ -158,14 +172,6 @@ impl Entry {
 
     fn after_asked(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.asked).as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    pub(super) fn weight(&self) -> usize {
-        let answer = match &self.known {
-            Known::Answer(answer) => answer.len(),
-            Known::Nothing | Known::Forgotten => 0,
-        };
-        answer + self.tags.weight()
     }
 }
 

@@ -8,6 +8,8 @@ use std::{
     hash::{Hash, Hasher},
 };
 
+use super::memory::allocated;
+
 /// Who asks, as far as answers differ by it: a user, a tenant, a role. Any bytes; they appear in no log.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Principal(Box<[u8]>);
@@ -97,6 +99,14 @@ impl CacheKey {
         match &self.0 {
             Bytes::Short { length, bytes } => bytes.get(..usize::from(*length)).unwrap_or_default(),
             Bytes::Long(bytes) => bytes,
+        }
+    }
+
+    /// Bytes beside the key itself.
+    pub(super) fn allocated_bytes(&self) -> usize {
+        match &self.0 {
+            Bytes::Short { .. } => 0,
+            Bytes::Long(bytes) => allocated(bytes.capacity()),
         }
     }
 

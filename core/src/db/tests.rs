@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::*;
+use super::{writes::News, *};
 use crate::{
     breaker::BreakerState,
     cache::{CacheKey, StaleReason, Tags},
@@ -365,7 +365,7 @@ async fn a_write_that_is_too_large_for_the_journal_is_refused_for_good() {
 #[tokio::test]
 async fn a_key_that_was_settled_here_is_not_taken_for_another_request_in_an_outage() {
     let outage = Outage::begin();
-    outage.db.tell_settled(&command("k", 1), &Settled::Applied(Bytes::new()), false, Instant::now());
+    outage.db.tell_settled(&command("k", 1), &Settled::Applied(Bytes::new()), News::Direct, Instant::now());
     let other = outage.db.write(command("k", 2), soon()).await;
     assert!(matches!(other, Err(WriteError::KeyReused)), "{other:?}");
     let same = outage.db.write(command("k", 1), soon()).await;

@@ -61,6 +61,17 @@ enum Undone {
     Doubtful(Error),
 }
 
+/// How it comes that a command is known to be settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// Its author waits, and is about to look at what it changed.
+    Direct,
+    /// Replay applied it, and perhaps nobody ever looks.
+    Replayed,
+    /// Replay found it settled already, at a time that nobody here knows: it only makes the cache forget.
+    Earlier,
+}
+
 impl Db {
     /// The decision between direct and journaled.
     pub(super) async fn write_unmeasured(
@@ -155,7 +166,7 @@ impl Db {
         let sent_at = Instant::now();
         match self.resolve(progress.mark.as_ref(), Some(command), deadline).await {
             Resolution::Settled(known) if known.is_same_request(command) => {
-                self.tell_settled(command, &known.settled(), false, sent_at);
+                self.tell_settled(command, &known.settled(), News::Direct, sent_at);
                 Found::Ended(match known.settled() {
                     Settled::Applied(answer) => Attempted::Committed(Applied::Done(answer)),
                     Settled::Superseded(answer) => Attempted::Committed(Applied::Superseded(answer)),
@@ -169,7 +180,7 @@ impl Db {
             // it twice; what it answered is known here.
             Resolution::Committed => match progress.applied.take() {
                 Some(applied) => {
-                    self.tell_settled(command, &applied.clone().into(), false, sent_at);
+                    self.tell_settled(command, &applied.clone().into(), News::Direct, sent_at);
                     Found::Ended(Attempted::Committed(applied))
                 }
                 None => Found::Gone,
@@ -217,14 +228,15 @@ impl Db {
         let result = attempted.as_ref().map_or_else(|failed| failed.breaker, |_| CallResult::Success);
         admission.record(result, Instant::now());
         self.note_attempt(host, &span, attempted.as_ref().err());
-        let (settled, before) = match &attempted {
-            Ok(Attempted::Committed(applied)) => (applied.clone().into(), false),
+        let (settled, news) = match &attempted {
+            Ok(Attempted::Committed(applied)) if replayed => (applied.clone().into(), News::Replayed),
+            Ok(Attempted::Committed(applied)) => (applied.clone().into(), News::Direct),
             Ok(Attempted::Known(known)) if replayed && known.is_same_request(command) => {
-                (known.settled(), true)
+                (known.settled(), News::Earlier)
             }
             _ => return attempted,
         };
-        self.tell_settled(command, &settled, before, sent_at);
+        self.tell_settled(command, &settled, news, sent_at);
         attempted
     }
 
@@ -238,13 +250,15 @@ impl Db {
         Some(Claim { fence: &self.0.fence, journal: self.0.journal.id() })
     }
 
-    /// Tells the service how a command ended. What was settled `before` is news of unknown age, and only makes the cache
-    /// forget.
-    pub(super) fn tell_settled(&self, command: &Command, settled: &Settled, before: bool, sent_at: Instant) {
+    /// Tells the service how a command ended.
+    pub(super) fn tell_settled(&self, command: &Command, settled: &Settled, news: News, sent_at: Instant) {
         let (cache, now) = (&self.0.cache, Instant::now());
         self.0.settled_keys.insert(command.key.clone(), command.fingerprint);
-        let fill =
-            if before { cache.forget_by_write(sent_at, now) } else { cache.fill_by_write(sent_at, now) };
+        let fill = match news {
+            News::Direct => cache.fill_by_write(sent_at, now),
+            News::Replayed => cache.fill_by_write(sent_at, now).unasked(),
+            News::Earlier => cache.forget_by_write(sent_at, now).unasked(),
+        };
         let tags = self.0.commands.end(command, settled, &fill);
         cache.changed(&tags, now);
         // Last: until the cache knows better, readers see what the write was to become.

@@ -21,7 +21,7 @@ use crate::{
         keys::{self, Known},
         resolve::Resolution,
         transaction::{Attempted, Failed, Ground, Origin, Progress},
-        writes,
+        writes::{self, News},
     },
     deadline::Deadline,
     error::{Error, ErrorClass, Phase, Stage},
@@ -172,7 +172,8 @@ impl Db {
         for (item, ending) in items.iter().zip(endings) {
             let ended = match ending {
                 Ending::Settled { settled, before } => {
-                    self.tell_settled(&item.command, &settled, before, sent_at);
+                    let news = if before { News::Earlier } else { News::Replayed };
+                    self.tell_settled(&item.command, &settled, news, sent_at);
                     self.count_replayed(if before { "known" } else { settled.as_str() });
                     match settled {
                         Settled::Refused(refusal) => self.set_aside(item, refusal.code).await,
@@ -247,7 +248,7 @@ impl Db {
             return self.reject(item, &command.key, Refusal::new(reason)).await;
         };
         if known.is_same_request(command) {
-            self.tell_settled(command, &known.settled(), true, sent_at);
+            self.tell_settled(command, &known.settled(), News::Earlier, sent_at);
         }
         self.settle_known(item, &known).await
     }
@@ -275,7 +276,7 @@ impl Db {
             return Err(Error::GivenUp { source });
         }
         self.count_replayed(if refusal.code == "key-reused" { "key-reused" } else { "rejected" });
-        self.tell_settled(command, &Settled::Refused(refusal.clone()), false, sent_at);
+        self.tell_settled(command, &Settled::Refused(refusal.clone()), News::Replayed, sent_at);
         self.set_aside(item, refusal.code).await
     }
 
