@@ -41,7 +41,7 @@ fn todo(number: u128) -> Uuid {
 }
 
 /// A command of the todo server, as it stands in the journal.
-fn command(key: &str, name: &str, id: Uuid, rest: Value) -> Command {
+pub(crate) fn command(key: &str, name: &str, id: Uuid, rest: Value) -> Command {
     let mut payload = json!({ "id": id });
     if let (Some(payload), Some(rest)) = (payload.as_object_mut(), rest.as_object()) {
         payload.extend(rest.clone());

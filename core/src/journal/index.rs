@@ -21,6 +21,9 @@ pub(crate) use crate::journal::index::notes::Note;
 use crate::journal::index::notes::{NoteAt, Notes};
 use crate::journal::index::taken::Taken;
 
+/// Room for so many entries stays when none is left; what a long outage took beyond that is given back.
+const KEPT_ROOM: usize = 4_096;
+
 /// A file that holds records, kept open while a slot points into it.
 #[derive(Debug)]
 pub(crate) struct RecordFile {
@@ -266,6 +269,11 @@ impl Index {
     fn advance(&mut self) {
         self.links.advance();
         self.heads.forget_before(self.links.first);
+        if self.links.links.is_empty() {
+            self.links.links.shrink_to(KEPT_ROOM);
+            self.by_key.shrink_to(KEPT_ROOM);
+            self.tails.shrink_to(KEPT_ROOM);
+        }
     }
 
     /// Takes a pending entry out of its ordering key's chain; whether it was pending.

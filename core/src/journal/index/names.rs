@@ -47,6 +47,10 @@ impl Names {
         self.table.reserve(names, |(hash, _)| hash.spread());
     }
 
+    pub(super) fn shrink_to(&mut self, names: usize) {
+        self.table.shrink_to(names, |(hash, _)| hash.spread());
+    }
+
     /// The sequence under a name: of those with the hash, the one that is it. No sequence here is before `first`.
     pub(super) fn find(&self, hash: NameHash, first: u64, is_it: impl Fn(u64) -> bool) -> Option<u64> {
         let found =
