@@ -45,6 +45,7 @@ mod statements;
 mod tls;
 mod transact;
 mod transaction;
+mod user_session;
 mod writes;
 
 use std::{
@@ -85,6 +86,7 @@ pub use self::{
     statements::Statements,
     tls::Tls,
     transact::TransactionOptions,
+    user_session::UserSession,
 };
 use self::{
     begin::Marking, classify::Circuit, fence::Fence, gate::Gate, hosts::Hosts, listen::Telling,

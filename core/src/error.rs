@@ -72,6 +72,8 @@ pub enum RejectReason {
     SchemaUnusable,
     /// Nothing is left of the deadline.
     DeadlinePassed,
+    /// What there is here is older than what its reader has seen.
+    BehindSession,
 }
 
 /// What is known about a refusal beyond its reason. Plain words and instants: a refusal allocates nothing.
@@ -297,6 +299,7 @@ impl Error {
             Self::Rejected { reason: RejectReason::Overloaded | RejectReason::DeadlinePassed, .. } => {
                 Stage::Bulkhead
             }
+            Self::Rejected { reason: RejectReason::BehindSession, .. } => Stage::Query,
             Self::Rejected { .. } => Stage::Breaker,
             Self::NotJournaled { .. } => Stage::Journal,
             Self::GivenUp { .. } => Stage::Query,
@@ -392,6 +395,7 @@ impl fmt::Display for RejectReason {
             Self::Overloaded => "too many calls are in progress",
             Self::SchemaUnusable => "the schema has not been checked yet or is not ours",
             Self::DeadlinePassed => "nothing is left of the deadline",
+            Self::BehindSession => "only older answers than its reader has seen are to be had",
         })
     }
 }

@@ -218,6 +218,9 @@ fn unavailable(error: &Error) -> Trouble {
         Error::Rejected { reason: RejectReason::DeadlinePassed, .. } => {
             ("too-slow", "the answer was not there in time")
         }
+        Error::Rejected { reason: RejectReason::BehindSession, .. } => {
+            ("older-than-seen", "the database is away, and what is kept is older than what you have")
+        }
         Error::Timeout { .. } => ("too-slow", "the answer was not there in time"),
         Error::Database { class: ErrorClass::Contention, .. } => {
             ("busy", "others are changing the same thing at this moment")

@@ -101,6 +101,16 @@ impl Todo {
         serde_json::from_slice(document).ok()
     }
 
+    /// The version of a document, where it is known.
+    pub(crate) fn version_of(document: &[u8]) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u64,
+        }
+        let versioned = serde_json::from_slice::<Versioned>(document).ok();
+        versioned.map(|versioned| versioned.version).filter(|version| *version > 0)
+    }
+
     /// The key of the cache under which the todo is found.
     pub(crate) fn cache_key(id: Uuid) -> CacheKey {
         CacheKey::shared(format_args!("todo/{id}"))

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use http::{HeaderValue, Method};
 use ridethrough_tests::{
     app::App,
-    http::Answer,
+    http::{Answer, request},
     stack::{Lab, Server},
     until,
     wire::Wire,
@@ -141,6 +142,40 @@ async fn the_pages_of_a_list_show_each_todo_once_before_in_and_after_an_outage()
     server.journal_is_empty().await;
     server.mode_becomes("normal").await;
     assert_eq!(all_pages(&server, "fresh").await, expected);
+    lab.finish().await;
+}
+
+/// A change was seen at one server; in an outage the next request came to the other one, which showed the state before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_what_he_has_is_sent_nothing_older_by_any_server() {
+    let lab = Lab::start().await;
+    let (one, two) = (lab.server("server-1").await, lab.server("server-2").await);
+    let todo = stored_todo(&one, "first").await;
+    let path = format!("/api/todos/{todo}");
+    let first = two.main().get(&path).await.expect(200);
+    let _ = one.main().replace("second", &todo, &title("second")).await.expect(200).acknowledged();
+    let second = one.main().get(&path).await.expect(200);
+    outage(&lab, &[&one, &two]).await;
+    let having = |seen: &Answer| {
+        let mut request = request(Method::GET, &path, None, None);
+        let tag = HeaderValue::from_str(seen.header("etag")).expect("an entity tag");
+        request.headers_mut().insert("if-none-match", tag);
+        request
+    };
+    let older = two.main().send(having(&first)).await.expect(200);
+    assert_eq!((older.header("etag"), older.freshness() == "fresh"), (first.header("etag"), false));
+    let refused = two.main().send(having(&second)).await;
+    assert_eq!(member(&refused.problem(503), "type"), "/problems/older-than-seen");
+    // The proxy asks another one, where the first one refuses.
+    let proxy = lab.proxy(&[two.main().address(), one.main().address()]).await;
+    for _ in 0..4 {
+        let found = proxy.main().send(having(&second)).await.expect(200);
+        assert_eq!(member(&found.json(), "title"), title("second"));
+    }
+    lab.database_returns().await;
+    two.mode_becomes("normal").await;
+    let fresh = two.main().send(having(&second)).await.expect(200);
+    assert_eq!((fresh.freshness(), fresh.header("etag")), ("fresh", second.header("etag")));
     lab.finish().await;
 }
 

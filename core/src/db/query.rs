@@ -49,6 +49,13 @@ pub trait Query: Clone + Send + Sync + 'static {
         false
     }
 
+    /// The version of the thing that this answer shows, which grows with each change of it, at whichever replica: what
+    /// [`UserSession`](super::UserSession) compares. Default `None`: nothing is compared.
+    fn version(&self, answer: &Self::Answer) -> Option<u64> {
+        let _ = answer;
+        None
+    }
+
     /// Who goes first where permits are short. Default [`Priority::Interactive`]; [`Priority::Batch`] for reports, exports and
     /// what else nobody waits for.
     fn priority(&self) -> Priority {

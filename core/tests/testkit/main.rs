@@ -39,6 +39,8 @@ mod pending;
 #[cfg(test)]
 mod priorities;
 #[cfg(test)]
+mod sessions;
+#[cfg(test)]
 mod sockets;
 #[cfg(test)]
 mod sqlstates;

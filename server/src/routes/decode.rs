@@ -93,6 +93,14 @@ pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Trouble> {
     })
 }
 
+/// The newest version in `If-None-Match`, of those that we gave; whatever else stands there says nothing to us.
+pub(crate) fn if_none_match(headers: &HeaderMap) -> Option<u64> {
+    let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let tags = values.flat_map(|value| value.split(',')).map(str::trim);
+    let version = |tag: &str| tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+    tags.filter_map(version).max()
+}
+
 /// The bytes of a body, within the bounds of size and time.
 pub(crate) async fn body(body: Body) -> Result<Bytes, Trouble> {
     let too_large = || {
@@ -259,6 +267,15 @@ mod tests {
         assert_eq!((version("*").unwrap(), if_match(&HeaderMap::new()).unwrap()), (None, None));
         for wrong in ["", "abc", "W/\"3\"", "\"1\", \"2\"", "-1", "+1", "\"3", "99999999999999999999"] {
             assert!(detail(version(wrong)).contains("If-Match"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn of_what_a_client_says_that_it_has_the_newest_counts() {
+        let newest = |texts: &[&str]| if_none_match(&headers(header::IF_NONE_MATCH, texts));
+        assert_eq!((newest(&["\"3\""]), newest(&["\"3\", \"12\"", "\"4\""])), (Some(3), Some(12)));
+        for other in ["*", "", "3", "W/\"3\"", "\"abc\"", "\"-1\""] {
+            assert_eq!(newest(&[other]), None, "{other}");
         }
     }
 

@@ -6,7 +6,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header, request::Parts};
-use ridethrough::cache::Freshness;
+use ridethrough::{cache::Freshness, db::UserSession};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -57,7 +57,12 @@ pub(crate) async fn read(State(app): State<App>, parameters: PathParameters, req
         Err(trouble) => return trouble.into_response(),
     };
     let deadline = super::deadline(request.headers(), app.read_limit);
-    let (document, freshness, _) = match app.db.read(&TodoQuery { id }, deadline).await {
+    // Who says what he has is sent nothing older, at whichever replica he got it.
+    let mut session = UserSession::default();
+    if let Some(version) = decode::if_none_match(request.headers()) {
+        session.wrote(&Todo::cache_key(id), version);
+    }
+    let (document, freshness, _) = match app.db.read_in(&mut session, &TodoQuery { id }, deadline).await {
         Ok(read) => read.into_parts(),
         Err(error) => return Trouble::of_read(&error, app.db.retry_after(Instant::now())).into_response(),
     };
@@ -165,13 +170,9 @@ fn receipt(key: &str, intent: &Intent) -> Bytes {
 
 /// A todo's document, with its version as the entity tag where it is known.
 fn todo_response(status: StatusCode, document: Bytes) -> Response {
-    #[derive(serde::Deserialize)]
-    struct Versioned {
-        version: i64,
-    }
-    let versioned = serde_json::from_slice::<Versioned>(&document).ok().filter(|known| known.version > 0);
+    let version = Todo::version_of(&document);
     let mut response = json_response(status, document);
-    if let Some(Versioned { version }) = versioned
+    if let Some(version) = version
         && let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\""))
     {
         response.headers_mut().insert(header::ETAG, tag);

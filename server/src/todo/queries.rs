@@ -39,6 +39,10 @@ impl Query for TodoQuery {
         true
     }
 
+    fn version(&self, answer: &Bytes) -> Option<u64> {
+        Todo::version_of(answer)
+    }
+
     fn overlay(&self, base: Base<'_, Bytes>, pending: &PendingWrites) -> Overlay<Bytes> {
         waiting::over_one(self, base, pending)
     }
