@@ -32,7 +32,7 @@ use crate::{
 /// again are remembered after they were settled.
 const WRITES_MAX: usize = 10_000;
 /// Bytes of the entries that are read from the journal at the start.
-const RECALLED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+const RECALLED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The place of what concerns every answer; no tag is empty.
 const EVERYTHING: &str = "";
 
@@ -314,8 +314,10 @@ impl Db {
         }
     }
 
-    /// Remembers what waits in the journal from before the start.
+    /// Remembers what waits in the journal from before the start, with what was held for this very program.
     pub(super) fn recall_pending(&self, now: Instant) {
+        // Replay looks again at what cannot be read now.
+        let _ = super::replay::release_known(self, 0);
         let entries = match self.0.journal.batch(WRITES_MAX, RECALLED_BYTES_MAX, &|_| false) {
             Ok(entries) => entries,
             Err(error) => {

@@ -9,6 +9,7 @@
 //! cannot starve replay. All further ones ask for a permit of the lowest priority, of which there are 20 % at the most,
 //! and while calls queue for permits there are none of them.
 
+mod held;
 mod pace;
 mod retention;
 mod running;
@@ -24,6 +25,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
+pub(super) use self::held::release_known;
 use self::{
     pace::Pace,
     running::Running,
@@ -63,8 +65,6 @@ const PAUSED_MAX: usize = 1_000;
 const PAUSED_REMEMBERED: Duration = Duration::from_secs(2);
 /// Batches in which nothing went through, after which all of replay pauses.
 const FUTILE_MAX: u32 = 3;
-/// Held entries that are looked at together.
-const HELD_AT_ONCE: usize = 64;
 /// What is this much younger than the retention is still applied: clocks differ.
 const RETENTION_MARGIN: Duration = Duration::from_secs(10 * 60);
 /// After a failure of one ordering key, and of all.
@@ -184,34 +184,10 @@ impl Replay {
         }
     }
 
-    /// Gives back what was held for a program that knows it, if that is this one. Answers where to go on, where it could
-    /// not look at everything.
+    /// What could not be looked at when the process started. Answers where to go on.
     async fn release_known(&self, from: Option<u64>) -> Option<u64> {
-        let mut from = from?;
-        let mut released = 0;
-        if self.db.0.journal.aside_counts().held == 0 {
-            return None;
-        }
-        loop {
-            let journal = Arc::clone(&self.db.0.journal);
-            let read = tokio::task::spawn_blocking(move || journal.aside(from, HELD_AT_ONCE)).await;
-            let Ok(Ok(aside)) = read else { return Some(from) };
-            let Some(last) = aside.last() else { break };
-            from = last.entry.sequence + 1;
-            for held in &aside {
-                let is_known = || self.db.0.commands.knows(&command(&held.entry));
-                if matches!(held.why, Aside::Held { .. }) && is_known().is_ok() {
-                    released += self.db.0.journal.release(&held.entry.ordering_key);
-                }
-            }
-        }
-        if released > 0 {
-            tracing::info!(
-                entries = released,
-                "journaled writes were held for this program and are replayed now"
-            );
-        }
-        None
+        let (from, db) = (from?, self.db.clone());
+        tokio::task::spawn_blocking(move || held::release_known(&db, from)).await.unwrap_or(Some(from))
     }
 
     fn may_go_on(&self) -> bool {

@@ -3,10 +3,10 @@
 
 use ridethrough::{
     cache::{CacheConfig, Freshness, StaleReason, Tags},
-    db::{Base, Connecting, Db, Overlay, PendingWrites, Promise, Source},
+    db::{Base, Connecting, Db, NotKnown, Overlay, PendingWrites, Promise, Source},
     drain::Drain,
     health::SchemaPart,
-    journal::JournalConfig,
+    journal::{Aside, JournalConfig, NewEntry},
     testkit::journal_in_memory,
 };
 
@@ -170,6 +170,65 @@ async fn what_waits_in_the_journal_is_in_sight_after_a_restart() {
     assert!(text(&read).ends_with("+order of milk"), "{read:?}");
     assert!(matches!(read.freshness(), Freshness::Stale { reason: StaleReason::Pending, .. }), "{read:?}");
     assert_eq!(read.source(), Source::Primary);
+}
+
+/// The lines of a program that does not know orders yet.
+#[derive(Debug)]
+struct Older;
+
+impl Commands for Older {
+    fn apply<'c>(
+        &'c self,
+        _statements: &'c Statements<'c>,
+        _command: &'c Command,
+        _replayed: bool,
+    ) -> BoxFuture<'c, Result<Applied, ApplyError>> {
+        unreachable!("it does not know the command")
+    }
+
+    fn knows(&self, _command: &Command) -> Result<(), NotKnown> {
+        Err(NotKnown::Name)
+    }
+}
+
+/// A write was accepted by a newer program, held by an older one, and the newer one was started again in an outage: its
+/// author did not see it, because what was held is given back to replay, and that waits for the database.
+#[tokio::test(start_paused = true)]
+async fn what_was_held_for_this_program_is_in_sight_after_a_restart_in_an_outage() {
+    let server = todos();
+    let kept = journal_in_memory(JournalConfig::new("in-memory")).unwrap();
+    let entry = |key: &str| {
+        let order = order(key);
+        NewEntry {
+            key: order.key,
+            kind: order.name,
+            fingerprint: order.fingerprint,
+            accepted_at: order.accepted_at,
+            payload: order.payload,
+            version: order.version,
+            ordering_key: order.ordering_key,
+            retried: false,
+        }
+    };
+    let held = kept.journal.append(entry("held")).await.unwrap();
+    kept.journal.append(entry("behind")).await.unwrap();
+    let why = Aside::Held { reason: NotKnown::Name.to_string() };
+    kept.journal.set_aside(&[held.sequence], why).await.unwrap();
+    server.outage();
+    let open = |commands: Arc<dyn Commands>| {
+        let mut config = DbConfig { url: "postgres://app:app@memory/app".to_owned(), ..DbConfig::default() };
+        config.pool.connector = Connecting::through(Arc::new(server.clone()));
+        Db::new(config, CacheConfig::default(), kept.journal.clone(), commands).unwrap()
+    };
+    let (older, _parts) = open(Arc::new(Older));
+    assert!(older.pending_under("held").is_none(), "nobody here can tell what it will be");
+    assert_eq!(kept.journal.backlog().entries, 1, "it is still held");
+    let (newer, _parts) = open(Arc::new(Lines));
+    for key in ["held", "behind"] {
+        assert_eq!(newer.pending_under(key).unwrap().promise::<String>().unwrap(), "order of milk");
+    }
+    let pending = newer.pending(&Tags::of(["lines"]));
+    assert_eq!(pending.iter().map(|write| write.key()).collect::<Vec<_>>(), ["held", "behind"]);
 }
 
 /// A notice of another replica over the whole path: the fake server tells, the cache doubts.
