@@ -43,7 +43,7 @@ pub use self::answer::Json;
 #[cfg(feature = "postgres")]
 pub use self::carried::SnapshotConfig;
 #[cfg(feature = "postgres")]
-pub(crate) use self::single_flight::Flights;
+pub(crate) use self::single_flight::{Flight, Flights};
 pub use self::{
     answer::Cacheable,
     entry::Tags,

@@ -1,16 +1,17 @@
 //! Single flight: of those who ask for one key at the same time one asks the database, and the others wait for what it
 //! brings into the cache. It moves no answers and knows no policy.
 //!
-//! Whoever leads and goes away hands over to the next; so no key is ever stuck behind a caller that has left.
+//! Whoever leads and goes away, or fails, hands over to the next; so no key is ever stuck behind a caller that has left, and
+//! a failure is not followed by all at once.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::CacheKey;
+use super::{CacheKey, StaleReason};
 
 /// Keys in flight at the most; whoever comes with another one asks by itself.
 const FLIGHTS_MAX: usize = 4_096;
@@ -21,9 +22,16 @@ pub(crate) struct Flights(Mutex<HashMap<CacheKey, InFlight>>);
 
 #[derive(Debug)]
 struct InFlight {
-    /// One permit: whoever holds it leads. Closed when the answer has come.
-    lead: Arc<Semaphore>,
+    shared: Arc<Shared>,
     members: usize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// One permit: whoever holds it leads. Closed when the answer has come.
+    lead: Semaphore,
+    /// It was an old answer, because asking failed.
+    stale: OnceLock<StaleReason>,
 }
 
 /// A place among those who ask for one key.
@@ -32,7 +40,7 @@ struct InFlight {
 pub(crate) struct Flight<'f> {
     flights: &'f Flights,
     key: CacheKey,
-    lead: Arc<Semaphore>,
+    shared: Arc<Shared>,
 }
 
 impl Flights {
@@ -42,10 +50,11 @@ impl Flights {
             if !open.contains_key(key) && open.len() >= FLIGHTS_MAX {
                 return None;
             }
-            let new = || InFlight { lead: Arc::new(Semaphore::new(1)), members: 0 };
+            let shared = || Arc::new(Shared { lead: Semaphore::new(1), stale: OnceLock::new() });
+            let new = || InFlight { shared: shared(), members: 0 };
             let flight = open.entry(key.clone()).or_insert_with(new);
             flight.members += 1;
-            Some(Flight { flights: self, key: key.clone(), lead: Arc::clone(&flight.lead) })
+            Some(Flight { flights: self, key: key.clone(), shared: Arc::clone(&flight.shared) })
         })
     }
 
@@ -63,26 +72,35 @@ impl Flight<'_> {
     /// Waits for the lead; `None` where another one has led to the end meanwhile. Dropped before [`end`](Self::end), the
     /// lead goes to the next.
     pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.lead.acquire().await.ok()
+        self.shared.lead.acquire().await.ok()
     }
 
     /// The lead, where nobody has it.
     pub(crate) fn lead_now(&self) -> Option<SemaphorePermit<'_>> {
-        self.lead.try_acquire().ok()
+        self.shared.lead.try_acquire().ok()
     }
 
-    /// The answer has come, or there will be none: whoever waits goes on, and whoever comes now begins anew.
-    pub(crate) fn end(&self) {
+    /// The answer has come, an old one where there is a reason for that: whoever waits goes on, and whoever comes now begins
+    /// anew.
+    pub(crate) fn end(&self, stale: Option<StaleReason>) {
+        if let Some(reason) = stale {
+            let _ = self.shared.stale.set(reason);
+        }
         self.flights.with(|open| {
             if self.is_in(open) {
                 open.remove(&self.key);
             }
         });
-        self.lead.close();
+        self.shared.lead.close();
+    }
+
+    /// Why the answer that ended it was an old one, if it was.
+    pub(crate) fn was_stale(&self) -> Option<StaleReason> {
+        self.shared.stale.get().copied()
     }
 
     fn is_in(&self, open: &HashMap<CacheKey, InFlight>) -> bool {
-        open.get(&self.key).is_some_and(|flight| Arc::ptr_eq(&flight.lead, &self.lead))
+        open.get(&self.key).is_some_and(|flight| Arc::ptr_eq(&flight.shared, &self.shared))
     }
 }
 
@@ -123,7 +141,7 @@ mod tests {
         let (mut waits, mut waits_too) = (Box::pin(second.turn()), Box::pin(third.turn()));
         assert!((&mut waits).now_or_never().is_none() && (&mut waits_too).now_or_never().is_none());
         assert!(flights.begin(&key(1)).is_none() && flights.begin(&key(2)).is_some());
-        first.end();
+        first.end(None);
         assert!(waits.now_or_never().unwrap().is_none() && waits_too.now_or_never().unwrap().is_none());
         let anew = flights.begin(&key(1)).unwrap();
         assert!(anew.lead_now().is_some(), "whoever comes after the end begins anew");

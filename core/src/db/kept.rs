@@ -2,15 +2,24 @@
 //!
 //! Asking is the business of `reads`.
 
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, timeout_at},
+};
 
 use super::{Db, Query, Read, Source, route::Route};
 use crate::{
-    cache::{CacheKey, Cacheable, Cached, Freshness, StaleReason, Usable},
+    cache::{CacheKey, Cacheable, Cached, Flight, Freshness, StaleReason, Usable},
     deadline::Deadline,
     error::{Error, ErrorClass, Phase, RejectReason, Stage},
     metrics,
 };
+
+/// What waiting for the lead came to.
+enum Turn<'f, A> {
+    Lead(SemaphorePermit<'f>),
+    Kept(Read<A>),
+}
 
 impl Db {
     /// A kept answer that is good enough without asking; or else the database's, for which one asks and all others who
@@ -28,29 +37,51 @@ impl Db {
         let Some(flight) = self.0.flights.join(key) else {
             return self.read_asking(query, key, deadline, started).await;
         };
+        let Some(lead) = self.turn(&flight, query, key, deadline, started).await? else {
+            let now = Instant::now();
+            let stale = || self.stale_because(query, key, flight.was_stale()?);
+            if let Some(read) = self.unasked(query, key, now).or_else(stale) {
+                return Ok(read);
+            }
+            // What was brought is of no use to this one: from here on each for itself, as far as the guards let it.
+            return self.read_asking(query, key, deadline, now).await;
+        };
+        let read = match lead {
+            Turn::Lead(_lead) => self.read_asking(query, key, deadline, Instant::now()).await,
+            Turn::Kept(read) => return Ok(read),
+        };
+        // Where it failed, the lead goes to the next one with the end of this call, and all others go on waiting.
+        if let Ok(read) = &read {
+            flight.end(failure(read.freshness()));
+        }
+        read
+    }
+
+    /// Waits for the lead; `None` where another one has brought an answer. One that waits for longer than an attempt takes
+    /// what is kept, and where nothing is, it waits on: whoever leads is as good as anybody.
+    async fn turn<'f, Q: Query>(
+        &self,
+        flight: &'f Flight<'f>,
+        query: &Q,
+        key: &CacheKey,
+        deadline: Deadline,
+        started: Instant,
+    ) -> Result<Option<Turn<'f, Q::Answer>>, Error> {
         let limit = self.0.config.read.attempt;
-        let turn = timeout_at(deadline.capped(started, limit).instant(), flight.turn()).await;
-        let now = Instant::now();
-        match turn {
-            Ok(Some(_lead)) => {
-                let read = self.read_asking(query, key, deadline, now).await;
-                flight.end();
-                return read;
-            }
-            Ok(None) => {
-                if let Some(read) = self.unasked(query, key, now) {
-                    return Ok(read);
-                }
-            }
+        if let Ok(turn) = timeout_at(deadline.capped(started, limit).instant(), flight.turn()).await {
+            return Ok(turn.map(Turn::Lead));
+        }
+        let too_late = Error::Timeout { stage: Stage::Query, phase: Phase::NotSent, limit };
+        if let Some(read) = self.stale(query, key, &too_late) {
+            return Ok(Some(Turn::Kept(read)));
+        }
+        match timeout_at(deadline.instant(), flight.turn()).await {
+            Ok(turn) => Ok(turn.map(Turn::Lead)),
             Err(_) => {
-                let too_late = Error::Timeout { stage: Stage::Query, phase: Phase::NotSent, limit };
-                if let Some(read) = self.stale(query, key, &too_late) {
-                    return Ok(read);
-                }
+                metrics::db_call(query.name(), "failed", too_late.class().as_str(), started.elapsed());
+                Err(too_late)
             }
         }
-        // The one that asked got nothing to share: from here on each for itself, as far as the guards let it.
-        self.read_asking(query, key, deadline, now).await
     }
 
     /// What is kept, where that is served without asking; has it asked anew where it is time for that.
@@ -128,6 +159,22 @@ impl Db {
         if error.class() == ErrorClass::Permanent && error.stage() == Stage::Query {
             return None;
         }
+        // Nobody was asked, or nobody waited: the database itself may be well.
+        let slow = matches!(
+            error,
+            Error::Timeout { .. }
+                | Error::Rejected { reason: RejectReason::Overloaded | RejectReason::DeadlinePassed, .. }
+        );
+        let reason = if slow { StaleReason::Slow } else { StaleReason::DatabaseAway };
+        self.stale_because(query, key, reason)
+    }
+
+    fn stale_because<Q: Query>(
+        &self,
+        query: &Q,
+        key: &CacheKey,
+        reason: StaleReason,
+    ) -> Option<Read<Q::Answer>> {
         let policy = query.policy();
         let usable =
             |cached: &Cached| cached.usable(&policy) < Usable::Expired && is_within_bound(query, cached);
@@ -137,14 +184,17 @@ impl Db {
             Some(_) => "expired",
             None => "miss",
         });
-        // Nobody was asked, or nobody waited: the database itself may be well.
-        let slow = matches!(
-            error,
-            Error::Timeout { .. }
-                | Error::Rejected { reason: RejectReason::Overloaded | RejectReason::DeadlinePassed, .. }
-        );
-        let reason = if slow { StaleReason::Slow } else { StaleReason::DatabaseAway };
         labelled(&found.filter(usable)?, reason)
+    }
+}
+
+/// Why the answer of one that asked is an old one, if it is because asking failed.
+fn failure(freshness: Freshness) -> Option<StaleReason> {
+    match freshness {
+        Freshness::Stale { reason: reason @ (StaleReason::DatabaseAway | StaleReason::Slow), .. } => {
+            Some(reason)
+        }
+        Freshness::Stale { .. } | Freshness::Fresh => None,
     }
 }
 

@@ -14,7 +14,10 @@ use ridethrough::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{kit::*, path::Shop};
+use super::{
+    kit::*,
+    path::{Path, Shop},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -57,6 +60,10 @@ struct Kit {
 
 impl Kit {
     async fn start() -> Self {
+        Self::start_as(DbConfig::default()).await
+    }
+
+    async fn start_as(config: DbConfig) -> Self {
         let asked = Arc::new(AtomicI64::new(0));
         let counting = Arc::clone(&asked);
         let count = move |call: &ridethrough::testkit::Call<'_>| {
@@ -68,7 +75,7 @@ impl Kit {
             .schema("CREATE TABLE counts (name text, count text)")
             .on("SELECT count FROM counts", Reply::computed(["count"], count))
             .start();
-        let db = TestDb::start(&server, DbConfig::default(), Arc::new(Shop)).await.unwrap();
+        let db = TestDb::start(&server, config, Arc::new(Shop)).await.unwrap();
         sleep(SECOND).await;
         Self { server, db, asked }
     }
@@ -195,6 +202,53 @@ async fn no_key_is_stuck_behind_a_reader_that_has_left() {
         "{} questions for four keys, each of whose first readers may have left",
         kit.asked()
     );
+}
+
+/// The one that asked for all failed, and all others asked at once, which a database in trouble could do without.
+#[tokio::test(start_paused = true)]
+async fn where_the_one_that_asks_fails_the_next_one_asks_and_the_others_wait_on() {
+    let kit = Kit::start_as(Path::once()).await;
+    for (of, fault) in [("a", Fault::Error("22012")), ("b", Fault::Reset), ("c", Fault::Fatal("57P01"))] {
+        let query = Count { of, ..count(5, 0) };
+        let before = kit.asked();
+        kit.server.fault(At::statement("SELECT count"), fault.clone());
+        let answers = join_all((0..50).map(|_| async { kit.read(&query).await })).await;
+        let failed = answers.iter().filter(|read| read.is_err()).count();
+        assert_eq!((failed, kit.asked() - before), (1, 1), "{fault:?}");
+        sleep(SECOND * 30).await;
+    }
+}
+
+/// Nobody waits for others beyond his own deadline, and nobody asks beside a question that hangs.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_an_answer_that_does_not_come_is_let_go_at_his_deadline() {
+    let kit = Kit::start_as(Path::once()).await;
+    let before = kit.server.counts();
+    kit.server.fault_always(At::statement("SELECT count"), Fault::Silence);
+    let started = Instant::now();
+    let waited = join_all((0..50).map(|_| async {
+        assert!(kit.read(&count(5, 0)).await.is_err());
+        started.elapsed()
+    }));
+    let longest = waited.await.into_iter().max().unwrap();
+    assert!(longest < SECOND * 2 + SECOND / 10, "{longest:?}");
+    let asked = kit.server.counts().statements - before.statements;
+    assert!(asked <= 16, "{asked} statements in two seconds, one question after the other");
+}
+
+/// In an outage one asks, and the others take what is kept at once, for the reason that it found.
+#[tokio::test(start_paused = true)]
+async fn where_the_one_that_asks_gets_an_old_answer_the_others_take_it_too() {
+    let kit = Kit::start_as(Path::once()).await;
+    kit.answer(&count(1, 0)).await;
+    sleep(SECOND * 5).await;
+    let before = kit.asked();
+    kit.server.fault(At::statement("SELECT count"), Fault::Fatal("57P01"));
+    let answers = join_all((0..50).map(|_| async { kit.answer(&count(1, 0)).await })).await;
+    for (value, freshness) in answers {
+        assert!(value == "ada 1" && is_stale(freshness, StaleReason::DatabaseAway), "{value} {freshness}");
+    }
+    assert_eq!(kit.asked() - before, 0, "the one question failed");
 }
 
 #[tokio::test(start_paused = true)]
