@@ -146,6 +146,8 @@ pub struct ReadCache {
     /// When the newest entry was true, to a tenth of a second: older than `stale_max`, and everything is expired.
     /// Milliseconds since `first`, and one more; 0 for none. Read before it is written, because every answer passes here.
     newest: AtomicU64,
+    /// Entries that were stored since the start.
+    stored: AtomicU64,
     changes: Changes,
     /// When own writes ended of which nothing was kept.
     ended: Ended,
@@ -164,7 +166,16 @@ impl ReadCache {
         let (entries, now) = (memory::table(config.bytes_max), Instant::now());
         let (changes, ended) = (Changes::new(now), Ended::new(now));
         let storing = std::array::from_fn(|_| Mutex::default());
-        Self { config, entries, newest: AtomicU64::new(0), changes, ended, first: OnceLock::new(), storing }
+        Self {
+            config,
+            entries,
+            newest: AtomicU64::new(0),
+            stored: AtomicU64::new(0),
+            changes,
+            ended,
+            first: OnceLock::new(),
+            storing,
+        }
     }
 
     /// What was last known of `key` at `now`, unless it is expired.
@@ -252,10 +263,16 @@ impl ReadCache {
         !self.changes.is_current(&entry.tags, entry.as_of())
     }
 
-    /// Differs where what is kept does.
+    /// Differs where what is kept does: at once for answers, to a tenth of a second for their ages.
     #[cfg(feature = "postgres")]
-    pub(crate) fn revision(&self) -> (u64, usize, u64) {
-        (self.newest.load(Ordering::Relaxed), self.entries.len(), self.entries.weight())
+    pub(crate) fn revision(&self) -> (u64, u64) {
+        (self.stored.load(Ordering::Relaxed), self.newest.load(Ordering::Relaxed))
+    }
+
+    fn store(&self, key: CacheKey, entry: Entry) {
+        self.entries.insert(key, Arc::new(entry));
+        // After it: whoever reads the number earlier comes again.
+        self.stored.fetch_add(1, Ordering::Relaxed);
     }
 
     /// All that could be served now or later, to be carried over a restart. In no order; what is stored or leaves
@@ -275,7 +292,7 @@ impl ReadCache {
         if age > self.config.stale_max || known == Known::Forgotten || self.entries.peek(&key).is_some() {
             return;
         }
-        self.entries.insert(key, Arc::new(Entry::new(known, tags, as_of, as_of, None)));
+        self.store(key, Entry::new(known, tags, as_of, as_of, None));
         self.note_newest(as_of);
     }
 

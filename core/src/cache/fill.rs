@@ -1,6 +1,6 @@
 //! The way into the cache: which answers are let in, and which come too late. It looks nothing up for readers.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -110,7 +110,7 @@ impl CacheFill<'_> {
         let servable = known != Known::Forgotten;
         let entry = Entry::new(known.on_its_own(), tags, self.as_of, barrier, self.standby);
         entry.show_until(self.now);
-        self.cache.entries.insert(key.clone(), Arc::new(entry));
+        self.cache.store(key.clone(), entry);
         if servable {
             self.cache.note_newest(self.as_of);
         }

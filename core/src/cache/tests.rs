@@ -307,3 +307,17 @@ fn what_is_kept_is_in_memory_of_its_own() {
     cache.fill(now, now).put(&a(), message.slice(..10));
     assert!(message.is_unique(), "nobody else holds it");
 }
+
+/// The last answer before a stop was as long as the one before it and came within a tenth of a second: the snapshot was not
+/// written again, and showed the older one after the restart.
+#[cfg(feature = "postgres")]
+#[test]
+fn another_answer_of_the_same_length_at_the_same_moment_is_another_revision() {
+    let (cache, now) = (cache(), Instant::now());
+    cache.fill(now, now).put(&a(), value("1"));
+    let before = cache.revision();
+    cache.fill(now, now).put(&a(), value("1"));
+    assert_eq!(cache.revision(), before, "nothing new");
+    cache.fill_by_write(now, now).put(&a(), value("2"));
+    assert_ne!(cache.revision(), before);
+}
