@@ -2,7 +2,7 @@
 //! the bare disk. Prints times and ratios measured in interleaved rounds of one run; fails on nothing.
 //!
 //! `cargo bench -p ridethrough --bench cost`, or `make bench`. With `-- admit 1000000` (or `admit-owned`, `reject`,
-//! `deposit`, `nothing`) it makes that many calls and nothing else, so that `valgrind --tool=callgrind` or `perf stat` can count
+//! `deposit`, `hit`, `bare-hit`, `nothing`) it makes that many calls and nothing else, so that `valgrind --tool=callgrind` or `perf stat` can count
 //! the instructions: the difference between two numbers of calls, divided by it.
 
 #[path = "cost/path.rs"]
@@ -131,8 +131,26 @@ impl Guards {
     }
 }
 
+/// A hit of the cache with its freshness, or of the bare one, again and again.
+fn only_hits(is_bare: bool, calls: u32) {
+    let (now, key) = (Instant::now(), CacheKey::shared("todo:17"));
+    let ours = ReadCache::new(CacheConfig::default());
+    let bare: quick_cache::sync::Cache<CacheKey, Bytes> = quick_cache::sync::Cache::new(1_000);
+    ours.fill(now, now).put(&key, Bytes::from(vec![b'x'; PAYLOAD]));
+    bare.insert(key.clone(), Bytes::from(vec![b'x'; PAYLOAD]));
+    for _ in 0..calls {
+        match is_bare {
+            true => drop(black_box(bare.get(black_box(&key)))),
+            false => drop(black_box(ours.peek(black_box(&key), black_box(now)))),
+        }
+    }
+}
+
 /// One guard again and again and nothing else, for a tool that counts instructions.
 fn only(what: &str, calls: u32) {
+    if let "hit" | "bare-hit" = what {
+        return only_hits(what == "bare-hit", calls);
+    }
     let guards = Guards::new();
     let call = match what {
         "admit" => Guards::admit,

@@ -181,21 +181,25 @@ impl ReadCache {
     /// What was last known of `key` at `now`, unless it is expired.
     #[inline]
     pub fn peek(&self, key: &CacheKey, now: Instant) -> Option<Cached> {
-        self.find(key, now).filter(|cached| !cached.expired)
+        let cached = self.known(key, now)?;
+        let is_usable = !cached.expired && !cached.entry.is_forgotten();
+        is_usable.then_some(cached)
     }
 
     /// The same, expired or not.
     #[inline]
     pub(crate) fn find(&self, key: &CacheKey, now: Instant) -> Option<Cached> {
-        self.known(key, now).filter(|cached| cached.entry.known != Known::Forgotten)
+        self.known(key, now).filter(|cached| !cached.entry.is_forgotten())
     }
 
     /// The same, also where all that is known is that an answer is not true any more.
     #[inline]
     fn known(&self, key: &CacheKey, now: Instant) -> Option<Cached> {
         let entry = self.entries.get(key)?;
-        let age = now.saturating_duration_since(entry.as_of());
-        let (expired, doubtful) = (age > self.config.stale_max, self.is_doubtful(&entry));
+        let as_of = entry.as_of();
+        let age = now.saturating_duration_since(as_of);
+        let doubtful = !self.changes.is_current(&entry.tags, as_of);
+        let expired = age > self.config.stale_max;
         Some(Cached { entry, age, expired, doubtful })
     }
 

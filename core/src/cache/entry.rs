@@ -132,7 +132,15 @@ impl Entry {
     /// here is never too low.
     #[inline]
     pub(crate) fn as_of(&self) -> Instant {
-        self.asked + Duration::from_nanos(self.confirmed_for.load(Ordering::Relaxed))
+        match self.confirmed_for.load(Ordering::Relaxed) {
+            0 => self.asked,
+            confirmed_for => self.asked + Duration::from_nanos(confirmed_for),
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_forgotten(&self) -> bool {
+        matches!(self.known, Known::Forgotten)
     }
 
     /// Whether the answer to a question that was sent at `as_of` may be older than this.
