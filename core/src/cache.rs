@@ -187,6 +187,7 @@ impl ReadCache {
     }
 
     /// The same, expired or not.
+    #[cfg(feature = "postgres")]
     #[inline]
     pub(crate) fn find(&self, key: &CacheKey, now: Instant) -> Option<Cached> {
         self.known(key, now).filter(|cached| !cached.entry.is_forgotten())
