@@ -8,6 +8,7 @@
 //! - [`history`]: what happened in a run, one line each; the only file format. [`workload`]: open-loop users.
 //!   [`checker`]: from the history to the [`verdict`]. [`report`]: the verdict for people.
 //! - [`nemesis`]: the faults. [`canary`]: an independent witness of when the database commits.
+//! - [`pgwire`]: a proxy before PostgreSQL that breaks connections at chosen messages.
 //! - [`stack`]: PostgreSQL, servers and proxy together. [`cluster`]: a throw-away PostgreSQL, on the binaries that
 //!   [`postgres`] finds.
 //! - [`toxic`]: faults on the bytes of TCP connections, by a proxy that speaks toxiproxy's HTTP interface.
@@ -25,6 +26,7 @@ pub mod workload;
 
 pub mod names;
 pub mod nemesis;
+pub mod pgwire;
 pub mod scenario;
 pub mod toxic;
 
