@@ -1,27 +1,28 @@
 //! COMMIT goes wrong: its answer is lost, it never arrives, or the transaction was aborted before. Whatever the server
 //! answers then must be true.
 
+use ridethrough_chaos::pgwire::Proxy;
 use ridethrough_tests::{
     app::App,
     http::Answer,
     stack::{Lab, Server},
-    wire::{Cut, Edge, Ending, Sender, Wire},
+    wire,
 };
 
 use crate::steps::{id, stored_todo, title};
 
 /// COMMIT arrives; its answer is lost with the connection.
-const ANSWER_LOST: Cut =
-    Cut { sender: Sender::Server, message: 1, edge: Edge::Before, ending: Ending::Close };
+const ANSWER_LOST: &str = "from client Query(COMMIT) server any before: close";
 /// The connection is lost before COMMIT arrives.
-const COMMIT_LOST: Cut = Cut { sender: Sender::Client, ..ANSWER_LOST };
+const COMMIT_LOST: &str = "client Query(COMMIT) before: close";
 /// The transaction was aborted before, which its owner does not know.
-const ABORTED: Cut = Cut { ending: Ending::Aborted, ..COMMIT_LOST };
+const ABORTED: &str = "client Query(COMMIT) before: abort";
 
 /// A server behind a wire, with one todo in the database.
-async fn behind_a_wire(lab: &Lab) -> (Wire, App) {
-    let wire = Wire::to(lab.cluster().port()).await;
-    let server = Server { url: Some(lab.url_through(wire.address())), ..Server::default() };
+async fn behind_a_wire(lab: &Lab, env: &[(&'static str, String)]) -> (Proxy, App) {
+    let wire = wire::to(lab.cluster().port()).await;
+    let url = Some(lab.url_through(wire.address()));
+    let server = Server { url, env: env.to_vec(), ..Server::default() };
     let server = lab.server_as("server-1", server).await;
     server.ready().await;
     stored_todo(&server, "before").await;
@@ -31,14 +32,14 @@ async fn behind_a_wire(lab: &Lab) -> (Wire, App) {
 }
 
 /// Creates a todo under a planned mishap; it must be acknowledged, and be stored once when all is settled.
-async fn create_under(mishap: Cut) -> Answer {
+async fn create_under(mishap: &str, env: &[(&'static str, String)]) -> Answer {
     let lab = Lab::start().await;
-    let (wire, server) = behind_a_wire(&lab).await;
-    wire.plan_from_commit(mishap);
+    let (wire, server) = behind_a_wire(&lab, env).await;
+    let mishap = wire.plant(mishap.parse().expect("a rule"));
     let text = title("under a mishap");
     let written = server.main().create("mishap", &text).await.acknowledged();
     assert!(matches!(written.status, 201 | 202), "{written:?}");
-    assert_eq!(wire.happened(), 1, "the mishap did not happen");
+    assert_eq!(mishap.count(), 1, "the mishap did not happen");
     if written.status == 201 {
         assert_eq!(lab.stored(&id(&written)).await, Some((text.clone(), 1)), "a success that is none");
     }
@@ -54,14 +55,22 @@ async fn create_under(mishap: Cut) -> Answer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_to_commit_is_looked_up_and_ends_in_one_row() {
-    let written = create_under(ANSWER_LOST).await;
+    let written = create_under(ANSWER_LOST, &[]).await;
     // The database is there and can be asked what became of it, so nobody has to wait for replay to find out.
+    assert_eq!(written.status, 201, "{written:?}");
+}
+
+/// With notices, COMMIT is the last statement of several in one message, and mishaps at it passed this way to write by.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_to_a_commit_that_tells_other_replicas_ends_in_one_row() {
+    let notices = [("RIDETHROUGH_DATABASE__NOTICES", "true".to_owned())];
+    let written = create_under(ANSWER_LOST, &notices).await;
     assert_eq!(written.status, 201, "{written:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_lost_before_commit_arrived_ends_in_one_row() {
-    let _ = create_under(COMMIT_LOST).await;
+    let _ = create_under(COMMIT_LOST, &[]).await;
 }
 
 /// PostgreSQL answers the COMMIT of an aborted transaction with ROLLBACK and no error, which the driver takes for
@@ -69,12 +78,12 @@ async fn a_connection_lost_before_commit_arrived_ends_in_one_row() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_rolls_back_is_never_a_success() {
     let lab = Lab::start().await;
-    let (wire, server) = behind_a_wire(&lab).await;
-    wire.plan_from_commit(ABORTED);
+    let (wire, server) = behind_a_wire(&lab, &[]).await;
+    let mishap = wire.plant(ABORTED.parse().expect("a rule"));
     let text = title("rolled back");
     lab.expect_in_logs(&["the database refused a statement"]);
     let written = server.main().create("mishap", &text).await;
-    assert_eq!(wire.happened(), 1, "the mishap did not happen");
+    assert_eq!(mishap.count(), 1, "the mishap did not happen");
     match written.status {
         201 | 202 => server.journal_is_empty().await,
         status => {
@@ -92,14 +101,14 @@ async fn a_commit_that_rolls_back_is_never_a_success() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replayed_write_whose_commit_answer_is_lost_is_applied_once() {
     let lab = Lab::start().await;
-    let (wire, server) = behind_a_wire(&lab).await;
-    wire.shut();
+    let (wire, server) = behind_a_wire(&lab, &[]).await;
+    let away = wire.shut();
     server.mode_becomes("degraded").await;
     let titles = crate::steps::journal(&server, "write", 10).await;
-    wire.plan_from_commit(ANSWER_LOST);
-    wire.mend();
+    let mishap = wire.plant(ANSWER_LOST.parse().expect("a rule"));
+    drop(away);
     server.journal_is_empty().await;
-    assert_eq!(wire.happened(), 1, "the mishap did not happen");
+    assert_eq!(mishap.count(), 1, "the mishap did not happen");
     assert_eq!(lab.not_stored_once(&titles).await, []);
     lab.finish().await;
 }

@@ -7,8 +7,7 @@ use ridethrough_tests::{
     app::App,
     http::{Answer, request},
     stack::{Lab, Server},
-    until,
-    wire::Wire,
+    until, wire,
 };
 
 use crate::steps::{id, member, outage, stored_todo, title};
@@ -64,7 +63,7 @@ async fn a_todo_created_changed_and_deleted_in_one_outage_ends_up_deleted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_journaled_by_a_replica_that_was_cut_off_never_undoes_a_later_one() {
     let lab = Lab::start().await;
-    let wire = Wire::to(lab.cluster().port()).await;
+    let wire = wire::to(lab.cluster().port()).await;
     let cut_off = Server { url: Some(lab.url_through(wire.address())), ..Server::default() };
     let one = lab.server_as("server-1", cut_off).await;
     one.ready().await;
@@ -74,12 +73,12 @@ async fn a_change_journaled_by_a_replica_that_was_cut_off_never_undoes_a_later_o
     assert_eq!(two.main().get(&path).await.expect(200).freshness(), "fresh");
 
     lab.expect_outage();
-    wire.shut();
+    let away = wire.shut();
     one.mode_becomes("degraded").await;
     let late = one.main().replace("late", &todo, &title("late")).await.expect(202).acknowledged();
     assert_eq!(one.main().get(&path).await.expect(200).freshness(), "pending");
     let _ = two.main().replace("timely", &todo, &title("timely")).await.expect(200).acknowledged();
-    wire.mend();
+    drop(away);
 
     one.journal_is_empty().await;
     assert_eq!(lab.stored(&todo).await, Some((title("timely"), 2)));

@@ -1,11 +1,11 @@
 //! What the end-to-end tests share: real processes on a private PostgreSQL, an HTTP client with a deadline on
-//! everything, a network link that can fail, and the check of what the processes logged. It holds no tests and judges
+//! everything, and the check of what the processes logged. It holds no tests and judges
 //! no behaviour of its own.
 //!
 //! - [`stack`]: the [`Lab`](stack::Lab), in which one test runs. START HERE. [`app`]: one server or proxy in it.
 //!   [`launch`]: programs as child processes.
 //! - [`http`]: requests and answers. [`logs`]: what must not be said.
-//! - For tests of the library without its server: [`wire`]: a road that knows messages. [`daemon`]: programs beside
+//! - For tests of the library without its server: [`wire`]: a road that knows messages, which is the chaos suite's. [`daemon`]: programs beside
 //!   PostgreSQL, among them a [`standby`], a [`pooler`] and a cluster of [`patroni`].
 
 pub mod stack;

@@ -7,11 +7,8 @@ use ridethrough::{
     Deadline,
     db::{ApplyError, Outcome, Pooler, Statements, TransactionOptions, WriteError, Written},
 };
-use ridethrough_tests::{
-    pooler::PgBouncer,
-    until,
-    wire::{Cut, Edge, Ending, Sender, Wire},
-};
+use ridethrough_chaos::pgwire::{Action, Edge, Pattern, Proxy, Rule, Sender, Trigger, Which};
+use ridethrough_tests::{pooler::PgBouncer, until, wire};
 use tokio::time::Instant;
 
 use crate::service::{Service, as_service, database, effects_of, never_opens};
@@ -24,10 +21,12 @@ const ATTEMPT: Duration = Duration::from_millis(150);
 const CUT_OFF_LIMIT: Duration = Duration::from_millis(400);
 /// How long the server keeps the transaction, and so the key, of a connection that fell silent.
 const GHOST: Duration = Duration::from_millis(150);
+/// When the server learns that a silent client is gone.
+const SERVER_NOTICES: Duration = Duration::from_millis(150);
 /// Writes at one boundary before the test gives up.
 const TRIES: usize = 5;
 /// No transaction of ours has more messages in one direction.
-const MESSAGES_MAX: usize = 60;
+const MESSAGES_MAX: u64 = 60;
 /// The fewest cuts that the enumeration must come to, or it did not reach what it is about.
 const CUTS_MIN: usize = 600;
 
@@ -68,20 +67,28 @@ struct Round {
     /// The connection has prepared its statements before.
     warm: bool,
     pooler: Pooler,
-    endings: &'static [Ending],
+    endings: &'static [Action],
+}
+
+/// Where and how a transaction loses its connection: counted from BEGIN, which is the client's first message; the first
+/// of its answer is the server's.
+fn cut(sender: Sender, message: u64, edge: Edge, ending: &Action) -> Rule {
+    let begin: Rule = "client Query(BEGIN): close".parse().expect("a rule");
+    let (from, on, which) = (Some(begin.trigger.on), Pattern::any(sender), Which::Nth(message));
+    Rule { trigger: Trigger { session: None, from, on, which, edge }, action: ending.clone() }
 }
 
 struct Bench {
     service: Service,
-    wire: Wire,
+    wire: Proxy,
     told: Vec<Case>,
     door: Door,
 }
 
 impl Bench {
     async fn new(port: u16, url: &str, round: Round) -> Self {
-        let wire = Wire::to(port).await;
-        let mut config = never_opens(wire.through(url));
+        let wire = wire::to(port).await;
+        let mut config = never_opens(wire.through(url).expect("the URL leads to the port"));
         config.write.attempts = round.attempts;
         config.pool.pooler = round.pooler;
         config.write.attempt = ATTEMPT;
@@ -102,7 +109,7 @@ impl Bench {
 
     /// Writes until the cut happens, or a transaction went through without it: then it has no such message. A write that
     /// met the end of the connection before tells neither.
-    async fn reaches(&mut self, key: &str, cut: Cut, warm: bool) -> bool {
+    async fn reaches(&mut self, key: &str, cut: &Rule, warm: bool) -> bool {
         for number in 0..TRIES {
             if self.write(format!("{key}-{number}"), cut, warm).await {
                 return true;
@@ -115,7 +122,7 @@ impl Bench {
     }
 
     /// Writes under `key` while `cut` is planned; says whether it happened before the transaction was over.
-    async fn write(&mut self, key: String, cut: Cut, warm: bool) -> bool {
+    async fn write(&mut self, key: String, cut: &Rule, warm: bool) -> bool {
         if warm {
             // The connection of the write before may die only now: with a single attempt that is for the caller to mend.
             let committed = async || {
@@ -124,23 +131,20 @@ impl Bench {
             };
             until("a write without a cut", LIMIT, committed).await;
         }
-        let happened = self.wire.happened();
-        self.wire.plan(cut);
-        let limit = if cut.ending == Ending::Partition { CUT_OFF_LIMIT } else { LIMIT };
+        let planted = self.wire.plant(cut.clone());
+        let limit = if cut.action == Action::Shut { CUT_OFF_LIMIT } else { LIMIT };
         let (told, xid) = match self.door {
             Door::Write => (told(self.service.put(&key, limit).await), None),
             Door::Transaction { replayable } => transaction(&self.service, &key, replayable, limit).await,
         };
-        self.wire.forget_plan();
-        if cut.ending == Ending::Partition {
-            self.wire.mend();
-        }
+        let happened = planted.count() > 0;
+        drop(planted);
         self.told.push(Case { key, told, xid });
         if told == Told::Accepted {
             // Before the next write, which would queue up behind it.
             self.service.has_settled().await;
         }
-        self.wire.happened() > happened
+        happened
     }
 }
 
@@ -174,14 +178,14 @@ async fn transaction(service: &Service, key: &str, replayable: bool, limit: Dura
 /// Cuts at every boundary until the transaction is over before the cut comes.
 async fn every_boundary(bench: &mut Bench, name: &str, round: Round) -> usize {
     let mut cuts = 0;
-    for &ending in round.endings {
+    for ending in round.endings {
         for sender in [Sender::Client, Sender::Server] {
             let edges = [Edge::Before, Edge::After];
             'messages: for message in 1..=MESSAGES_MAX {
                 for edge in edges {
                     let key = format!("{name}-{sender:?}-{message}-{edge:?}-{ending:?}").to_lowercase();
-                    let cut = Cut { sender, message, edge, ending };
-                    if !bench.reaches(&key, cut, round.warm).await {
+                    let cut = cut(sender, message, edge, ending);
+                    if !bench.reaches(&key, &cut, round.warm).await {
                         break 'messages;
                     }
                     cuts += 1;
@@ -218,7 +222,7 @@ async fn judge(service: &Service, url: &str, door: Door, cases: &[Case]) {
     }
 }
 
-const BOTH: &[Ending] = &[Ending::Close, Ending::Reset];
+const BOTH: &[Action] = &[Action::Close, Action::Reset];
 const WRITE: Round =
     Round { journal: false, door: Door::Write, attempts: 1, warm: true, pooler: Pooler::None, endings: BOTH };
 const TRANSACTION: Round = Round { door: Door::Transaction { replayable: false }, ..WRITE };
@@ -226,16 +230,16 @@ const TRANSACTION: Round = Round { door: Door::Transaction { replayable: false }
 const ROUNDS: [(&str, Round); 5] = [
     ("plain", Round { journal: true, attempts: 3, ..WRITE }),
     ("once", WRITE),
-    ("cold", Round { warm: false, endings: &[Ending::Reset], ..WRITE }),
+    ("cold", Round { warm: false, endings: &[Action::Reset], ..WRITE }),
     ("transaction", TRANSACTION),
     ("replayed", Round { attempts: 3, door: Door::Transaction { replayable: true }, ..TRANSACTION }),
 ];
 /// Rounds of hardly anything but waiting for who says nothing, which goes on beside the others.
 const SILENT: [(&str, Round); 1] =
-    [("silent", Round { journal: true, endings: &[Ending::Vanished], ..WRITE })];
+    [("silent", Round { journal: true, endings: &[Action::Vanish(SERVER_NOTICES)], ..WRITE })];
 const CUT_OFF: [(&str, Round); 2] = [
-    ("cut-off", Round { endings: &[Ending::Partition], ..WRITE }),
-    ("transaction-cut-off", Round { endings: &[Ending::Partition], ..TRANSACTION }),
+    ("cut-off", Round { endings: &[Action::Shut], ..WRITE }),
+    ("transaction-cut-off", Round { endings: &[Action::Shut], ..TRANSACTION }),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -290,7 +294,7 @@ async fn all_of(name: &str, round: Round, url: &str, truth: &str) -> usize {
         count(Told::Nothing),
         began.elapsed()
     ));
-    let is_cut_off = round.endings == [Ending::Partition];
+    let is_cut_off = round.endings == [Action::Shut];
     assert!(!is_cut_off || unknown > 0, "{name}: no outcome was left unknown, so nothing was shown of those");
     cuts
 }
@@ -303,8 +307,9 @@ async fn writers_side_by_side_under_random_cuts_are_told_the_truth() {
     const WRITES: usize = 100;
     let mut random = fastrand::Rng::with_seed(ridethrough_tests::seed());
     let (_folder, cluster) = database(&[]).await;
-    let wire = Wire::to(cluster.port()).await;
-    let mut config = never_opens(wire.through(&cluster.url()));
+    let wire = wire::to(cluster.port()).await;
+    let url = wire.through(&cluster.url()).expect("the URL leads to the cluster");
+    let mut config = never_opens(url);
     config.write.attempt = ATTEMPT;
     config.pool.lock = ATTEMPT / 2;
     config.pool.idle_in_transaction = GHOST;
@@ -327,16 +332,16 @@ async fn writers_side_by_side_under_random_cuts_are_told_the_truth() {
     while writers.iter().any(|writer| !writer.is_finished()) {
         let sender = if random.bool() { Sender::Client } else { Sender::Server };
         let edge = if random.bool() { Edge::Before } else { Edge::After };
-        let ending = if random.bool() { Ending::Close } else { Ending::Reset };
-        wire.plan(Cut { sender, message: random.usize(1..=16), edge, ending });
+        let ending = if random.bool() { Action::Close } else { Action::Reset };
+        let _planted = wire.plant(cut(sender, random.u64(1..=16), edge, &ending));
         tokio::time::sleep(Duration::from_millis(random.u64(1..10))).await;
     }
-    wire.forget_plan();
     let mut told = Vec::new();
     for writer in writers {
         told.extend(writer.await.expect("a writer does not panic"));
     }
     judge(&service, &cluster.url(), Door::Write, &told).await;
-    crate::say(&format!("{} cuts under {} writes", wire.happened(), told.len()));
-    assert!(wire.happened() >= WRITES / 2, "only {} cuts", wire.happened());
+    let cuts = wire.counts().bites;
+    crate::say(&format!("{cuts} cuts under {} writes", told.len()));
+    assert!(cuts >= WRITES as u64 / 2, "only {cuts} cuts");
 }

@@ -3,12 +3,7 @@
 
 use std::time::Duration;
 
-use ridethrough_tests::{
-    standby::Standby,
-    until,
-    wire::{Cut, Edge, Ending, Sender, Wire},
-    within,
-};
+use ridethrough_tests::{standby::Standby, until, wire, within};
 use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client, NoTls, error::SqlState};
 
@@ -211,8 +206,8 @@ async fn timeline_and_identity(client: &Client) -> (i64, i32) {
 async fn a_session_silent_within_a_statement_outlives_every_limit_and_can_be_ended_from_outside() {
     let (_folder, cluster) = database(&[]).await;
     let admin = cluster.connect(LIMIT).await.expect("the database answers");
-    let wire = Wire::to(cluster.port()).await;
-    let silent = as_service(&wire.through(&cluster.url())).await;
+    let wire = wire::to(cluster.port()).await;
+    let silent = as_service(&wire.through(&cluster.url()).expect("the URL leads to the cluster")).await;
     let limits = "SET idle_in_transaction_session_timeout = '200ms'; SET statement_timeout = '200ms'";
     silent.batch_execute(limits).await.expect("limits can be set");
     // The same limits do end whoever they are made for.
@@ -225,7 +220,7 @@ async fn a_session_silent_within_a_statement_outlives_every_limit_and_can_be_end
     let pid: i32 = silent.query_one("SELECT pg_backend_pid()", &[]).await.expect("it answers").get(0);
     let insert = silent.prepare("INSERT INTO effects (key) VALUES ('silent')").await.expect("it prepares");
     // BEGIN, Bind, Execute arrive; Sync does not.
-    wire.plan(Cut { sender: Sender::Client, message: 3, edge: Edge::After, ending: Ending::Silence });
+    let _cut = wire.plant("from client Query(BEGIN) client any #3 after: blackhole".parse().expect("a rule"));
     let lost = tokio::spawn(async move {
         silent.batch_execute("BEGIN").await.expect("it begins");
         silent.execute(&insert, &[]).await

@@ -10,7 +10,8 @@ use ridethrough::{
     db::{Applied, ApplyError, BoxFuture, Command, Commands, Pooler, Statements, Written},
 };
 use ridethrough_chaos::Cluster;
-use ridethrough_tests::{pooler::PgBouncer, standby::Standby, until, wire::Wire};
+use ridethrough_chaos::pgwire::Proxy;
+use ridethrough_tests::{pooler::PgBouncer, standby::Standby, until, wire};
 use tokio::time::Instant;
 
 use crate::service::{Put, Service, as_service, database};
@@ -50,9 +51,10 @@ async fn replica(url: String) -> Service {
 }
 
 /// A replica whose way to the database can be cut.
-async fn cuttable(cluster: &Cluster) -> (Service, Wire) {
-    let wire = Wire::to(cluster.port()).await;
-    (replica(wire.through(&cluster.url())).await, wire)
+async fn cuttable(cluster: &Cluster) -> (Service, Proxy) {
+    let wire = wire::to(cluster.port()).await;
+    let url = wire.through(&cluster.url()).expect("the URL leads to the cluster");
+    (replica(url).await, wire)
 }
 
 /// Keeps an answer that is made of `tag`, as if it had just been asked for.
@@ -117,7 +119,7 @@ async fn what_was_kept_before_a_gap_is_not_fresh_after_it() {
     keep(&other, "changed");
     keep(&other, "unchanged");
     assert_eq!(usable(&other, "changed"), Some(Usable::Fresh));
-    wire.shut();
+    let cut_off = wire.shut();
     becomes(&other, "unchanged", Usable::IfError).await;
     keep(&other, "in the gap");
     assert_eq!(
@@ -126,7 +128,7 @@ async fn what_was_kept_before_a_gap_is_not_fresh_after_it() {
         "nothing is fresh while nothing is heard"
     );
     writes(&one, "changed").await;
-    wire.mend();
+    drop(cut_off);
     listens(&other).await;
     for tag in ["changed", "unchanged", "in the gap"] {
         assert_eq!(usable(&other, tag), Some(Usable::IfError), "{tag}");
@@ -182,12 +184,12 @@ async fn a_write_out_of_the_journal_is_told_when_it_is_applied() {
     let (one, wire) = cuttable(&cluster).await;
     let other = replica(cluster.url()).await;
     listens(&other).await;
-    wire.shut();
+    let cut_off = wire.shut();
     let written = one.put("journaled", LIMIT).await;
     assert!(matches!(written, Ok(Written::Journaled { .. })), "{written:?}");
     keep(&other, "journaled");
     assert_eq!(usable(&other, "journaled"), Some(Usable::Fresh), "nothing was committed");
-    wire.mend();
+    drop(cut_off);
     becomes(&other, "journaled", Usable::IfError).await;
 }
 

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ridethrough::{DbConfig, health::DatabasePart};
-use ridethrough_tests::{until, wire::Wire};
+use ridethrough_tests::{until, wire};
 use tokio::time::{Instant, sleep};
 
 use crate::service::{Service, database};
@@ -59,8 +59,9 @@ async fn a_restart_under_load_is_no_storm_of_connections() {
     /// Longer than a dial takes on a busy machine.
     const CALL: Duration = Duration::from_secs(3);
     let (_folder, cluster) = database(&[]).await;
-    let wire = Wire::to(cluster.port()).await;
-    let mut config = DbConfig { url: wire.through(&cluster.url()), ..DbConfig::default() };
+    let wire = wire::to(cluster.port()).await;
+    let url = wire.through(&cluster.url()).expect("the URL leads to the cluster");
+    let mut config = DbConfig { url, ..DbConfig::default() };
     // All callers at once, however slow the machine is.
     (config.bulkhead.permits, config.bulkhead.adaptive) = (POOL, false);
     config.read.attempt = CALL;
@@ -110,12 +111,13 @@ async fn vanishing_packets_open_the_breaker_within_a_deadline_and_nobody_waits_l
     /// What a busy machine adds; the figure itself is printed.
     const SLACK: Duration = Duration::from_secs(1);
     let (_folder, cluster) = database(&[]).await;
-    let wire = Wire::to(cluster.port()).await;
-    let config = DbConfig { url: wire.through(&cluster.url()), ..DbConfig::default() };
+    let wire = wire::to(cluster.port()).await;
+    let url = wire.through(&cluster.url()).expect("the URL leads to the cluster");
+    let config = DbConfig { url, ..DbConfig::default() };
     let service = Arc::new(Service::start(config).await);
     let callers = callers(&service, 8, DEADLINE);
     sleep(Duration::from_millis(500)).await;
-    wire.black_hole();
+    let hole = wire.black_hole();
     let vanished = Instant::now();
     let tripped = async || (service.db.parts(Instant::now()).0 != DatabasePart::Up).then_some(());
     until("the breaker opens", DEADLINE + SLACK, tripped).await;
@@ -123,7 +125,7 @@ async fn vanishing_packets_open_the_breaker_within_a_deadline_and_nobody_waits_l
     sleep(Duration::from_secs(2)).await;
     let written = service.put("meanwhile", DEADLINE).await;
     assert!(matches!(written, Ok(ridethrough::db::Written::Journaled { .. })), "{written:?}");
-    wire.mend();
+    drop(hole);
     let mended = Instant::now();
     let fresh = async || service.text("SELECT 'x'", DEADLINE).await.ok().map(|_| ());
     until("answers again", Duration::from_secs(10), fresh).await;

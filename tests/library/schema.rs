@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use ridethrough::db::{SCHEMA_SQL, Written};
-use ridethrough_tests::{
-    wire::{Cut, Edge, Ending, Sender, Wire},
-    within,
-};
+use ridethrough_tests::{wire, within};
 use tokio::time::Instant;
 
 use crate::service::{Service, as_service, database, effects_of, never_opens};
@@ -47,15 +44,17 @@ async fn several_can_make_the_table_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_lost_attempt_left_behind_is_waited_for_where_it_may_not_be_ended() {
     /// The first answer after that to the claim, where the statements were prepared before: nobody else gets the key.
-    const CLAIMED: usize = 9;
+    const CLAIMED: &str = "from client Query(BEGIN) server any #9 before: blackhole";
+    const UNCOMMITTED: &str = "client Query(COMMIT) before: blackhole";
     /// A silent session keeps the key for an attempt of a second and some more.
     const KEPT: Duration = Duration::from_millis(1_200);
     let (_folder, cluster) = database(&[]).await;
     let admin = cluster.connect(LIMIT).await.expect("the database answers");
     let revoked = "REVOKE EXECUTE ON FUNCTION pg_terminate_backend(integer, bigint) FROM PUBLIC";
     admin.batch_execute(revoked).await.expect("a superuser can revoke");
-    let wire = Wire::to(cluster.port()).await;
-    let service = Service::start(never_opens(wire.through(&cluster.url()))).await;
+    let wire = wire::to(cluster.port()).await;
+    let url = wire.through(&cluster.url()).expect("the URL leads to the cluster");
+    let service = Service::start(never_opens(url)).await;
     // Without a journal every write goes to the database.
     service.journal.close();
     let put = async |key: &str| {
@@ -65,14 +64,14 @@ async fn what_a_lost_attempt_left_behind_is_waited_for_where_it_may_not_be_ended
         began.elapsed()
     };
     put("before").await;
-    let cut = Cut { sender: Sender::Server, message: CLAIMED, edge: Edge::Before, ending: Ending::Silence };
-    wire.plan(cut);
+    let cut = wire.plant(CLAIMED.parse().expect("a rule"));
     let claimed = put("claimed").await;
     // A session that was destroyed left its statements behind.
     put("between").await;
-    wire.plan_from_commit(Cut { sender: Sender::Client, message: 1, ..cut });
+    let second = wire.plant(UNCOMMITTED.parse().expect("a rule"));
     let uncommitted = put("uncommitted").await;
     crate::say(&format!("waited for {claimed:?} and {uncommitted:?}"));
-    assert_eq!(wire.happened(), 2, "something was not cut, so nothing was shown");
+    let cuts = cut.count() + second.count();
+    assert_eq!(cuts, 2, "something was not cut, so nothing was shown");
     assert!(claimed >= KEPT && uncommitted >= KEPT, "nothing kept the key: {claimed:?}, {uncommitted:?}");
 }
