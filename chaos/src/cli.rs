@@ -1,5 +1,6 @@
 //! The command line: sub-commands and exit codes. What the commands do is in `run.rs`, `up.rs`, `doctor.rs`.
 
+mod explore;
 mod flags;
 mod interrupts;
 mod proxy;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
+use crate::cli::explore::Explore;
 use crate::cli::flags::{Load, Parts, Which};
 use crate::config::{Config, ConfigError, StackSection};
 use crate::error::Error;
@@ -76,6 +78,8 @@ enum Command {
         #[command(flatten)]
         parts: Parts,
     },
+    /// Lose the connection of one write at every message of its transaction, in every way, and show what was told.
+    Explore(Explore),
     /// List scenarios and faults.
     List,
     /// Put a fault on a running `up`.
@@ -179,6 +183,7 @@ async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
             let options = stack::Options { listen: Some(listen), ..stack_options(&config.stack) };
             up::up(&options, &mut Interrupts::listen()?).await.map(|()| 0)
         }
+        Command::Explore(explore) => explore::run(explore, config).await,
         Command::List => {
             print(&list());
             Ok(0)

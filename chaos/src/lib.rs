@@ -8,7 +8,8 @@
 //! - [`history`]: what happened in a run, one line each; the only file format. [`workload`]: open-loop users.
 //!   [`checker`]: from the history to the [`verdict`]. [`report`]: the verdict for people.
 //! - [`nemesis`]: the faults. [`canary`]: an independent witness of when the database commits.
-//! - [`pgwire`]: a proxy before PostgreSQL that breaks connections at chosen messages.
+//! - [`pgwire`]: a proxy before PostgreSQL that breaks connections at chosen messages. [`explore`]: one write, its
+//!   connection lost at every message in every way.
 //! - [`stack`]: PostgreSQL, servers and proxy together. [`cluster`]: a throw-away PostgreSQL, on the binaries that
 //!   [`postgres`] finds.
 //! - [`toxic`]: faults on the bytes of TCP connections, by a proxy that speaks toxiproxy's HTTP interface.
@@ -24,6 +25,7 @@ pub mod report;
 pub mod verdict;
 pub mod workload;
 
+pub mod explore;
 pub mod names;
 pub mod nemesis;
 pub mod pgwire;

@@ -19,7 +19,7 @@ use crate::workload::client::{Client, Request};
 use crate::workload::schedule::{Planned, Schedule};
 
 mod answer;
-mod client;
+pub(crate) mod client;
 mod probe;
 mod schedule;
 mod settle;

@@ -1,7 +1,10 @@
 //! The proxy that knows PostgreSQL's protocol, before a real PostgreSQL and with a driver that nobody here wrote: it
 //! changes nothing where no rule is on, and does what a rule says where one is.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test, and the line says which step it was")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test, and the line says which step it was"
+)]
 
 use std::time::Duration;
 

@@ -15,6 +15,8 @@ mod commit;
 #[cfg(test)]
 mod drain;
 #[cfg(test)]
+mod explore;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod journal;
