@@ -157,3 +157,45 @@ async fn the_proxy_ends_with_its_last_handle_and_takes_its_connections_with_it()
     })
     .await;
 }
+
+/// Whoever does not read stops only who writes to him: the proxy keeps little of it, and others go on.
+#[tokio::test]
+async fn a_client_that_does_not_read_fills_no_memory_and_stops_nobody_else() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    /// Far above the buffers of the systems below, and far below what was asked for.
+    const PASSED_MAX: u64 = 32 * 1024 * 1024;
+    const ASKED: usize = 200 * 1024 * 1024;
+    let bench = Bench::start().await;
+    let mut silent = tokio::net::TcpStream::connect(bench.proxy.address()).await.unwrap();
+    // The canary needs no password, and may select what is in no table.
+    silent.write_all(b"\0\0\0\x27\0\x03\0\0user\0canary\0database\0postgres\0\0").await.unwrap();
+    let mut greeting = vec![0; 4096];
+    assert!(within(silent.read(&mut greeting)).await.unwrap() > 0);
+    let sql = format!("SELECT repeat('x', 1024) FROM generate_series(1, {})\0", ASKED / 1024);
+    let mut query = vec![b'Q'];
+    query.extend(u32::try_from(sql.len() + 4).unwrap().to_be_bytes());
+    query.extend(sql.as_bytes());
+    silent.write_all(&query).await.unwrap();
+    let full = async {
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(SILENT).await;
+            let now = bench.proxy.counts().bytes_from_server;
+            if now == before && now > 1024 * 1024 {
+                return now;
+            }
+            before = now;
+        }
+    };
+    let passed = within(full).await;
+    assert!(passed < PASSED_MAX, "{passed} bytes were taken from the server");
+    within(insert(&bench.client().await, "beside it")).await.unwrap();
+    let mut read = 0;
+    let mut buffer = vec![0; 1024 * 1024];
+    let all = async {
+        while read < ASKED {
+            read += silent.read(&mut buffer).await.unwrap();
+        }
+    };
+    within(all).await;
+}
