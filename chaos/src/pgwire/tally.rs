@@ -23,7 +23,7 @@ pub struct Counts {
     pub connections: u64,
     /// Of those, the ones that the server did not accept.
     pub unreachable: u64,
-    /// Sessions that were begun at the server.
+    /// Sessions that clients began, whether or not the server was there.
     pub sessions: u64,
     /// Of those, the ones that are open now.
     pub sessions_open: u64,
