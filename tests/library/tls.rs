@@ -4,8 +4,9 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use ridethrough::{DbConfig, Error};
-use ridethrough_chaos::{Cluster, RunFolder};
-use ridethrough_tests::{daemon, until};
+use ridethrough_chaos::{Cluster, RunFolder, pgwire::Tls};
+use ridethrough_tests::{daemon, until, wire};
+use tokio::time::{Instant, sleep};
 
 use crate::service::{Put, Service, database};
 
@@ -97,4 +98,33 @@ async fn each_sslmode_believes_whom_it_should() {
     }
     let without = reaches(format!("{plain}?sslmode=disable&channel_binding=require")).await;
     assert!(without.is_err(), "no channel to bind to");
+}
+
+/// TLS that goes away while a service runs: nobody gets in without it, and nobody asks for it without end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_that_is_refused_expired_or_cut_lets_nobody_in_and_makes_no_storm() {
+    const WATCHED: Duration = Duration::from_secs(2);
+    /// As often as a prober asks for a database that is away; what needs a person is asked for less often.
+    const ARRIVALS_MAX: usize = 8;
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    let (folder, cluster) = database(&[]).await;
+    let wire = wire::to(cluster.port()).await;
+    let authority = daemon::home(&folder, "authorities").join("proxy.pem");
+    std::fs::write(&authority, wire.authority()).expect("a file can be written");
+    let through = wire.through(&cluster.url()).expect("the URL leads to the cluster");
+    let url = format!("{through}?sslmode=verify-full&sslrootcert={}", authority.display());
+    wire.offer(Tls::Offered);
+    // Inside TLS as far as the proxy, which goes on without.
+    assert!(!reaches(url.clone()).await.expect("the certificate is good"));
+    for tls in [Tls::Refused, Tls::Expired, Tls::Cut] {
+        wire.offer(tls);
+        let error = reaches(url.clone()).await.expect_err("nobody gets in");
+        let from = Instant::now();
+        let service = Service::unseen(DbConfig { url: url.clone(), ..DbConfig::default() }, Arc::new(Put));
+        sleep(WATCHED).await;
+        let arrivals = wire.arrivals().into_iter().filter(|at| *at >= from).count();
+        crate::say(&format!("{tls:?}: {error}; asked for {arrivals} times in {WATCHED:?}"));
+        assert!((1..=ARRIVALS_MAX).contains(&arrivals), "{tls:?}: {arrivals}");
+        drop(service);
+    }
 }
