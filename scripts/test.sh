@@ -109,9 +109,9 @@ build_binaries() {
 
 # The standard harness knows no test groups, so the tests that need a quiet machine run one by one.
 libtest() {
-    cargo test --workspace --exclude ridethrough-tests --lib --bins --tests --no-fail-fast
+    cargo test --workspace --exclude ridethrough-tests --exclude ridethrough-chaos --lib --bins --tests --no-fail-fast
     local outcome=$?
-    cargo test -p ridethrough-tests --tests --no-fail-fast -- --test-threads=1 && return "$outcome"
+    cargo test -p ridethrough-tests -p ridethrough-chaos --tests --no-fail-fast -- --test-threads=1 && return "$outcome"
 }
 
 run_tests() {

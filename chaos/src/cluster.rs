@@ -2,9 +2,15 @@
 //! It breaks nothing by itself: `nemesis.rs` decides when, and `canary.rs` tells what was seen from outside.
 
 mod crash;
+pub mod failover;
+pub mod ledger;
 mod node;
+pub mod replication;
+mod setting;
 mod template;
 
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +28,10 @@ use crate::postgres::{self, Binaries};
 use crate::process::{self, Exit, Handle, Process, poll_until};
 
 pub use crash::{Hang, Killed};
+pub use failover::{Pair, SplitBrain, Window};
+pub use ledger::Losses;
+pub use replication::{Lsn, Promoted};
+pub use setting::Changed;
 pub(crate) use template::{ADMIN_DATABASE, CANARY};
 
 /// The steps of an orderly stop: fast, then immediate.
@@ -39,6 +49,14 @@ pub struct Options {
     pub pg_bin: Option<PathBuf>,
     /// Additional settings, as `-c NAME=VALUE`; they win over the built-in ones. Default none.
     pub settings: Vec<(String, String)>,
+    /// Added to the environment of its processes. Default none.
+    pub env: Vec<(String, String)>,
+    /// Where its processes run. Default here.
+    pub place: Place,
+    /// An existing folder in which its data directory is made; `None` is the run folder. Default `None`.
+    pub data_above: Option<PathBuf>,
+    /// An existing folder in which its WAL is kept apart from its data; `None` keeps both together. Default `None`.
+    pub wal_above: Option<PathBuf>,
     /// How long a start may take until the first connection is served. Default 30 s; it takes about 0.2 s.
     pub start_timeout: Duration,
     /// The `ridethrough-chaos` binary that serves as guardian; `None` finds it. Default `None`.
@@ -47,7 +65,32 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pg_bin: None, settings: Vec::new(), start_timeout: Duration::from_secs(30), guardian: None }
+        Self {
+            pg_bin: None,
+            settings: Vec::new(),
+            env: Vec::new(),
+            place: Place::default(),
+            data_above: None,
+            wal_above: None,
+            start_timeout: Duration::from_secs(30),
+            guardian: None,
+        }
+    }
+}
+
+/// Where the processes of a cluster run.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The address they listen on. Default 127.0.0.1.
+    pub address: Ipv4Addr,
+    /// A program with arguments that leads there and then becomes the program named after them. It has to end as an
+    /// account that PostgreSQL accepts. Default none: they run here, as PostgreSQL's account.
+    pub entry: Vec<OsString>,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST, entry: Vec::new() }
     }
 }
 
@@ -114,12 +157,13 @@ impl Cluster {
     pub async fn start_in(folder: &RunFolder, options: &Options) -> Result<Self, Error> {
         let pg_bin = options.pg_bin.clone();
         let run = folder.clone();
-        let data = folder.path().join("pg");
+        let data = options.data_above.as_deref().unwrap_or(folder.path()).join("pg");
+        let wal = options.wal_above.as_ref().map(|above| above.join("pg_wal"));
         let target = data.clone();
         let made = blocking("make a data directory", move || {
             let binaries = Binaries::find(pg_bin.as_deref())?;
             let account = postgres::account()?;
-            let password = template::copy_to(&target, &run, &binaries, account)?;
+            let password = template::copy_to(&target, wal.as_deref(), &run, &binaries, account)?;
             Ok((binaries, account, password))
         });
         let (binaries, account, template_password) = made.await?;
@@ -129,8 +173,10 @@ impl Cluster {
                 binaries,
                 data,
                 log: folder.path().join("postgresql.log"),
+                place: options.place.clone(),
                 port: ports::free()?,
                 account,
+                env: options.env.clone(),
                 settings: options.settings.clone(),
             },
             admin_password: template::new_password(),
@@ -147,13 +193,26 @@ impl Cluster {
     #[must_use]
     pub fn url(&self) -> String {
         let Inner { app_password, node, .. } = &*self.0;
-        format!("postgres://{app}:{app_password}@127.0.0.1:{}/{app}", node.port, app = template::APP)
+        let (address, port) = (node.place.address, node.port);
+        format!("postgres://{app}:{app_password}@{address}:{port}/{app}", app = template::APP)
     }
 
-    /// The port on 127.0.0.1; the same after each start.
+    /// The address it listens on.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        self.0.node.place.address
+    }
+
+    /// The port at its address; the same after each start.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.0.node.port
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.0.node.data
     }
 
     /// The file with PostgreSQL's own log.
@@ -316,7 +375,7 @@ impl Cluster {
 
     fn base(&self) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(self.0.node.port).application_name("ridethrough-chaos");
+        config.host(self.address().to_string()).port(self.0.node.port).application_name("ridethrough-chaos");
         config
     }
 

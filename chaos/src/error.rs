@@ -59,6 +59,14 @@ pub enum Error {
         /// How long was waited.
         limit: std::time::Duration,
     },
+    /// This machine has not what a fault takes: whatever needs it is skipped, which says nothing about the victim.
+    #[error("use {means}: {reason}")]
+    NoMeans {
+        /// What it takes ("the preload shim").
+        means: &'static str,
+        /// What is missing, or what was refused.
+        reason: String,
+    },
     /// A fault or a step was asked for in a state that does not allow it.
     #[error("{what}: {reason}")]
     State {
@@ -109,6 +117,11 @@ impl Error {
     pub(crate) fn postgres(what: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
         let what = what.into();
         move |source| Self::Postgres { what, source }
+    }
+
+    /// Something that this machine cannot do.
+    pub(crate) fn no_means(means: &'static str, reason: impl Into<String>) -> Self {
+        Self::NoMeans { means, reason: reason.into() }
     }
 
     /// A step that the present state does not allow.

@@ -116,26 +116,6 @@ impl Daemon {
     }
 }
 
-/// Runs such a program to its end.
-///
-/// # Panics
-/// Where it fails, or takes longer than `limit`.
-///
-/// # Cancel safety
-/// Dropping it kills the program.
-pub async fn run(
-    folder: &RunFolder,
-    name: &str,
-    program: &Path,
-    args: &[&str],
-    env: &[(&str, &str)],
-    limit: Duration,
-) {
-    let mut daemon = Daemon::start(folder, name, program, args, env);
-    let exit = daemon.ended(limit).await;
-    assert_eq!(exit, Exit::Code(0), "{name}: {}", daemon.log_tail());
-}
-
 /// The folder of a program, made where it is not there.
 ///
 /// # Panics

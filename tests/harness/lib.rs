@@ -5,8 +5,8 @@
 //! - [`stack`]: the [`Lab`](stack::Lab), in which one test runs. START HERE. [`app`]: one server or proxy in it.
 //!   [`launch`]: programs as child processes.
 //! - [`http`]: requests and answers. [`logs`]: what must not be said.
-//! - For tests of the library without its server: [`wire`]: a road that knows messages, which is the chaos suite's. [`daemon`]: programs beside
-//!   PostgreSQL, among them a [`standby`], a [`pooler`] and a cluster of [`patroni`].
+//! - For tests of the library without its server: [`wire`]: a road that knows messages, which is the chaos suite's.
+//!   [`daemon`]: programs beside PostgreSQL, among them a [`pooler`] and a cluster of [`patroni`].
 
 pub mod stack;
 
@@ -17,7 +17,6 @@ pub mod launch;
 pub mod logs;
 pub mod patroni;
 pub mod pooler;
-pub mod standby;
 pub mod wire;
 
 use std::time::Duration;

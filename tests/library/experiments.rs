@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use ridethrough_tests::{standby::Standby, until, wire, within};
+use ridethrough_tests::{until, wire, within};
 use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client, NoTls, error::SqlState};
 
-use crate::service::{as_service, database, effects_of};
+use crate::service::{as_service, database, effects_of, standby_of};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -136,11 +136,11 @@ async fn a_statement_before_commit_changes_nothing_where_all_is_well() {
 /// primary says of it is about that other one. So a transaction's number proves nothing across a change of timeline.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failover_the_number_of_a_lost_transaction_belongs_to_another() {
-    let (folder, cluster) = database(&[]).await;
-    let standby = Standby::of(&cluster, &folder, "standby").await;
+    let (_folder, cluster) = database(&[]).await;
+    let standby = standby_of(&cluster).await;
     let old = as_service(&cluster.url()).await;
     let position = timeline_and_identity(&old).await;
-    let replay = standby.sql().await;
+    let replay = standby.connect(LIMIT).await.expect("the standby answers");
     // From here on the standby gets nothing: its source is taken away, as by a broken network.
     replay.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await.expect("a setting can be changed");
     replay.batch_execute("SELECT pg_reload_conf()").await.expect("settings can be read again");
@@ -154,9 +154,9 @@ async fn after_a_failover_the_number_of_a_lost_transaction_belongs_to_another() 
     old.batch_execute("COMMIT").await.expect("it commits, at home only");
     assert_eq!(status(&old, &lost).await.as_deref(), Some("committed"));
     cluster.kill().await.expect("a running database can be killed");
-    standby.promote().await;
+    standby.promote().await.expect("it is promoted");
 
-    let new = as_service(standby.url()).await;
+    let new = as_service(&standby.url()).await;
     assert_eq!(effects_of(&new, "lost").await, 0, "the standby never had it");
     let unused = new.query_one("SELECT pg_xact_status($1::text::xid8)", &[&lost]).await;
     // Numbers are given out with gaps at most a few at a time, so this ends soon.

@@ -11,10 +11,10 @@ use ridethrough::{
 };
 use ridethrough_chaos::Cluster;
 use ridethrough_chaos::pgwire::Proxy;
-use ridethrough_tests::{pooler::PgBouncer, standby::Standby, until, wire};
+use ridethrough_tests::{pooler::PgBouncer, until, wire};
 use tokio::time::Instant;
 
-use crate::service::{Put, Service, as_service, database};
+use crate::service::{Put, Service, as_service, database, standby_of};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const POLICY: ReadPolicy = ReadPolicy {
@@ -139,7 +139,7 @@ async fn what_was_kept_before_a_gap_is_not_fresh_after_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failover_changes_are_heard_from_the_new_primary_and_what_was_kept_before_is_not_fresh() {
     let (folder, cluster) = database(&[]).await;
-    let standby = Standby::of(&cluster, &folder, "standby").await;
+    let standby = standby_of(&cluster).await;
     let direct = format!("127.0.0.1:{}", cluster.port());
     let both = cluster.url().replace(&direct, &format!("{direct},127.0.0.1:{}", standby.port()));
     let (one, other) = (replica(both.clone()).await, replica(both).await);
@@ -151,7 +151,7 @@ async fn after_a_failover_changes_are_heard_from_the_new_primary_and_what_was_ke
     becomes(&other, "unchanged", Usable::IfError).await;
     keep(&other, "in the gap");
     assert_eq!(usable(&other, "in the gap"), Some(Usable::IfError));
-    standby.promote().await;
+    standby.promote().await.expect("it is promoted");
     let committed = async || {
         let written = one.put("changed", LIMIT).await;
         matches!(written, Ok(Written::Committed { .. })).then_some(())

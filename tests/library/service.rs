@@ -46,6 +46,11 @@ pub(crate) async fn database(settings: &[(&str, &str)]) -> (RunFolder, Cluster) 
     (folder, cluster)
 }
 
+/// A standby that follows the database.
+pub(crate) async fn standby_of(cluster: &Cluster) -> Cluster {
+    cluster.standby("standby").await.unwrap_or_else(|error| panic!("failed to {error}"))
+}
+
 /// A plain connection with the rights of the service, past the library.
 pub(crate) async fn as_service(url: &str) -> tokio_postgres::Client {
     let (client, connection) =
@@ -241,6 +246,12 @@ impl Service {
     pub(crate) async fn has_settled(&self) {
         let empty = async || (self.journal.backlog().entries == 0).then_some(());
         until("the journal is replayed", SETTLED_LIMIT, empty).await;
+    }
+
+    /// Waits until writes are journaled.
+    pub(crate) async fn has_backlog(&self) {
+        let some = async || (self.journal.backlog().entries > 0).then_some(());
+        until("a write is journaled", SETTLED_LIMIT, some).await;
     }
 }
 

@@ -10,10 +10,10 @@ use ridethrough::{
     health::DatabasePart,
 };
 use ridethrough_chaos::Cluster;
-use ridethrough_tests::{standby::Standby, until};
+use ridethrough_tests::until;
 use tokio::time::{Instant, sleep};
 
-use crate::service::{Ask, Put, Service, as_service, database};
+use crate::service::{Ask, Put, Service, as_service, database, standby_of};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -264,9 +264,9 @@ async fn a_server_that_is_shutting_down_is_transient_and_a_failure() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_to_a_standby_is_a_matter_of_failover() {
-    let (folder, cluster) = database(&[]).await;
-    let standby = Standby::of(&cluster, &folder, "standby").await;
-    let service = Service::unseen(config(standby.url()), Arc::new(Put));
+    let (_folder, cluster) = database(&[]).await;
+    let standby = standby_of(&cluster).await;
+    let service = Service::unseen(config(&standby.url()), Arc::new(Put));
     let seen = async || (*service.db.database().borrow() == DatabasePart::Standby).then_some(());
     until("the standby is seen", LIMIT, seen).await;
     let error = service.ask(several("INSERT INTO effects (key) VALUES ('x')"), LIMIT).await;

@@ -15,6 +15,8 @@ pub(super) const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// How long backends of a killed postmaster may go on before the next start ends them: they notice the death at
 /// their next wait, and only one that computes goes on.
 const SURVIVOR_LIMIT: Duration = Duration::from_secs(2);
+/// A postmaster is told of a backend's end by a signal, and acts on it within milliseconds.
+const NOTICE_LIMIT: Duration = Duration::from_millis(200);
 /// How long the kernel may take to stop a process.
 const HANG_LIMIT: Duration = Duration::from_secs(2);
 /// Looks at the process table until no new process appears while the tree is being stopped.
@@ -49,6 +51,12 @@ impl Hang {
     #[must_use]
     pub fn stopped_now(&self) -> usize {
         self.entries().filter(Entry::is_stopped).count()
+    }
+
+    /// Waits until the kernel has stopped all: a sleeping process is stopped only when it gets to handle the signal.
+    pub(super) async fn complete(&self) -> Result<(), Error> {
+        let all = poll_until(HANG_LIMIT, || (self.stopped_now() == self.processes()).then_some(())).await;
+        all.ok_or(Error::Late { what: "stop every process of PostgreSQL".to_owned(), limit: HANG_LIMIT })
     }
 
     fn entries(&self) -> impl Iterator<Item = Entry> {
@@ -87,6 +95,76 @@ impl Cluster {
         Ok(Killed { pid, exit, processes })
     }
 
+    /// Kills every process at once, stopped ones too, as when the machine is lost: no backend outlives the postmaster,
+    /// and nothing more is committed or sent.
+    ///
+    /// # Errors
+    /// As [`Cluster::kill`].
+    ///
+    /// # Cancel safety
+    /// As [`Cluster::kill`].
+    pub async fn lose(&self) -> Result<Killed, Error> {
+        let (pid, processes) = {
+            let mut state = self.lock();
+            let Some(process) = state.running() else {
+                return Err(Error::state("lose PostgreSQL", "it is not running"));
+            };
+            // The postmaster is the first of the tree, so that it starts nobody in place of a killed one.
+            let tree = self.0.node.tree(Some(process));
+            node::signal_all(&tree, Signal::KILL);
+            (process.pid(), tree.len())
+        };
+        let exit = poll_until(KILL_LIMIT, || self.poll_exit()).await;
+        let exit = exit.ok_or(Error::Late { what: "lose PostgreSQL".to_owned(), limit: KILL_LIMIT })?;
+        process::reap_orphans("postgres");
+        Ok(Killed { pid, exit, processes })
+    }
+
+    /// As [`Cluster::lose`] without waiting or telling: for drops.
+    pub(crate) fn lose_unwatched(&self) {
+        let mut state = self.lock();
+        if let Some(process) = state.running() {
+            node::signal_all(&self.0.node.tree(Some(process)), Signal::KILL);
+        }
+    }
+
+    /// Sees to it that PostgreSQL serves again: waits where it recovers by itself, starts it where it gave up. Gives
+    /// the time it took.
+    ///
+    /// # Errors
+    /// As [`Cluster::start_again`].
+    ///
+    /// # Cancel safety
+    /// As [`Cluster::start_again`].
+    pub async fn revive(&self) -> Result<Duration, Error> {
+        let began = Instant::now();
+        let end = began + self.0.start_timeout;
+        loop {
+            // It may give up while it is waited for, once: what made it fail is gone.
+            if self.pid().is_none() || self.serve().await.is_err() {
+                self.start_again().await?;
+            }
+            // A postmaster that has not yet noticed how a backend ended serves on for a moment, and then ends all.
+            if self.stays().await {
+                return Ok(began.elapsed());
+            }
+            if Instant::now() >= end {
+                return Err(Error::Late {
+                    what: "let PostgreSQL recover".to_owned(),
+                    limit: self.0.start_timeout,
+                });
+            }
+        }
+    }
+
+    /// Whether a session lives for longer than a postmaster takes to notice a crash.
+    async fn stays(&self) -> bool {
+        let Ok(client) = super::connect(&self.canary(), KILL_LIMIT).await else { return false };
+        tokio::time::sleep(NOTICE_LIMIT).await;
+        let asked = tokio::time::timeout(KILL_LIMIT, client.simple_query("SELECT 1")).await;
+        matches!(asked, Ok(Ok(_)))
+    }
+
     /// Starts PostgreSQL again on the same port and data, and waits until it serves connections. Gives the time it
     /// took, about 0.5 s after a crash.
     ///
@@ -120,18 +198,13 @@ impl Cluster {
     /// # Cancel safety
     /// Dropping the future lets everything go on.
     pub async fn hang(&self) -> Result<Hang, Error> {
-        let hang = self.stop_tree()?;
-        // A sleeping process is stopped only when it gets to handle the signal.
-        let all = poll_until(HANG_LIMIT, || (hang.stopped_now() == hang.processes()).then_some(())).await;
-        match all {
-            Some(()) => Ok(hang),
-            None => {
-                Err(Error::Late { what: "stop every process of PostgreSQL".to_owned(), limit: HANG_LIMIT })
-            }
-        }
+        let hang = self.freeze(&[])?;
+        hang.complete().await?;
+        Ok(hang)
     }
 
-    fn stop_tree(&self) -> Result<Hang, Error> {
+    /// Stops every process but the spared ones, without waiting for the kernel to have done so.
+    pub(super) fn freeze(&self, spared: &[u32]) -> Result<Hang, Error> {
         let mut state = self.lock();
         let Some(process) = state.running() else {
             return Err(Error::state("hang PostgreSQL", "it is not running"));
@@ -139,8 +212,8 @@ impl Cluster {
         let mut hang = Hang { handles: Vec::new() };
         for _ in 0..HANG_ROUNDS {
             let tree = self.0.node.tree(Some(process)).into_iter();
-            let new: Vec<Handle> =
-                tree.filter(|new| hang.handles.iter().all(|known| known.pid() != new.pid())).collect();
+            let new = tree.filter(|new| hang.handles.iter().all(|known| known.pid() != new.pid()));
+            let new: Vec<Handle> = new.filter(|new| !spared.contains(&new.pid())).collect();
             if new.is_empty() {
                 break;
             }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 
+use crate::cluster::Place;
 use crate::error::Error;
 use crate::folder::RunFolder;
 use crate::postgres::Binaries;
@@ -17,8 +18,11 @@ pub(super) struct Node {
     pub(super) binaries: Binaries,
     pub(super) data: PathBuf,
     pub(super) log: PathBuf,
+    pub(super) place: Place,
     pub(super) port: u16,
     pub(super) account: Option<Account>,
+    /// Variables of the caller, after the built-in ones.
+    pub(super) env: Vec<(String, String)>,
     /// Settings of the caller; they stand last, so that they win.
     pub(super) settings: Vec<(String, String)>,
 }
@@ -27,16 +31,26 @@ impl Node {
     /// Spawns the postmaster as a direct child: only so is it reaped at once when it dies. An unreaped one makes
     /// its pid file look alive and blocks the next start for seconds.
     pub(super) fn spawn(&self, run: &RunFolder) -> Result<Process, Error> {
+        let program = self.binaries.program("postgres");
+        let (program, args, account) = match self.place.entry.split_first() {
+            None => (program, self.arguments(), self.account),
+            Some((first, rest)) => {
+                let rest = rest.iter().cloned().chain([program.into()]).chain(self.arguments());
+                (first.into(), rest.collect(), None)
+            }
+        };
+        let mut env = vec![("LC_ALL".to_owned(), "C".to_owned())];
+        env.extend(self.env.iter().cloned());
         let process = Process::start(&Launch {
             name: "PostgreSQL".to_owned(),
-            program: self.binaries.program("postgres"),
-            args: self.arguments(),
-            env: vec![("LC_ALL".to_owned(), "C".to_owned())],
+            program,
+            args,
+            env,
             folder: self.data.clone(),
             stdin: None,
             stdout: self.log.clone(),
             log: self.log.clone(),
-            account: self.account,
+            account,
         })?;
         run.guard(process.handle())?;
         Ok(process)
@@ -44,7 +58,7 @@ impl Node {
 
     fn arguments(&self) -> Vec<OsString> {
         let mut settings: Vec<(&str, String)> = vec![
-            ("listen_addresses", "127.0.0.1".to_owned()),
+            ("listen_addresses", self.place.address.to_string()),
             ("port", self.port.to_string()),
             // No socket file: nothing to collide, no limit of 108 bytes for its path.
             ("unix_socket_directories", String::new()),

@@ -41,17 +41,22 @@ GRANT INSERT ON public.canary TO canary
 ";
 
 const ACCESS: &str = "\
-# Loopback only. The canary may insert into its own table and nothing else.
+# Loopback, and the wire of a network namespace. The canary may insert into its own table and nothing else.
 host postgres canary 127.0.0.1/32 trust
+host postgres canary 10.77.0.0/24 trust
 host all all 127.0.0.1/32 scram-sha-256
+host all all 10.77.0.0/24 scram-sha-256
 host replication all 127.0.0.1/32 scram-sha-256
+host replication all 10.77.0.0/24 scram-sha-256
 ";
 
-/// Copies a fresh data directory to `target` and gives the superuser's password in it.
+/// Copies a fresh data directory to `target` and gives the superuser's password in it. With `wal`, a path that does not
+/// exist yet, the WAL goes there and `target` has a link to it.
 ///
 /// Blocking: some 0.2 s, and some seconds where the template must be made first.
 pub(super) fn copy_to(
     target: &Path,
+    wal: Option<&Path>,
     run: &RunFolder,
     binaries: &Binaries,
     account: Option<Account>,
@@ -69,7 +74,17 @@ pub(super) fn copy_to(
     // Copied under the lock: nobody replaces the template meanwhile, and copies at once would not be faster.
     let what = || format!("copy the template {} (remove it to have it made anew)", template.display());
     copy_folder(&template.join("data"), target, account).map_err(Error::io(what()))?;
+    if let Some(wal) = wal {
+        move_out(&target.join("pg_wal"), wal, account).map_err(Error::io("put the WAL on another disk"))?;
+    }
     Ok(password)
+}
+
+/// Moves a folder elsewhere, also to another disk, and leaves a link to it.
+fn move_out(from: &Path, to: &Path, account: Option<Account>) -> std::io::Result<()> {
+    copy_folder(from, to, account)?;
+    fs::remove_dir_all(from)?;
+    std::os::unix::fs::symlink(to, from)
 }
 
 /// The template cache: in the user's cache folder, else beside the run folders.
@@ -230,7 +245,7 @@ fn read_password(template: &Path) -> Result<String, Error> {
     fs::read_to_string(&path).map_err(Error::io(format!("read {}", path.display())))
 }
 
-fn own(path: &Path, account: Option<Account>) -> std::io::Result<()> {
+pub(super) fn own(path: &Path, account: Option<Account>) -> std::io::Result<()> {
     match account {
         Some(account) => std::os::unix::fs::chown(path, Some(account.uid), Some(account.gid)),
         None => Ok(()),
