@@ -288,6 +288,12 @@ pub(crate) fn reap_orphans(name: &str) -> usize {
         .count()
 }
 
+/// Where a program is, by the PATH.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
 /// The last `lines` lines of a log for an error text: each on a new line, indented; empty for an empty log.
 pub(crate) fn log_tail(path: &Path, lines: usize) -> String {
     /// Enough for a dozen long lines, and a bound for a log that ran away.

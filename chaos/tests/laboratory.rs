@@ -1,6 +1,8 @@
 //! The faults of the laboratory on a real PostgreSQL: each is put on, seen by a client, proven by its witness, and
 //! taken off again. What our own service does about them is in the end-to-end tests.
 
+#[path = "laboratory/disk.rs"]
+mod disk;
 #[path = "laboratory/failover.rs"]
 mod failover;
 #[path = "laboratory/setting.rs"]

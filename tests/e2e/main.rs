@@ -21,6 +21,8 @@ mod harness;
 #[cfg(test)]
 mod journal;
 #[cfg(test)]
+mod journal_disk;
+#[cfg(test)]
 mod killed;
 #[cfg(test)]
 mod mended;

@@ -89,6 +89,12 @@ impl Lab {
         &self.cluster
     }
 
+    /// The run that everything of this test belongs to.
+    #[must_use]
+    pub fn run_folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
     /// Where everything of this test lies.
     #[must_use]
     pub fn folder(&self) -> &Path {
