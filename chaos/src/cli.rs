@@ -17,6 +17,7 @@ use crate::cli::flags::{Load, Parts, Which};
 use crate::config::{Config, ConfigError, StackSection};
 use crate::error::Error;
 use crate::guardian;
+use crate::namespace;
 use crate::nemesis::Fault;
 use crate::run::{self, Experiment, Progress};
 use crate::scenario::{self, Scenario};
@@ -119,6 +120,8 @@ enum Command {
         /// The run folder.
         folder: PathBuf,
     },
+    #[command(name = namespace::SUB_COMMAND, hide = true)]
+    NamespaceProbe,
 }
 
 /// Runs the command line and gives the exit code: 0 held or done, 1 violated, 2 inconclusive, 3 the harness failed.
@@ -216,6 +219,10 @@ async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
         Command::Proxy(options) => proxy::run(options, &mut Interrupts::listen()?).await.map(|()| 0),
         Command::CheckConfig => Ok(check_config(Ok(config))),
         Command::Guardian { folder } => Ok(guardian::watch(&folder)),
+        Command::NamespaceProbe => {
+            print(&format!("{}\n", namespace::try_all()?));
+            Ok(0)
+        }
     }
 }
 

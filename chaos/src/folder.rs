@@ -97,6 +97,11 @@ impl RunFolder {
         self.note(&format!("folder {}\n", folder.display()))
     }
 
+    /// Tells the guardian of a disk that is mounted in the run folder.
+    pub(crate) fn guard_mount(&self, path: &Path) -> Result<(), Error> {
+        self.note(&format!("mount {}\n", path.display()))
+    }
+
     // One short write in append mode, so that a reader never sees half of an older line.
     fn note(&self, line: &str) -> Result<(), Error> {
         let mut file = self.0.belongings.lock().unwrap_or_else(PoisonError::into_inner);

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::folder::{BELONGINGS, remove_base_of};
+use crate::namespace;
 use crate::process::{self, Handle, Table};
 
 /// How long a clean-up goes on signalling and looking before it gives up.
@@ -123,6 +124,7 @@ pub(crate) fn clean_up(folder: &Path, limit: Duration) -> bool {
     let mut segments = Vec::new();
     let ended = loop {
         segments.extend(shared_memory(&belongings.folders));
+        segments.extend(shared_memory(&belongings.mounts));
         let victims = belongings.living();
         if victims.is_empty() {
             break true;
@@ -146,6 +148,9 @@ pub(crate) fn clean_up(folder: &Path, limit: Duration) -> bool {
     for segment in segments {
         remove_segment(segment);
     }
+    for mount in &belongings.mounts {
+        namespace::small_disk::detach(mount);
+    }
     let removed = belongings.folders.iter().filter(|folder| !remove_folder(folder)).count() == 0;
     ended && removed
 }
@@ -155,6 +160,7 @@ pub(crate) fn clean_up(folder: &Path, limit: Duration) -> bool {
 struct Belongings {
     processes: Vec<(u32, u64)>,
     folders: Vec<PathBuf>,
+    mounts: Vec<PathBuf>,
 }
 
 impl Belongings {
@@ -180,6 +186,7 @@ impl Belongings {
                 Some(("folder", path)) if path.starts_with('/') => {
                     belongings.folders.push(PathBuf::from(path))
                 }
+                Some(("mount", path)) if path.starts_with('/') => belongings.mounts.push(PathBuf::from(path)),
                 _ => {}
             }
         }
@@ -246,10 +253,11 @@ mod tests {
     #[test]
     fn the_list_is_read_up_to_a_torn_last_line() {
         let list = Belongings::parse(
-            "process 12 3456\nfolder /tmp/a b\nprocess x 1\nnonsense\nfolder rel\nprocess 7 8",
+            "process 12 3456\nfolder /tmp/a b\nmount /tmp/m\nprocess x 1\nnonsense\nfolder rel\nprocess 7 8",
         );
         assert_eq!(list.processes, [(12, 3456)]);
         assert_eq!(list.folders, [PathBuf::from("/tmp/a b")]);
+        assert_eq!(list.mounts, [PathBuf::from("/tmp/m")]);
     }
 
     /// A harness killed in the middle of `initdb` left a segment each time: only the run folder was looked at, and

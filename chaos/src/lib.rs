@@ -10,7 +10,7 @@
 //! - [`nemesis`]: the faults. [`canary`]: an independent witness of when the database commits.
 //! - [`pgwire`]: a proxy before PostgreSQL that breaks connections at chosen messages. [`explore`]: one write, its
 //!   connection lost at every message in every way.
-//! - [`shim`]: faults of disk and clock inside one program.
+//! - [`shim`]: faults of disk and clock inside one program. [`namespace`]: a network that loses packets, small disks.
 //! - [`stack`]: PostgreSQL, servers and proxy together. [`cluster`]: a throw-away PostgreSQL, on the binaries that
 //!   [`postgres`] finds.
 //! - [`toxic`]: faults on the bytes of TCP connections, by a proxy that speaks toxiproxy's HTTP interface.
@@ -34,6 +34,7 @@ pub mod scenario;
 pub mod toxic;
 
 pub mod canary;
+pub mod namespace;
 pub mod shim;
 pub mod stack;
 

@@ -5,6 +5,10 @@
 mod disk;
 #[path = "laboratory/failover.rs"]
 mod failover;
+#[path = "laboratory/network.rs"]
+mod network;
+#[path = "laboratory/room.rs"]
+mod room;
 #[path = "laboratory/setting.rs"]
 mod setting;
 

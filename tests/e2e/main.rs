@@ -7,6 +7,8 @@ mod outage;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod blackhole;
+#[cfg(test)]
 mod brownout;
 #[cfg(test)]
 mod chaos;

@@ -71,7 +71,18 @@ impl Lab {
             let _ = launch::program(program);
         }
         let folder = RunFolder::create(None).expect("a run folder can be made");
-        let cluster = Cluster::start_in(&folder, &cluster::Options::default()).await;
+        Self::start_in(folder, cluster::Options::default()).await
+    }
+
+    /// As [`Lab::start`] in a folder that is there, with another kind of PostgreSQL.
+    ///
+    /// # Panics
+    /// As [`Lab::start`].
+    ///
+    /// # Cancel safety
+    /// As [`Lab::start`].
+    pub async fn start_in(folder: RunFolder, options: cluster::Options) -> Self {
+        let cluster = Cluster::start_in(&folder, &options).await;
         let cluster = cluster.unwrap_or_else(|error| panic!("failed to {error}"));
         Self {
             apps: Mutex::default(),
