@@ -1,11 +1,17 @@
 //! From a history to a verdict. Pure: it sees nothing but the events, asks no clock, opens no file, and the
 //! same history always gives the same verdict.
 //!
-//! Each check stands in a file of its own kind: `writes` (W1, W2, W3), `reads` (S2, E2), `health` (L1),
-//! `recovery` (T3), `budget` (E1), `honesty` (X1, X2, X3), `bounds` (B1, B2,
-//! T5, T6; only where the run states them). `machine` stretches limits of time. `index` puts the events in order once, `band`
-//! sorts answers, `numbers` counts. Cost grows with the length of the history and a logarithm of it.
+//! Each check stands in a file of its own kind. Writes: `writes` with `ledger` (W1, W2, W3), `order` (W4), `register` with
+//! `zones` (W5), `unknown` (W6), `failover` (W7). Reads: `staleness` (S1, S2, S3), `reads` (S4, E2), `session` (S5).
+//! Health: `health` (L1), `readiness` (L2, L3, L4). Time: `deadlines` (T1, T2), `recovery` (T3), `steady` (T4), `bounds`
+//! (B1, B2, T5, T6; only where the run states them). `herd` (H1 to H5), `budget` (E1), `quiet` (E3), `honesty` (X1 to X4).
+//! `machine` stretches limits of time, never of safety. `index` puts the events in order once, `band` sorts answers,
+//! `numbers` counts. Cost grows with the length of the history and a logarithm of it.
+//!
+//! What the history holds nothing about is *not measured*, never held. For those that every run must measure, and those
+//! that its limits name, that makes the verdict inconclusive; the others are only shown.
 
+use crate::checker::band::Banded;
 use crate::checker::index::Index;
 use crate::history::{Event, Limits};
 use crate::verdict::{Check, Class, Numbers, Outcome, SCHEMA, State, Verdict, Witness};
@@ -13,17 +19,43 @@ use crate::verdict::{Check, Class, Numbers, Outcome, SCHEMA, State, Verdict, Wit
 mod band;
 mod bounds;
 mod budget;
+mod deadlines;
+mod failover;
 mod fault;
 mod health;
+mod herd;
 mod honesty;
 mod index;
+mod ledger;
 mod machine;
 mod numbers;
+mod order;
+mod quiet;
+mod readiness;
 mod reads;
 mod recovery;
+mod register;
+mod session;
+mod staleness;
+mod steady;
+mod unknown;
 mod writes;
+mod zones;
 
 pub use crate::checker::band::{Answered, Band, answered};
+
+/// What every run of ours must have measured to be held; one with a fault also T3.
+const EVERY_RUN: [&str; 10] = ["W1", "W2", "W3", "S2", "E2", "L1", "E1", "X1", "X2", "X3"];
+
+/// Must be measured where a run states bounds.
+const BOUNDS: [&str; 4] = ["B1", "B2", "T5", "T6"];
+
+/// The order in which checks are shown: what was promised about data first, the fitness of the run last.
+const ORDER: [&str; 37] = [
+    "W1", "W2", "W3", "W4", "W5", "W6", "W7", "S1", "S2", "S3", "S4", "S5", "E2", "L1", "L2", "L3", "L4",
+    "T1", "T2", "T3", "T4", "T5", "T6", "B1", "B2", "H1", "H2", "H3", "H4", "H5", "E1", "E3", "X1", "X2",
+    "X3", "X4", "",
+];
 
 /// More witnesses than this help nobody; the count says how many there were.
 const WITNESSES_MAX: usize = 5;
@@ -38,16 +70,60 @@ pub fn judge(events: &[Event], limits: &Limits) -> Verdict {
     let mut numbers = Numbers::default();
     let bands = band::all(&index);
     numbers::count(&index, &bands, &mut numbers);
-    let mut checks = writes::check(&index, &mut numbers);
-    checks.push(reads::check_staleness(&index, &bands, limits, &mut numbers));
-    checks.push(health::check(&index, limits, &mut numbers));
-    checks.push(recovery::check(&index, &bands, limits, &mut numbers));
-    checks.extend(bounds::check(&index, limits));
-    checks.push(budget::check(&numbers, limits));
-    checks.push(reads::check_wrong(&index, &bands));
-    checks.extend(honesty::check(&index, &bands, limits, &numbers));
+    let mut checks = of_operations(&index, &bands, limits, &mut numbers);
+    if !index.run.foreign {
+        checks.extend(of_the_run(&index, &bands, limits, &mut numbers));
+    }
+    for check in &mut checks {
+        let stated = limits.bounds.is_some() && BOUNDS.contains(&check.id.as_str());
+        check.required = stated
+            || (!index.run.foreign && EVERY_RUN.contains(&check.id.as_str()))
+            || (limits.fault_expected && !index.run.foreign && check.id == "T3")
+            || limits.required.contains(&check.id);
+    }
+    checks.extend(unheard_of(&checks, limits));
+    checks.sort_by_key(|check| ORDER.iter().position(|id| *id == check.id));
     let (outcome, reason) = conclude(&checks);
     Verdict { outcome, reason, checks, numbers, ..blank(events) }
+}
+
+/// What operations and final rows alone can tell, of any history.
+fn of_operations(index: &Index<'_>, bands: &[Banded], limits: &Limits, numbers: &mut Numbers) -> Vec<Check> {
+    let mut checks = writes::check(index, limits, numbers);
+    checks.push(order::check(index));
+    checks.push(register::check(index));
+    checks.extend(staleness::check(index, bands, limits, numbers));
+    checks.push(session::check(index));
+    checks.extend(reads::check(index, bands));
+    checks
+}
+
+/// What takes faults, probes and a plan.
+fn of_the_run(index: &Index<'_>, bands: &[Banded], limits: &Limits, numbers: &mut Numbers) -> Vec<Check> {
+    let mut checks = vec![
+        health::check(index, limits, numbers),
+        recovery::check(index, bands, limits, numbers),
+        steady::check(index, bands, limits),
+        budget::check(numbers, limits),
+        quiet::check(index, limits),
+    ];
+    checks.extend(readiness::check(index, limits));
+    checks.extend(deadlines::check(index, bands, limits));
+    checks.extend(bounds::check(index, limits));
+    checks.extend(herd::check(index, limits));
+    checks.extend(honesty::check(index, bands, limits, numbers));
+    checks
+}
+
+/// A name in the limits that no check has must not pass for one that was made.
+fn unheard_of(checks: &[Check], limits: &Limits) -> Vec<Check> {
+    let unknown = limits.required.iter().filter(|id| !checks.iter().any(|check| check.id == **id));
+    let made = |id: &String| {
+        let mut finding = Finding::new(id, "required by the run", Class::Honesty);
+        finding.not_measured("no check of this history has this name");
+        Check { required: true, ..finding.done(String::new()) }
+    };
+    unknown.map(made).collect()
 }
 
 /// A safety check that is violated decides, whatever else happened. Else the run must have been fit to prove
@@ -71,10 +147,20 @@ fn conclude(checks: &[Check]) -> (Outcome, String) {
     if let Some(broken) = ids(Some(Class::Liveness), State::Violated) {
         return (Outcome::Violated, format!("broken: {broken}"));
     }
-    if let Some(open) = ids(None, State::NotMeasured) {
+    let open: Vec<&str> = checks
+        .iter()
+        .filter(|check| check.state == State::NotMeasured && check.required)
+        .map(|check| check.id.as_str())
+        .collect();
+    if !open.is_empty() {
+        let open = open.join(", ");
         return (Outcome::Inconclusive, format!("the history does not hold what is needed for {open}"));
     }
-    (Outcome::Held, "every check was made and held".into())
+    let held = checks.iter().filter(|check| check.state == State::Held && check.examined > 0).count();
+    if held == 0 {
+        return (Outcome::Inconclusive, "the history holds nothing that could be judged".into());
+    }
+    (Outcome::Held, format!("all {held} checks that could be made held"))
 }
 
 fn blank(events: &[Event]) -> Verdict {
@@ -106,7 +192,8 @@ impl Finding {
         let (id, title) = (id.to_owned(), title.to_owned());
         let (state, measured) = (State::Held, String::new());
         let witnesses = Vec::new();
-        Self { check: Check { id, title, class, state, examined: 0, violations: 0, measured, witnesses } }
+        let (examined, violations, required) = (0, 0, false);
+        Self { check: Check { id, title, class, state, required, examined, violations, measured, witnesses } }
     }
 
     fn examined(&mut self, count: u64) {

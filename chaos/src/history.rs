@@ -7,15 +7,29 @@
 //!
 //! Lines may stand a little out of order, because many tasks write them; readers go by the times and by
 //! the operation numbers. Unknown fields are ignored, so that an older reader reads a newer file of the
-//! same format; an unknown `type` or a newer `format` is an error.
+//! same format; an unknown `type` or a newer `format` is an error. A file that does not begin with a
+//! header of ours is taken for the operations of another tool (`foreign`).
 
 use serde::{Deserialize, Serialize};
 
+pub mod database;
+pub mod export;
 pub mod file;
+pub mod foreign;
+pub mod observed;
+pub mod operation;
 pub mod recorder;
 pub mod settings;
 
+pub use crate::history::database::{
+    Counter, FinalRow, FinalRows, LedgerRow, LedgerRows, LossReport, Promotion,
+};
+pub use crate::history::export::{Format, export};
 pub use crate::history::file::{HistoryError, read};
+pub use crate::history::observed::{
+    Canary, Count, Counted, Fill, Journal, Machine, Probe, ReadinessDue, Sabotage, Usage, WriteStatus,
+};
+pub use crate::history::operation::{Action, Completion, Got, Invoke, Todo};
 pub use crate::history::recorder::{RecordError, Recorder, Writer};
 pub use crate::history::settings::{Bounds, Limits, Plan};
 
@@ -27,7 +41,7 @@ pub const FORMAT: u32 = 1;
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
     /// The first line: what was run, and by which limits it is judged.
-    Run(Run),
+    Run(Box<Run>),
     /// The load begins: how much is planned. Written before the first operation of the load.
     Load(Load),
     /// An operation was begun (Jepsen's `:invoke`).
@@ -58,18 +72,36 @@ pub enum Event {
     FinalRow(FinalRow),
     /// The rows above are all there were.
     FinalRows(FinalRows),
+    /// One effect on a register or list, as read from the database at the end.
+    LedgerRow(LedgerRow),
+    /// The ledger rows above are all there were.
+    LedgerRows(LedgerRows),
+    /// What the database counted for one object.
+    Counter(Counter),
+    /// A standby became primary.
+    Promotion(Promotion),
+    /// What a server itself calls lost.
+    LossReport(LossReport),
     /// The harness itself could not do its work; the run says nothing about the service.
     HarnessError(Note),
     /// How much of the machine other programs used.
     Machine(Machine),
     /// What one server held in memory and on disk.
     Usage(Usage),
+    /// What the table of health demands of a replica from now on.
+    ReadinessDue(ReadinessDue),
+    /// So many connects, statements, requests or attempts in a span of time.
+    Count(Count),
+    /// One read at the database that filled a cache.
+    Fill(Fill),
+    /// What became of a bug planted on purpose.
+    Sabotage(Sabotage),
     /// A remark for a reader; no check looks at it.
     Note(Note),
 }
 
 /// The first line of a history.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// [`FORMAT`] of the writer.
     pub format: u32,
@@ -83,6 +115,10 @@ pub struct Run {
     /// The command that runs the same schedule again.
     #[serde(default)]
     pub rerun: String,
+    /// True for operations and nothing else, such as another tool writes down: then only what can be judged from
+    /// operations is, and a run without faults proves what it proves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub foreign: bool,
     /// What was planned.
     pub plan: Plan,
     /// What counts as good enough.
@@ -100,155 +136,6 @@ pub struct Load {
     pub reads: u64,
     /// Planned writes, the repeated ones included.
     pub writes: u64,
-}
-
-/// What an operation does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// `POST /api/todos`: the title is the unique value of the operation.
-    Create,
-    /// `PUT /api/todos/{id}`: each todo gets at most one update in a run.
-    Update,
-    /// `GET /api/todos/{id}`.
-    Read,
-    /// `GET /api/todos?limit=…`.
-    List,
-}
-
-impl Action {
-    /// Whether the operation changes something.
-    #[must_use]
-    pub fn is_write(self) -> bool {
-        matches!(self, Self::Create | Self::Update)
-    }
-}
-
-/// An operation was begun.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Invoke {
-    /// Number of the operation, unique in the run; its completion carries the same one.
-    pub op: u64,
-    /// What it does.
-    pub action: Action,
-    /// When it was meant to be sent.
-    pub planned_us: u64,
-    /// When it was really begun.
-    pub at_us: u64,
-    /// Whether it counts for what users got; the warm-up does not.
-    pub measured: bool,
-    /// The todo it asks for or changes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub todo: Option<String>,
-    /// The unique title it writes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value: Option<String>,
-    /// Its idempotency key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    /// The operation of which this one is the second sending (same key, same body).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repeat_of: Option<u64>,
-    /// To whom it was sent: `proxy`, or the name of one server during the warm-up.
-    #[serde(default)]
-    pub to: String,
-}
-
-/// How an operation ended on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Got {
-    /// A whole HTTP answer.
-    Answer,
-    /// No connection: nothing was sent.
-    Refused,
-    /// The connection ended after something was sent and before the answer was whole.
-    Cut,
-    /// Sent, and no answer by the deadline.
-    Deadline,
-    /// Never sent: no connection came free before the deadline.
-    NeverSent,
-}
-
-/// An operation ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Completion {
-    /// Number of the operation.
-    pub op: u64,
-    /// When it ended.
-    pub at_us: u64,
-    /// When it was handed to a connection; absent where it never was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sent_us: Option<u64>,
-    /// How it ended on the wire.
-    pub got: Got,
-    /// HTTP status.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<u16>,
-    /// `Ridethrough-Outcome` as it came.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<String>,
-    /// `Ridethrough-Freshness` as it came.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub freshness: Option<String>,
-    /// `Proxy-Status` as it came.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proxy_status: Option<String>,
-    /// The todos in the answer: one for a read or write, several for a list.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub todos: Vec<Todo>,
-    /// Whether it was sent again because an idle connection had been closed.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub resent: bool,
-    /// What went wrong, in the client's words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-/// A todo as an answer showed it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Todo {
-    /// Its id.
-    pub id: String,
-    /// Its title.
-    pub title: String,
-    /// Its version.
-    pub version: i64,
-    /// Its mark.
-    pub done: bool,
-}
-
-/// One health probe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Probe {
-    /// Name of the process asked; the same as in [`ProcessStart`].
-    pub process: String,
-    /// Path asked, such as `/livez`.
-    pub path: String,
-    /// When it was meant to be sent.
-    pub planned_us: u64,
-    /// When the answer was there, or the probe gave up.
-    pub at_us: u64,
-    /// HTTP status; absent without an answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<u16>,
-    /// Why there was none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-/// One commit tried straight on the database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Canary {
-    /// When the connection was begun.
-    pub sent_us: u64,
-    /// When it committed or failed.
-    pub at_us: u64,
-    /// Whether it committed.
-    pub ok: bool,
-    /// Why not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
 }
 
 /// A fault began.
@@ -320,83 +207,6 @@ pub struct ProcessExit {
     /// Exit code or signal, in words.
     #[serde(default)]
     pub how: String,
-}
-
-/// Depth of one server's journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Journal {
-    /// Name of the server.
-    pub process: String,
-    /// When it was read.
-    pub at_us: u64,
-    /// Entries not yet applied.
-    pub entries: u64,
-}
-
-/// What a server said about one write.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WriteStatus {
-    /// The idempotency key.
-    pub key: String,
-    /// When it answered.
-    pub at_us: u64,
-    /// `pending`, `applied`, `superseded`, `rejected`, `unknown`; `absent` for a 404.
-    pub status: String,
-    /// The server that answered.
-    #[serde(default)]
-    pub process: String,
-    /// Why, where it says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-/// One row of the table `todos` after the run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FinalRow {
-    /// Its id.
-    pub id: String,
-    /// Its title.
-    pub title: String,
-    /// Its version.
-    pub version: i64,
-    /// Its mark.
-    pub done: bool,
-}
-
-/// The final rows are complete.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FinalRows {
-    /// When they were read.
-    pub at_us: u64,
-    /// How many there were; guards against a history that was cut.
-    pub rows: u64,
-}
-
-/// How much of the machine was used by programs that are no part of the run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
-    /// Beginning of the span that was measured.
-    pub from_us: u64,
-    /// Its end.
-    pub at_us: u64,
-    /// The share of all processors' time that others used in it, 0 to 1.
-    pub others: f64,
-}
-
-/// What one server held at a moment; taken again and again where the run has [`Bounds`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Name of the server.
-    pub process: String,
-    /// When it was looked at.
-    pub at_us: u64,
-    /// Its resident memory.
-    pub memory_bytes: u64,
-    /// Entries not yet applied; absent where it did not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub journal_entries: Option<u64>,
-    /// What the files of its journal take on disk.
-    pub journal_bytes: u64,
 }
 
 /// A text with a time.

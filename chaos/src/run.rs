@@ -72,7 +72,7 @@ pub async fn run(experiment: &Experiment, progress: &Progress) -> Result<Verdict
         .map_err(Error::io(format!("make the folder {}", experiment.out.display())))?;
     let path = experiment.out.join("history.jsonl");
     let (recorder, writer) = Recorder::create(&path).map_err(broken_history("write the history"))?;
-    recorder.record(Event::Run(header(experiment)));
+    recorder.record(Event::Run(Box::new(header(experiment))));
     let result = Box::pin(record(experiment, &recorder, progress)).await;
     if let Err(error) = &result {
         let text = format!("failed to {error}");
@@ -101,7 +101,7 @@ pub fn judge(history: &Path, out: &Path) -> Result<Verdict, Error> {
 pub fn check(history: &Path) -> Result<(Vec<Event>, Verdict), Error> {
     let events = history::read(history).map_err(broken_history("read the history"))?;
     let header = events.iter().find_map(|event| match event {
-        Event::Run(run) => Some(run),
+        Event::Run(run) => Some(run.as_ref()),
         _ => None,
     });
     let limits = header.map(|run| run.limits.clone()).unwrap_or_default();
@@ -360,6 +360,7 @@ fn header(experiment: &Experiment) -> history::Run {
         rerun: experiment.rerun.clone(),
         plan: experiment.plan.clone(),
         limits: experiment.scenario.limits(),
+        foreign: false,
     }
 }
 

@@ -110,6 +110,9 @@ pub struct Check {
     pub class: Class,
     /// How it ended.
     pub state: State,
+    /// Whether the verdict waits for it: left unmeasured, it makes the run inconclusive.
+    #[serde(default)]
+    pub required: bool,
     /// How many things were examined.
     pub examined: u64,
     /// How many of them broke it.

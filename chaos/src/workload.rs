@@ -165,6 +165,7 @@ impl Step {
             key: key.clone(),
             repeat_of: repeat_of.map(|index| LOAD_OPS_FROM + index as u64),
             to: "proxy".into(),
+            ..Invoke::default()
         }));
         let request = Request::of(action, todo.as_deref(), value.as_deref(), key.as_deref());
         let exchange = client.send(&request, self.deadline).await;
@@ -190,7 +191,8 @@ impl Request {
                 let body = serde_json::json!({ "title": title }).to_string();
                 Self { method: http::Method::POST, path: "/api/todos".into(), key, body }
             }
-            Action::Update => {
+            // The todo service has no other object: its registers are todos, and it has no lists.
+            Action::Update | Action::Set | Action::Append => {
                 // The mark turns with the title, so that a half-applied update would show.
                 let body = serde_json::json!({ "title": title, "done": true }).to_string();
                 Self { method: http::Method::PUT, path: format!("/api/todos/{todo}"), key, body }

@@ -2,7 +2,7 @@
 //! Whether a value can be right is asked of `reads`.
 
 use crate::checker::index::{End, Index, Op, is_journaled};
-use crate::checker::reads;
+use crate::checker::reads::{self, Wrong};
 use crate::history::{Completion, Event, Got};
 
 /// What the user of one request got.
@@ -82,7 +82,7 @@ pub fn answered(events: &[Event]) -> Vec<Answered> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Banded {
     pub(crate) band: Band,
-    pub(crate) wrong: Option<String>,
+    pub(crate) wrong: Option<Wrong>,
 }
 
 /// The bands of all operations, in their order.

@@ -21,7 +21,7 @@ pub(crate) fn check(index: &Index<'_>, limits: &Limits) -> Vec<Check> {
     let fault = index.faults.iter().find(|fault| fault.canary_failed);
     let away = fault.and_then(|fault| Some((fault.start.at_us, fault.up_us?)));
     let mut servers: BTreeMap<&str, Vec<&Usage>> = BTreeMap::new();
-    for usage in &index.usage {
+    for usage in &index.seen.usage {
         servers.entry(usage.process.as_str()).or_default().push(usage);
     }
     let run = Run { index, limits, bounds, away, servers };
@@ -102,7 +102,7 @@ impl Run<'_> {
             // No sooner than the first fresh answer is due.
             let plain_us = ((seconds * 1e6) as u64).max(self.limits.recovery_ms * 1_000);
             let text = format!("{name} replayed {depth} entries in {} (limit {})", at(took), at(plain_us));
-            match machine::stretch(&self.index.machine, back, back + took) {
+            match machine::stretch(&self.index.seen.machine, back, back + took) {
                 Stretch::By(factor) if took as f64 > plain_us as f64 * factor => {
                     finding.violated(text.clone(), Vec::new);
                 }
@@ -133,7 +133,7 @@ impl Run<'_> {
                     at(after),
                     at(plain as u64)
                 );
-                match machine::stretch(&self.index.machine, back, until) {
+                match machine::stretch(&self.index.seen.machine, back, until) {
                     Stretch::By(factor) if after as f64 > plain * factor => {
                         finding.violated(text.clone(), Vec::new);
                     }

@@ -1,8 +1,7 @@
 //! Faults, and the time in which the database was away because of them, as an independent canary saw it.
 //! Judges nothing.
 
-use std::collections::HashMap;
-
+use crate::checker::index::Map;
 use crate::history::{Canary, FaultEnd, FaultStart};
 
 /// A canary that committed, but took longer than this, was held up by the database.
@@ -28,7 +27,7 @@ pub(crate) struct Fault<'a> {
 pub(crate) fn all<'a>(
     canaries: &mut [&'a Canary],
     starts: &mut [&'a FaultStart],
-    ends: &HashMap<u32, &'a FaultEnd>,
+    ends: &Map<u32, &'a FaultEnd>,
 ) -> Vec<Fault<'a>> {
     canaries.sort_by_key(|canary| (canary.sent_us, canary.at_us));
     starts.sort_by_key(|start| start.at_us);

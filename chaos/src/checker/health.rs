@@ -20,7 +20,7 @@ pub(crate) fn check(index: &Index<'_>, limits: &Limits, numbers: &mut Numbers) -
         Class::Liveness,
     );
     let absences = absences(index);
-    for probe in index.probes.iter().filter(|probe| probe.path == "/livez") {
+    for probe in index.seen.probes.iter().filter(|probe| probe.path == "/livez") {
         let away = absences.get(probe.process.as_str()).map(Vec::as_slice).unwrap_or_default();
         if away.iter().any(|(from, until)| (*from..*until).contains(&probe.planned_us)) {
             continue;
@@ -32,8 +32,12 @@ pub(crate) fn check(index: &Index<'_>, limits: &Limits, numbers: &mut Numbers) -
         if probe.status == Some(200) && took_us <= limits.live_answer_ms * 1_000 {
             continue;
         }
-        let late =
-            judge(probe, took_us, limits, machine::stretch(&index.machine, probe.planned_us, probe.at_us));
+        let late = judge(
+            probe,
+            took_us,
+            limits,
+            machine::stretch(&index.seen.machine, probe.planned_us, probe.at_us),
+        );
         if late == Late::Unfit {
             finding.not_measured("the machine was too busy with other programs to tell");
         } else if late == Late::Yes {
@@ -42,7 +46,7 @@ pub(crate) fn check(index: &Index<'_>, limits: &Limits, numbers: &mut Numbers) -
             });
         }
     }
-    let unasked = index.exits.iter().filter(|exit| !exit.planned && exit.role != Role::Database);
+    let unasked = index.seen.exits.iter().filter(|exit| !exit.planned && exit.role != Role::Database);
     for exit in unasked {
         finding.violated(format!("{} ended unasked", exit.process), || {
             vec![format!("{} was gone at {} ({})", exit.process, at(exit.at_us), exit.how)]
@@ -54,7 +58,7 @@ pub(crate) fn check(index: &Index<'_>, limits: &Limits, numbers: &mut Numbers) -
     }
     let (probes, worst) = (numbers.live_probes, numbers.live_worst_us as f64 / 1e3);
     let limit = limits.live_answer_ms;
-    let remark = machine::remark(&index.machine);
+    let remark = machine::remark(&index.seen.machine);
     finding.done(format!("{probes} probes, the slowest answered in {worst:.1} ms (limit {limit} ms{remark})"))
 }
 
@@ -86,11 +90,14 @@ fn judge(probe: &Probe, took_us: u64, limits: &Limits, stretch: Stretch) -> Late
 }
 
 /// The times in which each process was away on purpose.
-fn absences<'a>(index: &Index<'a>) -> HashMap<&'a str, Vec<(u64, u64)>> {
+pub(crate) fn absences<'a>(index: &Index<'a>) -> HashMap<&'a str, Vec<(u64, u64)>> {
     let mut absences: HashMap<&str, Vec<(u64, u64)>> = HashMap::new();
-    for exit in index.exits.iter().filter(|exit| exit.planned) {
-        let back =
-            index.starts.iter().filter(|start| start.process == exit.process && start.at_us >= exit.at_us);
+    for exit in index.seen.exits.iter().filter(|exit| exit.planned) {
+        let back = index
+            .seen
+            .starts
+            .iter()
+            .filter(|start| start.process == exit.process && start.at_us >= exit.at_us);
         let until = back.map(|start| start.at_us + START_GRACE_US).min().unwrap_or(u64::MAX);
         let from = exit.at_us.saturating_sub(KILL_GRACE_US);
         absences.entry(&exit.process).or_default().push((from, until));
@@ -101,12 +108,12 @@ fn absences<'a>(index: &Index<'a>) -> HashMap<&'a str, Vec<(u64, u64)>> {
 /// A process that starts again without having been asked to end was restarted by somebody else.
 fn check_restarts(index: &Index<'_>, finding: &mut Finding) {
     let mut starts: HashMap<&str, usize> = HashMap::new();
-    for start in index.starts.iter().filter(|start| start.role != Role::Database) {
+    for start in index.seen.starts.iter().filter(|start| start.role != Role::Database) {
         *starts.entry(&start.process).or_default() += 1;
     }
     let ends = |process: &str| {
         let ended = |exit: &&&ProcessExit| exit.process == process;
-        index.exits.iter().filter(ended).count()
+        index.seen.exits.iter().filter(ended).count()
     };
     for (process, count) in starts {
         if count > ends(process) + 1 {
@@ -118,7 +125,8 @@ fn check_restarts(index: &Index<'_>, finding: &mut Finding) {
     }
 }
 
-fn line(probe: &Probe) -> String {
+/// A probe and its answer, for people.
+pub(crate) fn line(probe: &Probe) -> String {
     let answer = match (probe.status, &probe.error) {
         (Some(status), _) => status.to_string(),
         (None, error) => error.clone().unwrap_or_else(|| "no answer".into()),

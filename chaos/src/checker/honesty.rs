@@ -1,7 +1,7 @@
-//! X1, X2, X3: whether the run was fit to prove anything. A run that fails here is inconclusive, not good.
+//! X1 to X4: whether the run was fit to prove anything. A run that fails here is inconclusive, not good.
 
 use crate::checker::band::{Band, Banded};
-use crate::checker::index::Index;
+use crate::checker::index::{Index, Op};
 use crate::checker::{Finding, at};
 use crate::history::{Got, Limits};
 use crate::verdict::{Check, Class, Numbers};
@@ -15,7 +15,8 @@ pub(crate) fn check(index: &Index<'_>, bands: &[Banded], limits: &Limits, number
     vec![
         faults_bit(index, limits),
         load_was_real(index, bands, limits),
-        journal_was_used(index, limits, numbers),
+        outcomes_occurred(index, bands, limits, numbers),
+        sabotage_was_caught(index),
     ]
 }
 
@@ -78,12 +79,37 @@ fn load_was_real(index: &Index<'_>, bands: &[Banded], limits: &Limits) -> Check 
     ))
 }
 
-fn journal_was_used(index: &Index<'_>, limits: &Limits, numbers: &Numbers) -> Check {
+fn outcomes_occurred(index: &Index<'_>, bands: &[Banded], limits: &Limits, numbers: &Numbers) -> Check {
     let mut finding = Finding::new("X3", "the outcomes the scenario aims at occurred", Class::Honesty);
     let (seen, wanted) = (numbers.writes.journaled, limits.journaled_min);
     finding.examined(index.writes.len() as u64);
     if seen < wanted {
         finding.violated(format!("{seen} writes were journaled, at least {wanted} are needed"), Vec::new);
     }
+    for outcome in &limits.outcomes {
+        let is_it = |banded: &Banded| format!("{:?}", banded.band).eq_ignore_ascii_case(outcome);
+        let occurred = |(op, banded): (&Op<'_>, &Banded)| op.invoke.measured && is_it(banded);
+        if !index.ops.iter().zip(bands).any(occurred) {
+            finding.violated(format!("nobody got an answer of the kind {outcome}"), Vec::new);
+        }
+    }
     finding.done(format!("{seen} writes acknowledged from a journal (at least {wanted} wanted)"))
+}
+
+fn sabotage_was_caught(index: &Index<'_>) -> Check {
+    let mut finding = Finding::new("X4", "bugs planted on purpose are caught", Class::Honesty);
+    for sabotage in &index.seen.sabotages {
+        finding.examined(1);
+        if !sabotage.expected.iter().any(|id| sabotage.broken.contains(id)) {
+            let expected = sabotage.expected.join(" or ");
+            finding.violated(format!("{} went unnoticed by {expected}", sabotage.bug), || {
+                vec![format!("its run broke: {}", sabotage.broken.join(", "))]
+            });
+        }
+    }
+    if finding.check.examined == 0 {
+        finding.not_measured("no bug was planted in this run");
+    }
+    let (missed, planted) = (finding.check.violations, finding.check.examined);
+    finding.done(format!("{} of {planted} planted bugs caught", planted - missed))
 }

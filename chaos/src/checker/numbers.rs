@@ -1,9 +1,7 @@
 //! Counts and latencies of a run. Judges nothing.
 
-use std::collections::HashMap;
-
 use crate::checker::band::{Band, Banded};
-use crate::checker::index::{End, Index};
+use crate::checker::index::Index;
 use crate::verdict::{Bands, Latency, Numbers, Outage};
 
 pub(crate) fn count(index: &Index<'_>, bands: &[Banded], numbers: &mut Numbers) {
@@ -18,9 +16,7 @@ pub(crate) fn count(index: &Index<'_>, bands: &[Banded], numbers: &mut Numbers) 
     numbers.resent = measured.clone().filter(|op| op.end.is_some_and(|(_, done)| done.resent)).count() as u64;
     numbers.repeated = measured.filter(|op| op.invoke.repeat_of.is_some()).count() as u64;
     for write in &index.writes {
-        let mut ends = write.sends.iter().filter_map(|&place| index.ops.get(place)).map(|op| op.end);
-        let open =
-            write.acknowledged_us.is_none() && ends.any(|end| end.is_none_or(|(end, _)| end == End::Info));
+        let open = write.unknown(&index.ops);
         let told = matches!(write.status, Some("applied" | "superseded" | "rejected"));
         numbers.unknown += u64::from(open);
         numbers.unknown_resolved += u64::from(open && told);
@@ -62,17 +58,24 @@ const PHASES: [&str; 3] = ["before", "during", "after"];
 const KINDS: [&str; 2] = ["reads", "writes"];
 
 fn latency(index: &Index<'_>, outages: &[Outage]) -> Vec<Latency> {
-    let mut samples: HashMap<(&str, &str), Vec<u64>> = HashMap::new();
+    let mut samples: [[Vec<u64>; KINDS.len()]; PHASES.len()] = Default::default();
     for op in index.ops.iter().filter(|op| op.invoke.measured) {
         // An operation without an end took at least as long as the whole deadline.
         let deadline_us = index.run.plan.deadline_ms * 1_000;
         let took = op.end.map_or(deadline_us, |(_, done)| done.at_us.saturating_sub(op.invoke.planned_us));
-        let kind = if op.invoke.action.is_write() { "writes" } else { "reads" };
-        samples.entry((phase(op.invoke.planned_us, outages), kind)).or_default().push(took);
+        let phase = samples.get_mut(phase(op.invoke.planned_us, outages));
+        if let Some(took_before) =
+            phase.and_then(|kinds| kinds.get_mut(usize::from(op.invoke.action.is_write())))
+        {
+            took_before.push(took);
+        }
     }
     let mut latency = Vec::new();
-    for (phase, kind) in PHASES.into_iter().flat_map(|phase| KINDS.map(|kind| (phase, kind))) {
-        let Some(mut took) = samples.remove(&(phase, kind)) else { continue };
+    let names = PHASES.into_iter().flat_map(|phase| KINDS.map(|kind| (phase, kind)));
+    for ((phase, kind), mut took) in names.zip(samples.into_iter().flatten()) {
+        if took.is_empty() {
+            continue;
+        }
         took.sort_unstable();
         latency.push(Latency {
             phase: phase.into(),
@@ -86,15 +89,16 @@ fn latency(index: &Index<'_>, outages: &[Outage]) -> Vec<Latency> {
     latency
 }
 
-fn phase(planned_us: u64, outages: &[Outage]) -> &'static str {
+/// Which of [`PHASES`] a time belongs to.
+fn phase(planned_us: u64, outages: &[Outage]) -> usize {
     let inside =
         |outage: &Outage| planned_us >= outage.from_us && outage.until_us.is_none_or(|us| planned_us < us);
     if outages.iter().any(inside) {
-        "during"
+        1
     } else if outages.first().is_none_or(|outage| planned_us < outage.from_us) {
-        "before"
+        0
     } else {
-        "after"
+        2
     }
 }
 

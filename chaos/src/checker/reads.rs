@@ -1,180 +1,178 @@
-//! S2 and E2: labels are honest, and values are right. Looks at answers; what is in the database at the end
-//! is for `writes`.
+//! E2 and S4: values are right. Looks at answers; how old they are is for `staleness`, what is in the database at the
+//! end for `writes`.
 
 use std::collections::HashSet;
 
-use crate::checker::band::{Band, Banded, Freshness};
-use crate::checker::fault::Fault;
+use crate::checker::Finding;
+use crate::checker::band::Banded;
 use crate::checker::index::{Index, Op, Write};
-use crate::checker::{Finding, at};
-use crate::history::{Action, Completion, Limits, Todo};
-use crate::verdict::{Check, Class, Numbers};
+use crate::history::{Action, Completion, Todo};
+use crate::verdict::{Check, Class};
 
-/// Why the value of this answer cannot be right, if it cannot.
-pub(crate) fn wrong(index: &Index<'_>, op: &Op<'_>) -> Option<String> {
+/// Why an answer cannot be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    /// It shows a value that it may not show.
+    Value(String),
+    /// It is not what was asked for.
+    Answer(String),
+}
+
+impl Wrong {
+    fn text(&self) -> &str {
+        match self {
+            Self::Value(text) | Self::Answer(text) => text,
+        }
+    }
+}
+
+/// Why this answer cannot be right, if it cannot.
+pub(crate) fn wrong(index: &Index<'_>, op: &Op<'_>) -> Option<Wrong> {
     let (_, done) = op.end?;
     let invoke = op.invoke;
+    if invoke.object.is_some() {
+        return if op.acknowledged() && invoke.action == Action::Read {
+            values(index, op, done)
+        } else {
+            None
+        };
+    }
     if invoke.action == Action::Read && done.status == Some(404) && done.proxy_status.is_none() {
-        return Some("a todo that exists was called unknown".into());
+        return Some(Wrong::Answer("a todo that exists was called unknown".into()));
     }
     if !op.acknowledged() {
         return None;
     }
     if invoke.action == Action::List {
-        if done.error.is_some() {
-            return done.error.clone();
+        if let Some(error) = &done.error {
+            return Some(Wrong::Answer(error.clone()));
         }
         let mut ids = HashSet::new();
         if let Some(twice) = done.todos.iter().find(|todo| !ids.insert(todo.id.as_str())) {
-            return Some(format!("the list holds todo {} twice", twice.id));
+            return Some(Wrong::Answer(format!("the list holds todo {} twice", twice.id)));
         }
-        return done.todos.iter().find_map(|todo| wrong_todo(index, todo, done));
+        return done.todos.iter().find_map(|todo| wrong_todo(index, op, todo, done));
     }
     let Some(todo) = done.todos.first() else {
-        return Some(done.error.clone().unwrap_or_else(|| "the answer holds no todo".into()));
+        let text = done.error.clone().unwrap_or_else(|| "the answer holds no todo".into());
+        return Some(Wrong::Answer(text));
     };
     if invoke.action != Action::Create && invoke.todo.as_deref() != Some(todo.id.as_str()) {
-        return Some(format!("the answer is about another todo, {}", todo.id));
+        return Some(Wrong::Answer(format!("the answer is about another todo, {}", todo.id)));
     }
     if invoke.value.as_ref().is_some_and(|value| todo.title != *value) {
-        return Some(format!("the answer to the write shows the title {}", todo.title));
+        return Some(Wrong::Answer(format!("the answer to the write shows the title {}", todo.title)));
     }
     // A creation acknowledged with a second id is a double, not a wrong value; W2 finds it.
-    if invoke.action == Action::Create { None } else { wrong_todo(index, todo, done) }
+    if invoke.action == Action::Create { None } else { wrong_todo(index, op, todo, done) }
 }
 
 /// Why nobody may see this todo at the end of this operation.
-fn wrong_todo(index: &Index<'_>, todo: &Todo, done: &Completion) -> Option<String> {
-    let Some(write) = index.by_value.get(todo.title.as_str()).and_then(|&place| index.writes.get(place))
-    else {
-        return Some(format!("todo {} shows the title {}, which nobody wrote", todo.id, todo.title));
+fn wrong_todo(index: &Index<'_>, op: &Op<'_>, todo: &Todo, done: &Completion) -> Option<Wrong> {
+    let Todo { id, title, .. } = todo;
+    let text = match index.title(title) {
+        None => format!("todo {id} shows the title {title}, which nobody wrote"),
+        Some(write) if write.todo.is_some_and(|of| of != id) => {
+            format!("todo {id} shows the title {title} of another todo")
+        }
+        Some(write) if todo.done != (write.action == Action::Update) => {
+            format!("todo {id} shows the title of one write with the mark of another")
+        }
+        Some(write) => {
+            format!("todo {id} shows the title {title} {}", not_to_be_seen(index, op, write, done)?)
+        }
     };
-    if write.begun_us(&index.ops) > done.at_us {
-        return Some(format!("todo {} shows the title {} before it was written", todo.id, todo.title));
+    Some(Wrong::Value(text))
+}
+
+/// Why nobody may see what this write wrote at the end of this operation.
+fn not_to_be_seen(index: &Index<'_>, op: &Op<'_>, write: &Write<'_>, done: &Completion) -> Option<String> {
+    if write.begun_us > done.at_us {
+        return Some("before it was written".into());
     }
-    if write.todo.is_some_and(|id| id != todo.id) {
-        return Some(format!("todo {} shows the title {} of another todo", todo.id, todo.title));
+    if write.rejected(&index.ops) {
+        return Some("of a write that was refused".into());
     }
-    if todo.done != (write.action == Action::Update) {
-        return Some(format!("todo {} shows the title of one write with the mark of another", todo.id));
+    let asked = op.invoke.user.as_deref()?;
+    let wrote = write.sends.first().and_then(|&send| index.ops.get(send)?.invoke.user.as_deref());
+    let told = done.user.as_deref();
+    let other = wrote.into_iter().chain(told).find(|user| *user != asked)?;
+    Some(format!("of user {other} to user {asked}"))
+}
+
+/// Why nobody may see these values of a register or list.
+fn values(index: &Index<'_>, op: &Op<'_>, done: &Completion) -> Option<Wrong> {
+    let object = op.invoke.object.as_deref()?;
+    let Some(values) = &done.values else {
+        let text = done.error.clone().unwrap_or_else(|| "the answer holds no value".into());
+        return Some(Wrong::Answer(text));
+    };
+    let mut before: Option<(usize, &str)> = None;
+    let mut seen = HashSet::new();
+    for value in values {
+        let Some(place) = index.writer(Some(object), value) else {
+            return Some(Wrong::Value(format!("{object} shows {value}, which nobody wrote to it")));
+        };
+        let write = index.writes.get(place)?;
+        if let Some(why) = not_to_be_seen(index, op, write, done) {
+            return Some(Wrong::Value(format!("{object} shows {value} {why}")));
+        }
+        if values.len() == 1 {
+            return None;
+        }
+        if write.action != Action::Append || !seen.insert(place) {
+            return Some(Wrong::Value(format!("{object} shows {value} among other values or twice")));
+        }
+        let step = step(index, place, object);
+        if let (Some((last, known)), Some(next)) = (before, step)
+            && next != last + 1
+        {
+            let text = format!("{object} shows {value} right after {known}, which is not their order");
+            return Some(Wrong::Value(text));
+        }
+        before = step.map(|step| (step, value.as_str()));
     }
     None
 }
 
-/// E2: no wrong answers.
-pub(crate) fn check_wrong(index: &Index<'_>, bands: &[Banded]) -> Check {
-    let mut finding = Finding::new("E2", "no answer holds a wrong value", Class::Safety);
+/// Which effect on its object a write is, counted over those whose place is known.
+fn step(index: &Index<'_>, place: usize, object: &str) -> Option<usize> {
+    let n = index.objects.n.get(place).copied().flatten()?;
+    let steps = index.objects.order.get(index.objects.number(object)?);
+    Some(steps.partition_point(|step| step.n < n))
+}
+
+/// E2 and S4: no wrong answers, and no values in them that may not be there.
+pub(crate) fn check(index: &Index<'_>, bands: &[Banded]) -> Vec<Check> {
+    let mut any = Finding::new("E2", "no answer holds a wrong value", Class::Safety);
+    let mut value =
+        Finding::new("S4", "every value shown was written, whole, and for who sees it", Class::Safety);
     for (op, banded) in index.ops.iter().zip(bands) {
-        finding.examined(u64::from(op.acknowledged()));
-        if let Some(why) = &banded.wrong {
-            finding.violated(why.clone(), || {
-                let writer = op.invoke.todo.as_deref().and_then(|todo| index.creator.get(todo));
-                let writer = writer.and_then(|&place| index.writes.get(place));
-                [op.line()]
-                    .into_iter()
-                    .chain(writer.into_iter().flat_map(|write| write.lines(&index.ops)))
-                    .collect()
-            });
+        let answered = u64::from(op.acknowledged());
+        any.examined(answered);
+        value.examined(if op.invoke.action.is_write() { 0 } else { answered });
+        let Some(wrong) = &banded.wrong else { continue };
+        let lines = || {
+            let writer = op.invoke.todo.as_deref().and_then(|todo| index.creator.get(todo));
+            let shown = op.end.and_then(|(_, done)| done.values.as_ref()?.last());
+            let shown = shown.and_then(|value| index.writer(op.invoke.object.as_deref(), value));
+            let writes = writer.copied().into_iter().chain(shown).filter_map(|place| index.writes.get(place));
+            [op.line()]
+                .into_iter()
+                .chain(writes.flat_map(|write| write.lines(&index.ops)))
+                .collect::<Vec<_>>()
+        };
+        any.violated(wrong.text().to_owned(), lines);
+        if let Wrong::Value(text) = wrong {
+            value.violated(text.clone(), lines);
         }
     }
-    let (found, examined) = (finding.check.violations, finding.check.examined);
-    finding.done(format!("{found} of {examined} answers wrong"))
-}
-
-/// S2: the label on an answer never makes it younger than it is.
-pub(crate) fn check_staleness(
-    index: &Index<'_>,
-    bands: &[Banded],
-    limits: &Limits,
-    numbers: &mut Numbers,
-) -> Check {
-    let mut finding = Finding::new("S2", "no answer claims to be fresher than it is", Class::Safety);
-    let reads = index.ops.iter().zip(bands);
-    for (op, _) in reads.filter(|(_, banded)| matches!(banded.band, Band::Fresh | Band::Stale)) {
-        let Some((_, done)) = op.end else { continue };
-        finding.examined(1);
-        let claim = Freshness::of(done);
-        if let Freshness::Stale { age_seconds } = claim {
-            numbers.oldest_stale_seconds = numbers.oldest_stale_seconds.max(age_seconds);
-        }
-        let missing = missing_update(index, op, done);
-        let broken = missing
-            .and_then(|write| older_than_write(op, write, claim, limits))
-            .or_else(|| without_database(index, op, done, claim, limits));
-        if let Some(summary) = broken {
-            finding.violated(summary, || {
-                let write = missing.into_iter().flat_map(|write| write.lines(&index.ops));
-                [op.line()].into_iter().chain(write).collect()
-            });
-        } else if claim == Freshness::Fresh && missing.is_some_and(|write| journaled_before(write, op)) {
-            numbers.fresh_before_replay += 1;
-        }
-    }
-    let (found, examined) = (finding.check.violations, finding.check.examined);
-    let oldest = numbers.oldest_stale_seconds;
-    finding.done(format!("{found} of {examined} labels dishonest; the oldest answer said {oldest} s"))
-}
-
-/// The update of the todo that this read did not show, if there is one.
-fn missing_update<'i, 'a>(index: &'i Index<'a>, op: &Op<'a>, done: &Completion) -> Option<&'i Write<'a>> {
-    let todo = op.invoke.todo.as_deref().filter(|_| op.invoke.action == Action::Read)?;
-    let write = index.update.get(todo).and_then(|&place| index.writes.get(place))?;
-    let shown = done.todos.first().is_some_and(|todo| todo.title == write.value);
-    (!shown).then_some(write)
-}
-
-/// An answer from before a committed update must be labelled, and with its true age at the least. A
-/// journaled update is no measure here: until it is replayed, the database truly holds the old value.
-fn older_than_write(op: &Op<'_>, write: &Write<'_>, claim: Freshness, limits: &Limits) -> Option<String> {
-    let behind_us = op.invoke.at_us.checked_sub(write.committed_us?)?;
-    match claim {
-        Freshness::Fresh => Some(format!(
-            "an answer called fresh does not show an update acknowledged as committed {} earlier",
-            at(behind_us)
-        )),
-        Freshness::Stale { age_seconds } => understated(age_seconds, behind_us, limits),
-    }
-}
-
-/// While no database session can be answered, nothing is fresh, and every copy is older than the fault.
-fn without_database(
-    index: &Index<'_>,
-    op: &Op<'_>,
-    done: &Completion,
-    claim: Freshness,
-    limits: &Limits,
-) -> Option<String> {
-    let inside = |fault: &&Fault<'_>| {
-        fault.severed.is_some_and(|(from, until)| op.invoke.at_us >= from && done.at_us <= until)
+    let counted = |finding: &Finding, what: &str| {
+        format!("{} of {} {what}", finding.check.violations, finding.check.examined)
     };
-    let fault = index.faults.iter().find(inside)?;
-    match claim {
-        Freshness::Fresh => Some(format!(
-            "an answer was called fresh while {} kept every session from the database",
-            fault.start.fault
-        )),
-        Freshness::Stale { age_seconds } if !shows_journaled(index, op, done) => {
-            understated(age_seconds, op.invoke.at_us - fault.start.at_us, limits)
-        }
-        Freshness::Stale { .. } => None,
+    if value.check.examined == 0 {
+        value.not_measured("no read was answered");
     }
-}
-
-/// Whether the age is a matter of the journal: a list, or a value that was only journaled.
-fn shows_journaled(index: &Index<'_>, op: &Op<'_>, done: &Completion) -> bool {
-    op.invoke.action == Action::List
-        || done.todos.iter().any(|todo| {
-            let write = index.by_value.get(todo.title.as_str()).and_then(|&place| index.writes.get(place));
-            write.is_none_or(|write| write.journaled)
-        })
-}
-
-fn understated(age_seconds: u64, true_us: u64, limits: &Limits) -> Option<String> {
-    let claimed_us = age_seconds.saturating_mul(1_000_000).saturating_add(limits.stale_slack_ms * 1_000);
-    (claimed_us < true_us)
-        .then(|| format!("an answer labelled {age_seconds} s old was at least {} old", at(true_us)))
-}
-
-fn journaled_before(write: &Write<'_>, op: &Op<'_>) -> bool {
-    write.acknowledged_us.is_some_and(|us| us <= op.invoke.at_us)
+    let (text, values) = (counted(&any, "answers wrong"), counted(&value, "reads with a wrong value"));
+    vec![any.done(text), value.done(values)]
 }

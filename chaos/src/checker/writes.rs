@@ -1,35 +1,52 @@
-//! W1, W2, W3: what was acknowledged is there, once, and nothing else is. Looks at writes and final rows only.
+//! W1, W2, W3: what was acknowledged is there, once, and nothing else is. Looks at writes and final rows only; what the
+//! ledger says about registers and lists is gathered by `ledger`.
 
-use std::collections::HashMap;
-
-use crate::checker::Finding;
-use crate::checker::index::{End, Index, Write};
-use crate::history::{Action, FinalRow};
+use crate::checker::index::{End, Index, Map, Write};
+use crate::checker::{Finding, failover, ledger, unknown};
+use crate::history::{Action, FinalRow, Limits};
 use crate::verdict::{Check, Class, Numbers};
 
 /// The final rows, related to the writes that made them.
 struct Rows<'a> {
-    /// For each write, how many rows show it.
+    /// For each write, how many rows show it, of the table of todos or of the ledger.
     shown: Vec<u64>,
     /// For each row, in order: its creating write and its applied update.
     origin: Vec<(Option<usize>, Option<usize>)>,
-    by_id: HashMap<&'a str, &'a FinalRow>,
+    by_id: Map<&'a str, &'a FinalRow>,
 }
 
-pub(crate) fn check(index: &Index<'_>, numbers: &mut Numbers) -> Vec<Check> {
+pub(crate) fn check(index: &Index<'_>, limits: &Limits, numbers: &mut Numbers) -> Vec<Check> {
     let rows = relate(index);
-    let mut checks =
-        vec![lost(index, &rows, numbers), doubled(index, &rows, numbers), phantom(index, &rows, numbers)];
-    if !index.rows_complete {
+    let mut gone = Vec::new();
+    let mut checks = vec![
+        lost(index, &rows, &mut gone, numbers),
+        doubled(index, &rows, numbers),
+        phantom(index, &rows, numbers),
+    ];
+    let unread = unread(index);
+    if let Some(why) = unread {
         for check in &mut checks {
             // Rows that were not read prove nothing, neither presence nor absence.
             let mut unread = Finding::new(&check.id, &check.title, Class::Safety);
-            unread.not_measured("the final rows were not read to the end");
+            unread.not_measured(why);
             *check = unread.done(String::new());
         }
         (numbers.lost, numbers.doubled, numbers.phantom) = (0, 0, 0);
+        gone.clear();
     }
+    checks.push(unknown::check(index, limits, &rows.shown));
+    checks.push(failover::check(index, limits, &gone));
     checks
+}
+
+/// Why the rows cannot tell what became of the writes, if they cannot.
+fn unread(index: &Index<'_>) -> Option<&'static str> {
+    let todos = index.writes.iter().any(|write| write.object.is_none());
+    let ledger_cut = index.seen.ledger_end.is_some() && index.ledger_us.is_none();
+    if index.rows_us.is_none() && (todos || index.ledger_us.is_none()) || ledger_cut {
+        return Some("the final rows were not read to the end");
+    }
+    None
 }
 
 fn relate<'a>(index: &Index<'a>) -> Rows<'a> {
@@ -39,7 +56,7 @@ fn relate<'a>(index: &Index<'a>) -> Rows<'a> {
         by_id: index.rows.iter().map(|row| (row.id.as_str(), *row)).collect(),
     };
     for row in &index.rows {
-        let writer = index.by_value.get(row.title.as_str()).copied();
+        let writer = index.writer(None, &row.title);
         let kind = writer.and_then(|at| index.writes.get(at)).map(|write| write.action);
         let (creator, update) = match kind {
             Some(Action::Update) => (index.creator.get(row.id.as_str()).copied(), writer),
@@ -52,6 +69,7 @@ fn relate<'a>(index: &Index<'a>) -> Rows<'a> {
         }
         rows.origin.push((creator, update));
     }
+    ledger::count(index, &mut rows.shown);
     rows
 }
 
@@ -60,22 +78,26 @@ enum Fate {
     There,
     Superseded,
     Pending,
+    /// It committed where only the old primary of a failover had it.
+    Gone,
     Lost(&'static str),
 }
 
-fn lost(index: &Index<'_>, rows: &Rows<'_>, numbers: &mut Numbers) -> Check {
+fn lost(index: &Index<'_>, rows: &Rows<'_>, gone: &mut Vec<usize>, numbers: &mut Numbers) -> Check {
     let mut finding = Finding::new("W1", "no acknowledged write is lost", Class::Safety);
     for (at, write) in index.writes.iter().enumerate() {
-        let promised = write.acknowledged_us.is_some() || write.status == Some("applied");
-        if !promised {
+        let promised = write.acknowledged.is_some() || write.status == Some("applied");
+        // Without a ledger nothing tells what became of the values of a register that were written over.
+        if !promised || (write.object.is_some() && index.ledger_us.is_none()) {
             continue;
         }
         finding.examined(1);
-        numbers.acknowledged += u64::from(write.acknowledged_us.is_some());
+        numbers.acknowledged += u64::from(write.acknowledged.is_some());
         match fate(index, write, rows.shown.get(at).copied().unwrap_or(0), rows) {
             Fate::There => {}
             Fate::Superseded => numbers.superseded += 1,
             Fate::Pending => numbers.pending += 1,
+            Fate::Gone => gone.push(at),
             Fate::Lost(why) => {
                 numbers.lost += 1;
                 finding.violated(format!("the write of {} was acknowledged, but {why}", write.value), || {
@@ -99,8 +121,11 @@ fn fate(index: &Index<'_>, write: &Write<'_>, shown: u64, rows: &Rows<'_>) -> Fa
     let row = write.todo.and_then(|todo| rows.by_id.get(todo));
     let undecided = !matches!(write.status, Some("applied" | "superseded" | "rejected"));
     let may_be_held = write.status == Some("pending") || (write.journaled && index.journal_open && undecided);
-    match write.action {
+    let fate = match write.action {
         _ if shown == 0 && may_be_held => Fate::Pending,
+        Action::Set | Action::Append if shown > 0 => Fate::There,
+        Action::Set | Action::Append if write.status == Some("superseded") => Fate::Superseded,
+        Action::Set | Action::Append => Fate::Lost("the ledger does not hold it"),
         Action::Create if shown == 0 => Fate::Lost("no row holds it"),
         Action::Create if write.todo.is_some() && row.is_none() => {
             Fate::Lost("no row has the id it was given")
@@ -110,6 +135,10 @@ fn fate(index: &Index<'_>, write: &Write<'_>, shown: u64, rows: &Rows<'_>) -> Fa
         _ if write.status == Some("superseded") => Fate::Superseded,
         _ if row.is_none() => Fate::Lost("its todo is gone"),
         _ => Fate::Lost("its todo holds another title"),
+    };
+    match fate {
+        Fate::Lost(_) if failover::in_window(index, write) => Fate::Gone,
+        fate => fate,
     }
 }
 
@@ -131,6 +160,7 @@ fn doubled(index: &Index<'_>, rows: &Rows<'_>, numbers: &mut Numbers) -> Check {
         }
         finding.violated(summary, || {
             let copies = index.rows.iter().filter(|row| row.title == write.value).map(|row| row_line(row));
+            let copies = copies.chain(ledger::lines(index, write));
             write.lines(&index.ops).into_iter().chain(copies.take(4)).collect()
         });
     }
@@ -149,6 +179,7 @@ fn doubled(index: &Index<'_>, rows: &Rows<'_>, numbers: &mut Numbers) -> Check {
             lines.into_iter().flatten().chain([row_line(row)]).collect()
         });
     }
+    ledger::miscounted(index, &mut finding);
     numbers.doubled = doubled.iter().filter(|mark| **mark).count() as u64;
     let (examined, doubled) = (finding.check.examined, numbers.doubled);
     finding.done(format!("{doubled} of {examined} writes took effect twice"))
@@ -190,6 +221,7 @@ fn phantom(index: &Index<'_>, rows: &Rows<'_>, numbers: &mut Numbers) -> Check {
             writes.flat_map(|write| write.lines(&index.ops)).chain([row_line(row)]).collect()
         });
     }
+    numbers.phantom += ledger::strangers(index, &mut finding);
     let (examined, found) = (finding.check.examined, numbers.phantom);
     finding.done(format!("{found} of {examined} rows without a writer"))
 }

@@ -182,7 +182,7 @@ fn micros(duration: std::time::Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{FORMAT, Limits, Plan, Run, read};
+    use crate::history::{FORMAT, Run, read};
 
     fn note(number: u64) -> Event {
         Event::Note(Note { at_us: number, text: "a note".into() })
@@ -193,15 +193,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.jsonl");
         let (recorder, writer) = Recorder::create(&path).unwrap();
-        let header = Event::Run(Run {
-            format: FORMAT,
-            seed: u64::MAX,
-            scenario: "db-kill".into(),
-            started: String::new(),
-            rerun: String::new(),
-            plan: Plan::default(),
-            limits: Limits::default(),
-        });
+        let run = Run { format: FORMAT, seed: u64::MAX, scenario: "db-kill".into(), ..Run::default() };
+        let header = Event::Run(Box::new(run));
         recorder.record(header.clone());
         let threads: Vec<_> = (0..4)
             .map(|part| {

@@ -61,6 +61,51 @@ pub struct Limits {
     pub journaled_min: u64,
     /// X1: whether the scenario has a fault at all; a plain load run has none. Default true.
     pub fault_expected: bool,
+    /// Invariants that must have been measured for this run to be held, beside those that every run must measure.
+    /// Default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub required: Vec<String>,
+    /// X3: what users must have got at least once, as the bands are called: `fresh`, `stale`, `committed`, `journaled`,
+    /// `fallback`. Default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outcomes: Vec<String>,
+    /// W6: largest share of writes without a told end among the intended ones. Default none: W6 is not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_share_max: Option<f64>,
+    /// W7: what may be lost by a failover, as a time before it. Default 0: nothing, as with a journal that keeps its
+    /// entries until they are replicated.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub loss_window_ms: u64,
+    /// S1: the greatest age that an answer may have, on top of `stale_slack_ms`. Default none: S1 is not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_stale_ms: Option<u64>,
+    /// L3: most changes of readiness of one replica within any ten seconds. Default none: they are only held against
+    /// real changes of state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_changes_max: Option<u32>,
+    /// T1: after a fault that takes the database away, the first answer that does not need it must come this soon.
+    /// Default 1,000.
+    pub detect_ms: u64,
+    /// T2: no request may be open this long after its planned time. Default none: the deadline of the plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_deadline_ms: Option<u64>,
+    /// T4: a steady state must begin this long after the canary commits. Default 10,000.
+    pub steady_ms: u64,
+    /// H1: while the database is away, the shortest pause of one replica between two attempts to connect. Default none:
+    /// H1 is not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_pause_ms: Option<u64>,
+    /// H2: connections that the pool of one replica may hold. Default none: H2 is not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool_max: Option<u64>,
+    /// H3: by how much statements per second may exceed the baseline in the five seconds after the return. Default 2.
+    pub statements_factor: f64,
+    /// H5: most attempts at the servers for one request of a user. Default 1.1.
+    pub attempts_per_request_max: f64,
+    /// E3: by which share memory, descriptors and tasks may exceed the baseline once all is quiet. Default none: E3 is
+    /// not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quiet_growth_max: Option<f64>,
     /// What a server may take while its journal fills, and how soon it is rid of it. Default none: not looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bounds: Option<Bounds>,
@@ -107,7 +152,26 @@ impl Default for Limits {
             sent_share_min: 0.8,
             journaled_min: 0,
             fault_expected: true,
+            required: Vec::new(),
+            outcomes: Vec::new(),
+            unknown_share_max: None,
+            loss_window_ms: 0,
+            max_stale_ms: None,
+            ready_changes_max: None,
+            detect_ms: 1_000,
+            request_deadline_ms: None,
+            steady_ms: 10_000,
+            connect_pause_ms: None,
+            pool_max: None,
+            statements_factor: 2.0,
+            attempts_per_request_max: 1.1,
+            quiet_growth_max: None,
             bounds: None,
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }

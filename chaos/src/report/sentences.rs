@@ -67,7 +67,11 @@ pub fn sentences(verdict: &Verdict) -> Vec<String> {
     lines.extend(slowest(&numbers.latency));
     lines.extend(recovery(numbers));
     lines.extend(bounds(verdict));
-    lines.extend(verdict.checks.iter().filter(|check| check.state != State::Held).map(not_held));
+    let told = |check: &&Check| {
+        check.state == State::Violated || (check.state == State::NotMeasured && check.required)
+    };
+    lines.extend(verdict.checks.iter().filter(told).map(not_held));
+    lines.extend(not_measured(verdict));
     lines.push(last_line(verdict));
     lines
 }
@@ -144,6 +148,13 @@ fn recovery(numbers: &Numbers) -> Option<String> {
             seconds(committed)
         ),
     })
+}
+
+/// The checks that this run had nothing for and did not need.
+fn not_measured(verdict: &Verdict) -> Option<String> {
+    let left = verdict.checks.iter().filter(|check| check.state == State::NotMeasured && !check.required);
+    let ids: Vec<&str> = left.map(|check| check.id.as_str()).collect();
+    (!ids.is_empty()).then(|| format!("Not measured in this run: {}.", ids.join(", ")))
 }
 
 fn not_held(check: &Check) -> String {

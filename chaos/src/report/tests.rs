@@ -3,17 +3,14 @@
 use super::*;
 use crate::checker::judge;
 use crate::history::{
-    Action, Completion, FORMAT, FaultEnd, FaultStart, FinalRows, Got, Invoke, Limits, Load, Plan, Run,
+    Action, Completion, FORMAT, FaultEnd, FaultStart, FinalRows, Got, Invoke, Limits, Load, Run,
 };
 
 fn run(scenario: &str) -> Vec<Event> {
-    let limits = Limits::default();
     let rerun = "ridethrough-chaos run db-kill --seed 42".to_owned();
-    let (seed, plan) = (42, Plan::default());
-    let header =
-        Run { format: FORMAT, seed, scenario: scenario.into(), started: String::new(), rerun, plan, limits };
+    let header = Run { format: FORMAT, seed: 42, scenario: scenario.into(), rerun, ..Run::default() };
     let mut events = vec![
-        Event::Run(header),
+        Event::Run(Box::new(header)),
         Event::Load(Load { at_us: 0, until_us: 3_000_000, reads: 60, writes: 0 }),
         Event::FaultStart(FaultStart {
             id: 1,
@@ -39,6 +36,7 @@ fn run(scenario: &str) -> Vec<Event> {
             key: None,
             repeat_of: None,
             to: "proxy".into(),
+            ..Invoke::default()
         };
         events.push(Event::Invoke(invoke));
         events.push(Event::Ok(Completion {
@@ -47,12 +45,8 @@ fn run(scenario: &str) -> Vec<Event> {
             sent_us: Some(at_us),
             got: Got::Answer,
             status: Some(200),
-            outcome: None,
             freshness: Some("fresh".into()),
-            proxy_status: None,
-            todos: Vec::new(),
-            resent: false,
-            error: None,
+            ..Completion::default()
         }));
     }
     events

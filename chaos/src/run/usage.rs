@@ -25,6 +25,7 @@ pub(super) async fn watch(servers: Vec<Service>, targets: Vec<Target>, recorder:
         ticks.tick().await;
         for (server, target) in servers.iter().zip(&targets) {
             let Some(memory_bytes) = server.pid().and_then(memory) else { continue };
+            let [fds, tasks] = ["fd", "task"].map(|kind| server.pid().and_then(|pid| entries(pid, kind)));
             let journal_bytes = folder_bytes(&server.home().join("data").join("journal"));
             let (process, at_us) = (target.name.clone(), recorder.now_us());
             let journal_entries = journal_entries_of(target).await;
@@ -34,6 +35,8 @@ pub(super) async fn watch(servers: Vec<Service>, targets: Vec<Target>, recorder:
                 memory_bytes,
                 journal_entries,
                 journal_bytes,
+                fds,
+                tasks,
             }));
         }
     }
@@ -45,6 +48,11 @@ fn memory(pid: u32) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+/// How many descriptors (`fd`) or threads (`task`) a process has.
+fn entries(pid: u32, kind: &str) -> Option<u64> {
+    fs::read_dir(format!("/proc/{pid}/{kind}")).ok().map(|entries| entries.count() as u64)
 }
 
 /// What the files of a folder take: their length, or the room reserved for them where that is more.
@@ -62,6 +70,9 @@ mod tests {
     fn this_process_has_memory_and_nobody_has_none() {
         assert!(memory(std::process::id()).unwrap() > 100_000);
         assert_eq!(memory(u32::MAX), None);
+        assert!(entries(std::process::id(), "fd").unwrap() >= 3);
+        assert!(entries(std::process::id(), "task").unwrap() >= 1);
+        assert_eq!(entries(u32::MAX, "fd"), None);
     }
 
     #[test]

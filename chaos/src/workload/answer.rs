@@ -37,6 +37,7 @@ pub(crate) fn event(op: u64, action: Action, exchange: &Exchange, recorder: &Rec
         todos,
         resent: exchange.resent,
         error: exchange.error.clone().or(body_error),
+        ..Completion::default()
     };
     if action.is_write() { write_event(done, good) } else { read_event(done, good) }
 }
@@ -68,7 +69,7 @@ pub(crate) fn is_journaled(done: &Completion) -> bool {
 fn todos(action: Action, body: &[u8]) -> (Vec<Todo>, Option<String>) {
     let parsed = match action {
         Action::List => serde_json::from_slice::<Page>(body).map(|page| page.items),
-        Action::Create | Action::Update | Action::Read => {
+        Action::Create | Action::Update | Action::Read | Action::Set | Action::Append => {
             serde_json::from_slice::<TodoBody>(body).map(|todo| vec![todo])
         }
     };

@@ -114,12 +114,10 @@ fn bench(address: SocketAddr, load: history::Plan) -> Bench {
         format: history::FORMAT,
         seed: 9,
         scenario: "test".into(),
-        started: String::new(),
-        rerun: String::new(),
         plan: load.clone(),
-        limits: history::Limits::default(),
+        ..history::Run::default()
     };
-    recorder.record(Event::Run(header));
+    recorder.record(Event::Run(Box::new(header)));
     let servers = vec![Target { name: "server-1".into(), main: address, admin: address }];
     Bench { plan: Plan { seed: 9, load, proxy: address, servers }, recorder, writer, path, _folder: folder }
 }

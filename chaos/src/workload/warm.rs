@@ -155,6 +155,7 @@ async fn ask_one(client: &Client, to: &str, ask: Ask, recorder: &Recorder) -> Re
         key: ask.request.key.clone(),
         repeat_of: None,
         to: to.to_owned(),
+        ..Invoke::default()
     }));
     // Those that wait for a connection wait inside the limit of the whole warm-up.
     let exchange = client.send(&ask.request, Instant::now() + WARM_UP_MAX).await;

@@ -3,7 +3,7 @@
 use crate::checker::judge;
 use crate::history::{
     Action, Canary, Completion, Event, FORMAT, FaultEnd, FaultStart, FinalRow, FinalRows, Got, Invoke,
-    Limits, Load, Plan, Probe, ProcessExit, ProcessStart, Role, Run, Todo, Usage, WriteStatus,
+    Limits, Load, Probe, ProcessExit, ProcessStart, Role, Run, Todo, Usage, WriteStatus,
 };
 use crate::verdict::Verdict;
 
@@ -30,12 +30,11 @@ impl Scene {
             format: FORMAT,
             seed: 1,
             scenario: "db-kill".into(),
-            started: String::new(),
             rerun: "run db-kill --seed 1".into(),
-            plan: Plan::default(),
             limits: limits.clone(),
+            ..Run::default()
         };
-        let events = vec![Event::Run(run)];
+        let events = vec![Event::Run(Box::new(run))];
         Self { limits, rows: Vec::new(), rows_announced: None, events, ops: Vec::new(), extra_planned: 0 }
     }
 
@@ -154,6 +153,8 @@ impl Scene {
                 memory_bytes: 50_000_000 + if waits { grown_bytes } else { 0 },
                 journal_entries: Some(if waits { 1_000 } else { 0 }),
                 journal_bytes,
+                fds: None,
+                tasks: None,
             }));
         }
     }
@@ -261,6 +262,7 @@ impl Scene {
             key: value.map(|value| format!("key-{value}")),
             repeat_of: None,
             to: "proxy".into(),
+            ..Invoke::default()
         };
         self.ops.push((invoke, None));
         op
@@ -304,12 +306,7 @@ fn answer(op: u64, at_us: u64, status: u16) -> Completion {
         sent_us: Some(at_us.saturating_sub(1)),
         got: Got::Answer,
         status: Some(status),
-        outcome: None,
-        freshness: None,
-        proxy_status: None,
-        todos: Vec::new(),
-        resent: false,
-        error: None,
+        ..Completion::default()
     }
 }
 

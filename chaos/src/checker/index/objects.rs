@@ -1,0 +1,314 @@
+//! What belongs to one object: its writes, the reads of it with the write that each shows, and the order in which the
+//! writes took effect, as far as it is known. A todo is an object too: created first, updated second. Judges nothing.
+
+use crate::checker::index::{Index, Map, Op, Write};
+use crate::history::Action;
+
+/// What the answer to a read showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// The object as it is before any write.
+    Initial,
+    /// The value of the write at this place.
+    Write(usize),
+    /// A value that nobody wrote to this object.
+    Nothing,
+}
+
+/// One answered read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Read {
+    /// Place of the operation.
+    pub(crate) op: usize,
+    pub(crate) shown: Shown,
+}
+
+/// A write whose place in the order is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    pub(crate) n: i64,
+    pub(crate) write: usize,
+    /// The earliest acknowledgement among this write and all that come after it, and whose it is.
+    pub(crate) acknowledged: Option<(u64, usize)>,
+    /// The same of those that say `committed`.
+    pub(crate) committed: Option<(u64, usize)>,
+}
+
+/// What an answer did not show although it had been acknowledged: the earliest write that comes after what it showed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Overtaken {
+    pub(crate) acknowledged: Option<(u64, usize)>,
+    pub(crate) committed: Option<(u64, usize)>,
+}
+
+/// Items of all objects in one piece of memory, those of one object side by side.
+#[derive(Debug)]
+pub(crate) struct Groups<T> {
+    items: Vec<T>,
+    starts: Vec<usize>,
+}
+
+impl<T> Default for Groups<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), starts: Vec::new() }
+    }
+}
+
+impl<T: Copy> Groups<T> {
+    /// Puts the items in the order of their groups and keeps it within one.
+    fn of(groups: usize, items: &[(u32, T)]) -> Self {
+        let mut starts = vec![0; groups + 1];
+        for (group, _) in items {
+            if let Some(count) = starts.get_mut(*group as usize + 1) {
+                *count += 1;
+            }
+        }
+        let mut sum = 0;
+        for start in &mut starts {
+            sum += *start;
+            *start = sum;
+        }
+        let mut next = starts.clone();
+        let mut sorted: Vec<Option<T>> = vec![None; items.len()];
+        for (group, item) in items {
+            let Some(at) = next.get_mut(*group as usize) else { continue };
+            if let Some(slot) = sorted.get_mut(*at) {
+                *slot = Some(*item);
+            }
+            *at += 1;
+        }
+        Self { items: sorted.into_iter().flatten().collect(), starts }
+    }
+
+    pub(crate) fn get(&self, group: usize) -> &[T] {
+        let bounds = self.starts.get(group).zip(self.starts.get(group + 1));
+        bounds.and_then(|(from, until)| self.items.get(*from..*until)).unwrap_or_default()
+    }
+}
+
+/// All objects of a history.
+#[derive(Debug, Default)]
+pub(crate) struct Objects<'a> {
+    pub(crate) names: Vec<&'a str>,
+    numbers: Map<&'a str, u32>,
+    pub(crate) writes: Groups<usize>,
+    pub(crate) reads: Groups<Read>,
+    /// The writes with a known place, in their order.
+    pub(crate) order: Groups<Step>,
+    /// For each write, its place in the order of its object.
+    pub(crate) n: Vec<Option<i64>>,
+    /// Writes for which two sources state different places.
+    pub(crate) torn: Vec<(usize, i64, i64)>,
+    /// For each operation, the object that it reads and what it showed.
+    of_op: Vec<Option<(u32, Shown)>>,
+}
+
+impl<'a> Objects<'a> {
+    pub(crate) fn of(index: &Index<'a>) -> Self {
+        let mut names = Names::default();
+        let mut writes = Vec::with_capacity(index.writes.len());
+        for (place, write) in index.writes.iter().enumerate() {
+            if let Some(name) = write.changes() {
+                writes.push((names.number(name), place));
+            }
+        }
+        let mut reads = Vec::with_capacity(index.ops.len());
+        let mut of_op = vec![None; index.ops.len()];
+        for (place, op) in index.ops.iter().enumerate() {
+            let Some((name, shown)) = shown(index, op) else { continue };
+            let number = names.number(name);
+            reads.push((number, Read { op: place, shown }));
+            if let Some(slot) = of_op.get_mut(place) {
+                *slot = Some((number, shown));
+            }
+        }
+        let count = names.names.len();
+        let Places { n, torn, .. } = Places::of(index, &reads);
+        let mut order: Vec<(u32, Step)> = writes
+            .iter()
+            .filter_map(|&(object, write)| {
+                let n = n.get(write).copied().flatten()?;
+                Some((object, Step { n, write, acknowledged: None, committed: None }))
+            })
+            .collect();
+        order.sort_unstable_by_key(|(object, step)| (*object, step.n, step.write));
+        look_ahead(index, &mut order);
+        Self {
+            writes: Groups::of(count, &writes),
+            reads: Groups::of(count, &reads),
+            order: Groups::of(count, &order),
+            names: names.names,
+            numbers: names.numbers,
+            n,
+            torn,
+            of_op,
+        }
+    }
+
+    /// The number of the object with this name.
+    pub(crate) fn number(&self, name: &str) -> Option<usize> {
+        self.numbers.get(name).map(|number| *number as usize)
+    }
+
+    /// What the operation at this place read, and what it showed.
+    pub(crate) fn read(&self, place: usize) -> Option<(usize, Shown)> {
+        self.of_op.get(place).copied().flatten().map(|(object, shown)| (object as usize, shown))
+    }
+
+    /// Which writes to the object come after what was shown, as far as their places are known.
+    pub(crate) fn overtaken(&self, object: usize, shown: Shown) -> Option<Overtaken> {
+        let n = self.n_of(shown)?;
+        let steps = self.order.get(object);
+        let next = steps.get(steps.partition_point(|step| step.n <= n));
+        Some(next.map_or_else(Overtaken::default, |step| Overtaken {
+            acknowledged: step.acknowledged,
+            committed: step.committed,
+        }))
+    }
+
+    /// The place in the order of what was shown, where it is known.
+    pub(crate) fn n_of(&self, shown: Shown) -> Option<i64> {
+        match shown {
+            Shown::Initial => Some(i64::MIN),
+            Shown::Write(place) => self.n.get(place).copied().flatten(),
+            Shown::Nothing => None,
+        }
+    }
+}
+
+/// Fills in, from the last step of each object to its first, what comes from there on. A superseded write never comes.
+fn look_ahead(index: &Index<'_>, order: &mut [(u32, Step)]) {
+    let mut later: Option<(u32, Step)> = None;
+    for (object, step) in order.iter_mut().rev() {
+        let same = later.filter(|(of, _)| of == object).map(|(_, step)| step);
+        let comes = |write: &&Write<'_>| !matches!(write.status, Some("superseded" | "rejected"));
+        let write = index.writes.get(step.write).filter(comes);
+        let earliest = |own: Option<u64>, later: Option<(u64, usize)>| {
+            own.map(|us| (us, step.write)).into_iter().chain(later).min()
+        };
+        step.acknowledged =
+            earliest(write.and_then(Write::acknowledged_us), same.and_then(|step| step.acknowledged));
+        let committed = write.and_then(|write| Some(write.committed?.0));
+        step.committed = earliest(committed, same.and_then(|step| step.committed));
+        later = Some((*object, *step));
+    }
+}
+
+#[derive(Default)]
+struct Names<'a> {
+    names: Vec<&'a str>,
+    numbers: Map<&'a str, u32>,
+}
+
+impl<'a> Names<'a> {
+    fn number(&mut self, name: &'a str) -> u32 {
+        let next = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        let number = *self.numbers.entry(name).or_insert(next);
+        if number == next {
+            self.names.push(name);
+        }
+        number
+    }
+}
+
+/// What an answered read of one object showed. A list is told by its last value: whether the ones before it are the
+/// right ones is for `values`.
+fn shown<'a>(index: &Index<'a>, op: &Op<'a>) -> Option<(&'a str, Shown)> {
+    let invoke = op.invoke;
+    if invoke.action != Action::Read || !op.acknowledged() {
+        return None;
+    }
+    let (_, done) = op.end?;
+    let writer = |object: Option<&str>, value: &str| match index.writer(object, value) {
+        Some(place) => Shown::Write(place),
+        None => Shown::Nothing,
+    };
+    match invoke.object.as_deref() {
+        Some(object) => {
+            let values = done.values.as_ref()?;
+            Some((object, values.last().map_or(Shown::Initial, |value| writer(Some(object), value))))
+        }
+        None => Some((invoke.todo.as_deref()?, writer(None, &done.todos.first()?.title))),
+    }
+}
+
+/// The place of each write in the order of its object, and what contradicts it.
+struct Places<'i, 'a> {
+    index: &'i Index<'a>,
+    n: Vec<Option<i64>>,
+    torn: Vec<(usize, i64, i64)>,
+}
+
+impl<'i, 'a> Places<'i, 'a> {
+    /// From the ledger; else as the acknowledgement or an answer that shows it states it; else from the longest list
+    /// that anybody saw.
+    fn of(index: &'i Index<'a>, reads: &[(u32, Read)]) -> Self {
+        let mut places = Self { index, n: vec![None; index.writes.len()], torn: Vec::new() };
+        places.read_ledger();
+        for (place, write) in index.writes.iter().enumerate() {
+            let of_todo = if write.action == Action::Create { 1 } else { 2 };
+            let known = if write.object.is_none() { Some(of_todo) } else { write.stated };
+            if let Some(known) = known {
+                places.state(place, known);
+            }
+        }
+        places.read_answers(reads);
+        places
+    }
+
+    fn state(&mut self, place: usize, new: i64) {
+        let Some(slot) = self.n.get_mut(place) else { return };
+        if let Some(old) = slot.filter(|old| *old != new) {
+            self.torn.push((place, old, new));
+        }
+        *slot = slot.or(Some(new));
+    }
+
+    fn read_ledger(&mut self) {
+        for row in &self.index.seen.ledger {
+            // The first effect counts; a second one is a double, which W2 finds.
+            let slot =
+                self.index.writer(Some(&row.object), &row.value).and_then(|place| self.n.get_mut(place));
+            if let Some(slot) = slot {
+                slot.get_or_insert(row.n);
+            }
+        }
+    }
+
+    fn read_answers(&mut self, reads: &[(u32, Read)]) {
+        let index = self.index;
+        let mut longest: Map<u32, usize> = Map::new();
+        for (object, read) in reads {
+            let Some((_, done)) = index.ops.get(read.op).and_then(|op| op.end) else { continue };
+            let (Some(values), Shown::Write(place)) = (&done.values, read.shown) else { continue };
+            if let Some(stated) = done.version {
+                self.state(place, stated);
+            }
+            if index.writes.get(place).is_some_and(|write| write.action == Action::Append) {
+                let longer = |known: &usize| length(index, *known) >= values.len();
+                if !longest.get(object).is_some_and(longer) {
+                    longest.insert(*object, read.op);
+                }
+            }
+        }
+        for op in longest.into_values().filter_map(|place| index.ops.get(place)) {
+            let values = op.end.and_then(|(_, done)| done.values.as_deref()).unwrap_or_default();
+            let places = values.iter().map(|value| index.writer(op.invoke.object.as_deref(), value));
+            let places: Vec<usize> = places.flatten().collect();
+            // The whole list or nothing: a place counted in one list and one stated elsewhere need not begin alike.
+            if places.iter().any(|&place| self.n.get(place).copied().flatten().is_some()) {
+                continue;
+            }
+            for (number, &place) in (1..).zip(&places) {
+                if let Some(slot) = self.n.get_mut(place) {
+                    *slot = Some(number);
+                }
+            }
+        }
+    }
+}
+
+fn length(index: &Index<'_>, place: usize) -> usize {
+    let values = index.ops.get(place).and_then(|op| op.end?.1.values.as_ref());
+    values.map_or(0, Vec::len)
+}
