@@ -68,13 +68,9 @@ pub struct Answered {
 pub fn answered(events: &[Event]) -> Vec<Answered> {
     let Ok(index) = Index::build(events) else { return Vec::new() };
     let bands = all(&index);
-    let measured = index.ops.iter().zip(&bands).filter(|(op, _)| op.invoke.measured);
+    let measured = index.ops.iter().zip(&bands).filter(|(op, _)| op.measured);
     measured
-        .map(|(op, banded)| Answered {
-            planned_us: op.invoke.planned_us,
-            write: op.invoke.action.is_write(),
-            band: banded.band,
-        })
+        .map(|(op, banded)| Answered { planned_us: op.planned_us, write: op.write, band: banded.band })
         .collect()
 }
 
@@ -82,6 +78,8 @@ pub fn answered(events: &[Event]) -> Vec<Answered> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Banded {
     pub(crate) band: Band,
+    /// What the answer says about its age; of no answer nothing.
+    pub(crate) freshness: Freshness,
     pub(crate) wrong: Option<Wrong>,
 }
 
@@ -90,15 +88,17 @@ pub(crate) fn all(index: &Index<'_>) -> Vec<Banded> {
     index
         .ops
         .iter()
-        .map(|op| {
-            let wrong = reads::wrong(index, op);
-            let band = if wrong.is_some() { Band::Wrong } else { band(op) };
-            Banded { band, wrong }
+        .enumerate()
+        .map(|(place, op)| {
+            let wrong = reads::wrong(index, place, op);
+            let freshness = op.end.map_or(Freshness::Fresh, |(_, done)| Freshness::of(done));
+            let band = if wrong.is_some() { Band::Wrong } else { band(op, freshness) };
+            Banded { band, freshness, wrong }
         })
         .collect()
 }
 
-fn band(op: &Op<'_>) -> Band {
+fn band(op: &Op<'_>, freshness: Freshness) -> Band {
     let Some((end, done)) = op.end else { return Band::NoAnswer };
     match done.got {
         Got::Refused | Got::Cut => return Band::Refused,
@@ -110,7 +110,7 @@ fn band(op: &Op<'_>) -> Band {
         let from_proxy = done.proxy_status.as_deref().is_some_and(|text| text.contains("ridethrough-proxy"));
         return if from_proxy { Band::Fallback } else { Band::Error };
     }
-    match (op.invoke.action.is_write(), is_journaled(done), Freshness::of(done)) {
+    match (op.write, is_journaled(done), freshness) {
         (true, true, _) => Band::Journaled,
         (true, false, _) => Band::Committed,
         (false, _, Freshness::Stale { .. }) => Band::Stale,

@@ -150,15 +150,13 @@ impl Run<'_> {
 
     /// The 99th percentile of answers to requests that were planned in this time, and how many there were.
     fn p99(&self, writes: bool, from_us: u64, until_us: u64) -> (u64, u64) {
-        let ops = self.index.ops.iter().filter(|op| {
-            op.invoke.measured
-                && op.invoke.action.is_write() == writes
-                && (from_us..until_us).contains(&op.invoke.planned_us)
-        });
+        let ops =
+            self.index.ops.iter().filter(|op| {
+                op.measured && op.write == writes && (from_us..until_us).contains(&op.planned_us)
+            });
         let deadline_us = self.index.run.plan.deadline_ms * 1_000;
-        let mut took: Vec<u64> = ops
-            .map(|op| op.end.map_or(deadline_us, |(_, end)| end.at_us.saturating_sub(op.invoke.planned_us)))
-            .collect();
+        let mut took: Vec<u64> =
+            ops.map(|op| op.ended_us.map_or(deadline_us, |us| us.saturating_sub(op.planned_us))).collect();
         took.sort_unstable();
         (percentile(&took, 0.99), took.len() as u64)
     }

@@ -24,11 +24,10 @@ fn detection(index: &Index<'_>, bands: &[Banded], limits: &Limits) -> Check {
         let aware = |band| {
             matches!(band, Band::Stale | Band::Journaled | Band::Fallback | Band::Error | Band::Refused)
         };
-        let asked =
-            index.ops.iter().zip(bands).filter(|(op, _)| op.invoke.measured && op.invoke.at_us >= from);
+        let asked = index.ops.iter().zip(bands).filter(|(op, _)| op.measured && op.begun_us >= from);
         let (mut first, mut any) = (None::<u64>, false);
         for (op, banded) in asked {
-            any |= op.invoke.at_us < from + plain_us / 2;
+            any |= op.begun_us < from + plain_us / 2;
             if let Some((_, done)) = op.end.filter(|_| aware(banded.band)) {
                 first = Some(first.map_or(done.at_us, |us| us.min(done.at_us)));
             }
@@ -58,17 +57,17 @@ fn overruns(index: &Index<'_>, limits: &Limits) -> Check {
     let mut finding = Finding::new("T2", "no request outlives its deadline", Class::Liveness);
     let plain_us = limits.request_deadline_ms.unwrap_or(index.run.plan.deadline_ms) * 1_000;
     let mut slowest = 0;
-    for op in index.ops.iter().filter(|op| op.invoke.measured && !index.run.foreign) {
+    for op in index.ops.iter().filter(|op| op.measured && !index.run.foreign) {
         finding.examined(1);
         // What has no end in the history was open until the last look at least.
-        let end_us = op.end.map(|(_, done)| done.at_us).or(index.rows_us).unwrap_or(op.invoke.at_us);
-        let took = end_us.saturating_sub(op.invoke.planned_us);
+        let end_us = op.ended_us.or(index.rows_us).unwrap_or(op.begun_us);
+        let took = end_us.saturating_sub(op.planned_us);
         slowest = slowest.max(took);
         if took <= plain_us + OVERRUN_US {
             continue;
         }
         // The deadline itself does not stretch, only what comes on top.
-        let from = op.invoke.planned_us + plain_us;
+        let from = op.planned_us + plain_us;
         if late(index, from, took - plain_us, OVERRUN_US, &mut finding) {
             finding.violated(format!("a request was open for {}", at(took)), || vec![op.line()]);
         }

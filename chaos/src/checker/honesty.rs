@@ -48,9 +48,9 @@ fn load_was_real(index: &Index<'_>, bands: &[Banded], limits: &Limits) -> Check 
     let baseline_until =
         index.faults.first().map_or(u64::MAX, |fault| fault.start.at_us.saturating_sub(FAULT_LEAD_US));
     let (mut sent, mut before, mut before_bad) = (0_u64, 0_u64, 0_u64);
-    for (op, banded) in index.ops.iter().zip(bands).filter(|(op, _)| op.invoke.measured) {
+    for (op, banded) in index.ops.iter().zip(bands).filter(|(op, _)| op.measured) {
         sent += u64::from(!matches!(op.end, Some((_, done)) if done.got == Got::NeverSent));
-        let ended_us = op.end.map_or(u64::MAX, |(_, done)| done.at_us);
+        let ended_us = op.ended_us.map_or(u64::MAX, |us| us);
         // What was under way when the fault came belongs to the fault.
         if ended_us <= baseline_until {
             before += 1;
@@ -88,7 +88,7 @@ fn outcomes_occurred(index: &Index<'_>, bands: &[Banded], limits: &Limits, numbe
     }
     for outcome in &limits.outcomes {
         let is_it = |banded: &Banded| format!("{:?}", banded.band).eq_ignore_ascii_case(outcome);
-        let occurred = |(op, banded): (&Op<'_>, &Banded)| op.invoke.measured && is_it(banded);
+        let occurred = |(op, banded): (&Op<'_>, &Banded)| op.measured && is_it(banded);
         if !index.ops.iter().zip(bands).any(occurred) {
             finding.violated(format!("nobody got an answer of the kind {outcome}"), Vec::new);
         }

@@ -11,7 +11,7 @@ mod objects;
 mod raw;
 mod write;
 
-pub(crate) use crate::checker::index::objects::{Shown, Step};
+pub(crate) use crate::checker::index::objects::{Groups, Shown, Step};
 pub(crate) use crate::checker::index::write::{End, Op, Write, is_journaled};
 
 /// A map for keys out of a file that nobody crafts to collide; the standard one costs a third of the whole judgement.
@@ -25,8 +25,10 @@ pub(crate) struct Index<'a> {
     pub(crate) ops: Vec<Op<'a>>,
     pub(crate) writes: Vec<Write<'a>>,
     pub(crate) objects: Objects<'a>,
-    /// The write with this value to this object; todos share one space of titles, whose name is empty.
-    by_value: Map<(&'a str, &'a str), usize>,
+    /// The spaces of values: one for each object that is written, and number 0 for the titles of all todos.
+    spaces: Map<&'a str, u32>,
+    /// The write with this value in this space.
+    by_value: Map<(u32, &'a str), usize>,
     /// The creating write of the todo with this id.
     pub(crate) creator: Map<&'a str, usize>,
     /// The one update of the todo with this id.
@@ -71,6 +73,7 @@ impl<'a> Index<'a> {
         let mut index = Self {
             run,
             load,
+            spaces: Map::new(),
             by_value: Map::with_capacity(writes.len()),
             creator: Map::new(),
             update: Map::new(),
@@ -105,7 +108,8 @@ impl<'a> Index<'a> {
 
     /// The place of the write of this value to this object; of a todo without.
     pub(crate) fn writer(&self, object: Option<&str>, value: &str) -> Option<usize> {
-        self.by_value.get(&(object.unwrap_or_default(), value)).copied()
+        let space = object.map_or(Some(0), |object| self.spaces.get(object).copied())?;
+        self.by_value.get(&(space, value)).copied()
     }
 
     /// The write of this title to any todo.
@@ -135,8 +139,9 @@ impl<'a> Index<'a> {
 
     fn relate(&mut self) -> Result<(), String> {
         for (place, write) in self.writes.iter().enumerate() {
-            let slot = (write.object.unwrap_or_default(), write.value);
-            if self.by_value.insert(slot, place).is_some() {
+            let next = u32::try_from(self.spaces.len() + 1).unwrap_or(u32::MAX);
+            let space = write.object.map_or(0, |object| *self.spaces.entry(object).or_insert(next));
+            if self.by_value.insert((space, write.value), place).is_some() {
                 return Err(format!("{} was written under two keys; values must be unique", write.value));
             }
             let (None, Some(todo)) = (write.object, write.todo) else { continue };

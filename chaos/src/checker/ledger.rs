@@ -46,7 +46,7 @@ pub(crate) fn strangers(index: &Index<'_>, finding: &mut Finding) -> u64 {
         let write = index.writer(Some(&row.object), &row.value).and_then(|place| index.writes.get(place));
         let summary = match write {
             None => format!("nobody wrote the row of {} in the ledger of {}", row.value, row.object),
-            Some(write) if write.rejected(&index.ops) => {
+            Some(write) if write.refused => {
                 format!("the write of {} was refused, yet its effect is in the ledger", row.value)
             }
             Some(_) => continue,

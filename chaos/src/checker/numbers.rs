@@ -8,9 +8,8 @@ pub(crate) fn count(index: &Index<'_>, bands: &[Banded], numbers: &mut Numbers) 
     numbers.outages = index.outages();
     count_bands(index, bands, numbers);
     numbers.latency = latency(index, &numbers.outages);
-    let measured = index.ops.iter().filter(|op| op.invoke.measured);
-    let mut late: Vec<u64> =
-        measured.clone().map(|op| op.invoke.at_us.saturating_sub(op.invoke.planned_us)).collect();
+    let measured = index.ops.iter().filter(|op| op.measured);
+    let mut late: Vec<u64> = measured.clone().map(|op| op.begun_us.saturating_sub(op.planned_us)).collect();
     late.sort_unstable();
     numbers.sender_late_p99_us = percentile(&late, 0.99);
     numbers.resent = measured.clone().filter(|op| op.end.is_some_and(|(_, done)| done.resent)).count() as u64;
@@ -24,8 +23,8 @@ pub(crate) fn count(index: &Index<'_>, bands: &[Banded], numbers: &mut Numbers) 
 }
 
 fn count_bands(index: &Index<'_>, bands: &[Banded], numbers: &mut Numbers) {
-    for (op, banded) in index.ops.iter().zip(bands).filter(|(op, _)| op.invoke.measured) {
-        let counts = if op.invoke.action.is_write() { &mut numbers.writes } else { &mut numbers.reads };
+    for (op, banded) in index.ops.iter().zip(bands).filter(|(op, _)| op.measured) {
+        let counts = if op.write { &mut numbers.writes } else { &mut numbers.reads };
         counts.planned += 1;
         *slot(counts, banded.band) += 1;
     }
@@ -59,14 +58,12 @@ const KINDS: [&str; 2] = ["reads", "writes"];
 
 fn latency(index: &Index<'_>, outages: &[Outage]) -> Vec<Latency> {
     let mut samples: [[Vec<u64>; KINDS.len()]; PHASES.len()] = Default::default();
-    for op in index.ops.iter().filter(|op| op.invoke.measured) {
+    for op in index.ops.iter().filter(|op| op.measured) {
         // An operation without an end took at least as long as the whole deadline.
         let deadline_us = index.run.plan.deadline_ms * 1_000;
-        let took = op.end.map_or(deadline_us, |(_, done)| done.at_us.saturating_sub(op.invoke.planned_us));
-        let phase = samples.get_mut(phase(op.invoke.planned_us, outages));
-        if let Some(took_before) =
-            phase.and_then(|kinds| kinds.get_mut(usize::from(op.invoke.action.is_write())))
-        {
+        let took = op.ended_us.map_or(deadline_us, |us| us.saturating_sub(op.planned_us));
+        let phase = samples.get_mut(phase(op.planned_us, outages));
+        if let Some(took_before) = phase.and_then(|kinds| kinds.get_mut(usize::from(op.write))) {
             took_before.push(took);
         }
     }

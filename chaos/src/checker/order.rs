@@ -46,7 +46,7 @@ fn of_object(index: &Index<'_>, object: usize, steps: &[Step], finding: &mut Fin
     for step in steps.iter().rev() {
         let Some(write) = index.writes.get(step.write) else { continue };
         finding.examined(1);
-        let replicas = write.sends.iter().filter_map(|&op| index.replica(index.ops.get(op)?));
+        let replicas = write.sends(&index.ops).filter_map(|op| index.replica(op));
         let on_replica =
             |replica: &str| journaled.iter().find(|(of, _)| *of == replica).map(|(_, first)| *first);
         let first = replicas.filter_map(on_replica).chain(committed).min();

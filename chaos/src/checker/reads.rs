@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use crate::checker::Finding;
 use crate::checker::band::Banded;
-use crate::checker::index::{Index, Op, Write};
+use crate::checker::index::{Index, Op, Shown, Write};
 use crate::history::{Action, Completion, Todo};
 use crate::verdict::{Check, Class};
 
@@ -27,12 +27,12 @@ impl Wrong {
 }
 
 /// Why this answer cannot be right, if it cannot.
-pub(crate) fn wrong(index: &Index<'_>, op: &Op<'_>) -> Option<Wrong> {
+pub(crate) fn wrong(index: &Index<'_>, place: usize, op: &Op<'_>) -> Option<Wrong> {
     let (_, done) = op.end?;
     let invoke = op.invoke;
     if invoke.object.is_some() {
         return if op.acknowledged() && invoke.action == Action::Read {
-            values(index, op, done)
+            values(index, place, op, done)
         } else {
             None
         };
@@ -90,24 +90,32 @@ fn not_to_be_seen(index: &Index<'_>, op: &Op<'_>, write: &Write<'_>, done: &Comp
     if write.begun_us > done.at_us {
         return Some("before it was written".into());
     }
-    if write.rejected(&index.ops) {
+    if write.refused {
         return Some("of a write that was refused".into());
     }
     let asked = op.invoke.user.as_deref()?;
-    let wrote = write.sends.first().and_then(|&send| index.ops.get(send)?.invoke.user.as_deref());
     let told = done.user.as_deref();
-    let other = wrote.into_iter().chain(told).find(|user| *user != asked)?;
+    let other = write.user(&index.ops).into_iter().chain(told).find(|user| *user != asked)?;
     Some(format!("of user {other} to user {asked}"))
 }
 
 /// Why nobody may see these values of a register or list.
-fn values(index: &Index<'_>, op: &Op<'_>, done: &Completion) -> Option<Wrong> {
+fn values(index: &Index<'_>, place: usize, op: &Op<'_>, done: &Completion) -> Option<Wrong> {
     let object = op.invoke.object.as_deref()?;
     let Some(values) = &done.values else {
         let text = done.error.clone().unwrap_or_else(|| "the answer holds no value".into());
         return Some(Wrong::Answer(text));
     };
-    let mut before: Option<(usize, &str)> = None;
+    if let [value] = values.as_slice() {
+        // Found already when the reads were put in order.
+        let write = match index.objects.read(place) {
+            Some((_, Shown::Write(write))) => index.writes.get(write)?,
+            _ => return Some(Wrong::Value(format!("{object} shows {value}, which nobody wrote to it"))),
+        };
+        let why = not_to_be_seen(index, op, write, done)?;
+        return Some(Wrong::Value(format!("{object} shows {value} {why}")));
+    }
+    let mut before: Option<(u32, &str)> = None;
     let mut seen = HashSet::new();
     for value in values {
         let Some(place) = index.writer(Some(object), value) else {
@@ -117,13 +125,10 @@ fn values(index: &Index<'_>, op: &Op<'_>, done: &Completion) -> Option<Wrong> {
         if let Some(why) = not_to_be_seen(index, op, write, done) {
             return Some(Wrong::Value(format!("{object} shows {value} {why}")));
         }
-        if values.len() == 1 {
-            return None;
-        }
         if write.action != Action::Append || !seen.insert(place) {
             return Some(Wrong::Value(format!("{object} shows {value} among other values or twice")));
         }
-        let step = step(index, place, object);
+        let step = index.objects.step(place);
         if let (Some((last, known)), Some(next)) = (before, step)
             && next != last + 1
         {
@@ -135,13 +140,6 @@ fn values(index: &Index<'_>, op: &Op<'_>, done: &Completion) -> Option<Wrong> {
     None
 }
 
-/// Which effect on its object a write is, counted over those whose place is known.
-fn step(index: &Index<'_>, place: usize, object: &str) -> Option<usize> {
-    let n = index.objects.n.get(place).copied().flatten()?;
-    let steps = index.objects.order.get(index.objects.number(object)?);
-    Some(steps.partition_point(|step| step.n < n))
-}
-
 /// E2 and S4: no wrong answers, and no values in them that may not be there.
 pub(crate) fn check(index: &Index<'_>, bands: &[Banded]) -> Vec<Check> {
     let mut any = Finding::new("E2", "no answer holds a wrong value", Class::Safety);
@@ -150,7 +148,7 @@ pub(crate) fn check(index: &Index<'_>, bands: &[Banded]) -> Vec<Check> {
     for (op, banded) in index.ops.iter().zip(bands) {
         let answered = u64::from(op.acknowledged());
         any.examined(answered);
-        value.examined(if op.invoke.action.is_write() { 0 } else { answered });
+        value.examined(if op.write { 0 } else { answered });
         let Some(wrong) = &banded.wrong else { continue };
         let lines = || {
             let writer = op.invoke.todo.as_deref().and_then(|todo| index.creator.get(todo));

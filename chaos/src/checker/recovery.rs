@@ -60,6 +60,6 @@ fn later(known: Option<u64>, new: Option<u64>) -> Option<u64> {
 }
 
 fn first_after(index: &Index<'_>, bands: &[Banded], wanted: Band, from_us: u64) -> Option<u64> {
-    let ops = index.ops.iter().zip(bands).filter(|(op, banded)| banded.band == wanted && op.invoke.measured);
-    ops.filter(|(op, _)| op.invoke.at_us >= from_us).filter_map(|(op, _)| Some(op.end?.1.at_us)).min()
+    let ops = index.ops.iter().zip(bands).filter(|(op, banded)| banded.band == wanted && op.measured);
+    ops.filter(|(op, _)| op.begun_us >= from_us).filter_map(|(op, _)| Some(op.end?.1.at_us)).min()
 }

@@ -1,7 +1,7 @@
 //! W5: for each object, what was acknowledged and what fresh answers showed could have happened one after the other, as
 //! the clock says. Builds the groups; `zones` orders them.
 
-use crate::checker::band::Freshness;
+use crate::checker::band::{Banded, Freshness};
 use crate::checker::failover;
 use crate::checker::index::{Index, Map, Shown, Write};
 use crate::checker::zones::{self, Zone};
@@ -48,10 +48,15 @@ impl Group {
     }
 }
 
-pub(crate) fn check(index: &Index<'_>) -> Check {
+pub(crate) fn check(index: &Index<'_>, bands: &[Banded]) -> Check {
     let mut finding = Finding::new("W5", "fresh answers and writes follow one order in time", Class::Safety);
-    let mut course =
-        Course { index, groups: Vec::new(), group_of: vec![NONE; index.writes.len()], finals: finals(index) };
+    let mut course = Course {
+        index,
+        bands,
+        groups: Vec::new(),
+        group_of: vec![NONE; index.writes.len()],
+        finals: finals(index),
+    };
     for object in 0..index.objects.names.len() {
         let examined = course.gather(object);
         finding.examined(examined);
@@ -69,6 +74,7 @@ const NONE: u32 = u32::MAX;
 
 struct Course<'i, 'a> {
     index: &'i Index<'a>,
+    bands: &'i [Banded],
     groups: Vec<Group>,
     /// For each write, its group while its object is looked at.
     group_of: Vec<u32>,
@@ -79,7 +85,7 @@ struct Course<'i, 'a> {
 impl Course<'_, '_> {
     /// Builds the groups of one object; returns how many answers they hold.
     fn gather(&mut self, object: usize) -> u64 {
-        let Self { index, groups, group_of, finals } = self;
+        let Self { index, bands, groups, group_of, finals } = self;
         let index: &Index<'_> = index;
         groups.clear();
         let before = (0, By::Nobody);
@@ -93,26 +99,25 @@ impl Course<'_, '_> {
                 continue;
             }
             *slot = u32::try_from(groups.len()).unwrap_or(NONE);
-            let first = write.sends.first().map_or(By::Nobody, |&op| By::Op(op));
             groups.push(Group {
                 write: Some(place),
                 first_end: write.acknowledged.map_or((u64::MAX, By::Nobody), |(us, op)| (us, By::Op(op))),
-                last_begin: (write.begun_us, first),
+                last_begin: (write.begun_us, By::Op(write.first)),
                 shown: false,
             });
         }
         let mut examined = 0;
         for read in index.objects.reads.get(object) {
             let Some(op) = index.ops.get(read.op) else { continue };
-            let Some((_, done)) = op.end else { continue };
+            let Some(ended_us) = op.ended_us else { continue };
             let group = match read.shown {
                 Shown::Initial => 0,
                 Shown::Write(place) => group_of.get(place).copied().unwrap_or(NONE),
                 Shown::Nothing => NONE,
             };
             let Some(group) = groups.get_mut(group as usize) else { continue };
-            if Freshness::of(done) == Freshness::Fresh {
-                group.read(op.invoke.at_us, done.at_us, By::Op(read.op));
+            if bands.get(read.op).is_some_and(|banded| banded.freshness == Freshness::Fresh) {
+                group.read(op.begun_us, ended_us, By::Op(read.op));
                 examined += 1;
             }
         }
@@ -188,7 +193,7 @@ fn left_out(index: &Index<'_>, write: &Write<'_>) -> bool {
     let journal_only = write.journaled && write.committed.is_none();
     matches!(write.status, Some("superseded" | "rejected"))
         || (journal_only && index.several())
-        || write.rejected(&index.ops)
+        || write.refused
         || failover::in_window(index, write)
 }
 

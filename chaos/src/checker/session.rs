@@ -2,8 +2,8 @@
 //! the places of what was shown; without sessions in the history there is nothing to see.
 
 use crate::checker::Finding;
-use crate::checker::band::Freshness;
-use crate::checker::index::{Index, Map};
+use crate::checker::band::{Banded, Freshness};
+use crate::checker::index::{Groups, Index, Map, Shown};
 use crate::verdict::{Check, Class};
 
 /// One moment at which a session learned, or asked for, the place of an object.
@@ -22,21 +22,30 @@ struct Look {
 
 /// A look and the replica that gave it.
 type Seen<'s> = (Look, Option<&'s str>);
-/// What each session saw of each object.
-type Sessions<'s> = Map<(&'s str, &'s str), Vec<Seen<'s>>>;
 
-pub(crate) fn check(index: &Index<'_>) -> Check {
+/// What each session saw of each object, by the number of the pair.
+#[derive(Default)]
+struct Sessions<'s> {
+    names: Map<&'s str, u32>,
+    pairs: Map<(u32, u32), u32>,
+    /// The session and the object of each pair.
+    of_pair: Vec<(&'s str, u32)>,
+    looks: Vec<(u32, Seen<'s>)>,
+}
+
+pub(crate) fn check(index: &Index<'_>, bands: &[Banded]) -> Check {
     let mut finding = Finding::new("S5", "what one client saw and wrote stays visible to it", Class::Safety);
-    let mut sessions = Sessions::new();
-    gather_reads(index, &mut sessions);
-    gather_writes(index, &mut sessions);
-    let mut ordered: Vec<_> = sessions.into_iter().collect();
-    ordered.sort_unstable_by_key(|(key, _)| *key);
-    for ((session, object), looks) in ordered {
+    let mut sessions = Sessions::default();
+    sessions.gather_reads(index, bands);
+    sessions.gather_writes(index);
+    let looks = Groups::of(sessions.of_pair.len(), &sessions.looks);
+    for (pair, (session, object)) in sessions.of_pair.iter().enumerate() {
+        let looks = looks.get(pair);
         let reads = looks.iter().filter(|(look, _)| look.read).count() as u64;
         if reads > 0 && looks.len() > 1 {
             finding.examined(reads);
-            judge(index, session, object, &looks, &mut finding);
+            let object = index.objects.names.get(*object as usize).copied().unwrap_or_default();
+            judge(index, session, object, looks, &mut finding);
         }
     }
     if finding.check.examined == 0 {
@@ -46,35 +55,46 @@ pub(crate) fn check(index: &Index<'_>) -> Check {
     finding.done(format!("{found} of {examined} answers went back behind what their session knew"))
 }
 
-fn gather_reads<'s>(index: &'s Index<'_>, sessions: &mut Sessions<'s>) {
-    for (place, op) in index.ops.iter().enumerate() {
-        let Some(session) = op.invoke.session.as_deref() else { continue };
-        let Some((object, shown)) = index.objects.read(place) else { continue };
-        let (Some(n), Some((_, done))) = (index.objects.n_of(shown), op.end) else { continue };
-        let Some(name) = index.objects.names.get(object) else { continue };
-        let fresh = Freshness::of(done) == Freshness::Fresh;
-        let own = !fresh
-            || matches!(shown, crate::checker::index::Shown::Write(write) if journal_only(index, write));
-        let (begin_us, end_us) = (op.invoke.at_us, done.at_us);
-        let look = Look { op: place, n, begin_us, end_us, read: true, fresh, own };
-        sessions.entry((session, name)).or_default().push((look, index.replica(op)));
-    }
-}
-
-fn gather_writes<'s>(index: &'s Index<'_>, sessions: &mut Sessions<'s>) {
-    for (place, write) in index.writes.iter().enumerate() {
-        let Some((end_us, op_place)) = write.acknowledged else { continue };
-        let (Some(op), Some(n)) = (index.ops.get(op_place), index.objects.n.get(place).copied().flatten())
-        else {
-            continue;
-        };
-        let (Some(session), Some(name)) = (op.invoke.session.as_deref(), write.changes()) else { continue };
-        if matches!(write.status, Some("superseded" | "rejected")) {
-            continue;
+impl<'s> Sessions<'s> {
+    fn add(&mut self, session: &'s str, object: usize, seen: Seen<'s>) {
+        let new = |many: usize| u32::try_from(many).unwrap_or(u32::MAX);
+        let next = new(self.names.len());
+        let name = *self.names.entry(session).or_insert(next);
+        let (object, next) = (new(object), new(self.of_pair.len()));
+        let pair = *self.pairs.entry((name, object)).or_insert(next);
+        if pair == next {
+            self.of_pair.push((session, object));
         }
-        let own = journal_only(index, place);
-        let look = Look { op: op_place, n, begin_us: write.begun_us, end_us, read: false, fresh: true, own };
-        sessions.entry((session, name)).or_default().push((look, index.replica(op)));
+        self.looks.push((pair, seen));
+    }
+
+    fn gather_reads(&mut self, index: &'s Index<'_>, bands: &[Banded]) {
+        for (place, (op, banded)) in index.ops.iter().zip(bands).enumerate() {
+            let Some((object, shown)) = index.objects.read(place) else { continue };
+            let (Some(session), Some(end_us)) = (op.invoke.session.as_deref(), op.ended_us) else { continue };
+            let Some(n) = index.objects.n_of(shown) else { continue };
+            let fresh = banded.freshness == Freshness::Fresh;
+            let own = !fresh || matches!(shown, Shown::Write(write) if journal_only(index, write));
+            let look = Look { op: place, n, begin_us: op.begun_us, end_us, read: true, fresh, own };
+            self.add(session, object, (look, index.replica(op)));
+        }
+    }
+
+    fn gather_writes(&mut self, index: &'s Index<'_>) {
+        for object in 0..index.objects.names.len() {
+            for step in index.objects.order.get(object) {
+                let Some(write) = index.writes.get(step.write) else { continue };
+                let Some((end_us, place)) = write.acknowledged else { continue };
+                let Some(op) = index.ops.get(place) else { continue };
+                let Some(session) = op.invoke.session.as_deref() else { continue };
+                if !matches!(write.status, Some("superseded" | "rejected")) {
+                    let own = write.journaled && write.committed.is_none();
+                    let (n, begin_us) = (step.n, write.begun_us);
+                    let look = Look { op: place, n, begin_us, end_us, read: false, fresh: true, own };
+                    self.add(session, object, (look, index.replica(op)));
+                }
+            }
+        }
     }
 }
 

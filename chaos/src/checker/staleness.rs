@@ -26,8 +26,10 @@ pub(crate) fn check(
         course.bound.not_measured("the run states no greatest age");
     }
     let good = |banded: &Banded| matches!(banded.band, Band::Fresh | Band::Stale);
-    for (place, (op, _)) in index.ops.iter().zip(bands).enumerate().filter(|(_, (_, banded))| good(banded)) {
-        course.answer(place, op, numbers);
+    for (place, (op, banded)) in
+        index.ops.iter().zip(bands).enumerate().filter(|(_, (_, banded))| good(banded))
+    {
+        course.answer(place, op, banded.freshness, numbers);
     }
     course.done(numbers)
 }
@@ -43,16 +45,15 @@ struct Course<'i, 'a> {
 }
 
 impl Course<'_, '_> {
-    fn answer(&mut self, place: usize, op: &Op<'_>, numbers: &mut Numbers) {
+    fn answer(&mut self, place: usize, op: &Op<'_>, claim: Freshness, numbers: &mut Numbers) {
         let (index, limits) = (self.index, self.limits);
         let Some((_, done)) = op.end else { return };
-        let claim = Freshness::of(done);
         if let Freshness::Stale { age_seconds } = claim {
             numbers.oldest_stale_seconds = numbers.oldest_stale_seconds.max(age_seconds);
         }
         let overtaken =
             index.objects.read(place).and_then(|(object, shown)| index.objects.overtaken(object, shown));
-        let begun_before = |known: Option<(u64, usize)>| known.filter(|(us, _)| *us < op.invoke.at_us);
+        let begun_before = |known: Option<(u64, usize)>| known.filter(|(us, _)| *us < op.begun_us);
         let acknowledged = overtaken.and_then(|next| begun_before(next.acknowledged));
         let committed = overtaken.and_then(|next| begun_before(next.committed));
         let lines = |write: Option<(u64, usize)>| {
@@ -63,7 +64,7 @@ impl Course<'_, '_> {
                 .collect()
         };
         if overtaken.is_some() {
-            let age_us = acknowledged.map_or(0, |(us, _)| op.invoke.at_us - us);
+            let age_us = acknowledged.map_or(0, |(us, _)| op.begun_us - us);
             self.oldest_us = self.oldest_us.max(age_us);
             if let Some(max_ms) = limits.max_stale_ms {
                 self.bound.examined(1);
@@ -73,7 +74,7 @@ impl Course<'_, '_> {
                 }
             }
         }
-        let behind_us = committed.map(|(us, _)| op.invoke.at_us - us);
+        let behind_us = committed.map(|(us, _)| op.begun_us - us);
         if claim == Freshness::Fresh && overtaken.is_some() {
             self.fresh.examined(1);
             if let Some(us) = behind_us {
@@ -140,7 +141,7 @@ fn without_database(
     limits: &Limits,
 ) -> Option<String> {
     let inside = |fault: &&Fault<'_>| {
-        fault.severed.is_some_and(|(from, until)| op.invoke.at_us >= from && done.at_us <= until)
+        fault.severed.is_some_and(|(from, until)| op.begun_us >= from && done.at_us <= until)
     };
     let fault = index.faults.iter().find(inside)?;
     match claim {
@@ -149,7 +150,7 @@ fn without_database(
             fault.start.fault
         )),
         Freshness::Stale { age_seconds } if !shows_journaled(index, op, done) => {
-            understated(age_seconds, op.invoke.at_us - fault.start.at_us, limits)
+            understated(age_seconds, op.begun_us - fault.start.at_us, limits)
         }
         Freshness::Stale { .. } => None,
     }

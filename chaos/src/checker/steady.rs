@@ -92,9 +92,9 @@ impl Course {
     fn of(index: &Index<'_>, bands: &[Banded]) -> Self {
         let deadline_us = index.run.plan.deadline_ms * 1_000;
         let mut all: Vec<(u64, u64, bool)> = Vec::with_capacity(index.ops.len());
-        for (op, banded) in index.ops.iter().zip(bands).filter(|(op, _)| op.invoke.measured) {
-            let planned = op.invoke.planned_us;
-            let took = op.end.map_or(deadline_us, |(_, done)| done.at_us.saturating_sub(planned));
+        for (op, banded) in index.ops.iter().zip(bands).filter(|(op, _)| op.measured) {
+            let planned = op.planned_us;
+            let took = op.ended_us.map_or(deadline_us, |us| us.saturating_sub(planned));
             all.push((planned, took, banded.band.is_good()));
         }
         all.sort_by_key(|(planned, ..)| *planned);

@@ -2,6 +2,8 @@
 //! that the checker is tested against what was meant, not against what some run happened to do.
 
 mod builder;
+mod oracle;
+mod planted;
 mod property;
 
 use super::*;

@@ -14,9 +14,7 @@ pub(crate) fn check(index: &Index<'_>, limits: &Limits, shown: &[u64]) -> Check 
         finding.not_measured("the run states no share");
         return finding.done(String::new());
     };
-    let measured = |write: &Write<'_>| {
-        write.sends.iter().filter_map(|&op| index.ops.get(op)).any(|op| op.invoke.measured)
-    };
+    let measured = |write: &Write<'_>| write.sends(&index.ops).any(|op| op.measured);
     let (mut open, mut untold) = (0_u64, 0_u64);
     for (place, write) in index.writes.iter().enumerate() {
         if !write.unknown(&index.ops) || !measured(write) {

@@ -189,9 +189,8 @@ fn doubled(index: &Index<'_>, rows: &Rows<'_>, numbers: &mut Numbers) -> Check {
 fn two_ids<'a>(index: &Index<'a>, write: &Write<'a>) -> Option<(&'a str, &'a str)> {
     let first = write.todo?;
     write
-        .sends
-        .iter()
-        .filter_map(|&at| index.ops.get(at)?.end)
+        .sends(&index.ops)
+        .filter_map(|op| op.end)
         .filter(|(end, _)| *end == End::Ok)
         .filter_map(|(_, done)| done.todos.first())
         .find(|todo| todo.id != first)
@@ -205,7 +204,7 @@ fn phantom(index: &Index<'_>, rows: &Rows<'_>, numbers: &mut Numbers) -> Check {
         finding.examined(1);
         let creation = creator.and_then(|at| index.writes.get(at));
         let change = update.and_then(|at| index.writes.get(at));
-        let refused = [creation, change].into_iter().flatten().find(|write| write.rejected(&index.ops));
+        let refused = [creation, change].into_iter().flatten().find(|write| write.refused);
         let summary = if let Some(write) = refused {
             format!("the write of {} was refused, yet its effect is in the database", write.value)
         } else if change.is_some_and(|write| write.todo != Some(row.id.as_str())) {

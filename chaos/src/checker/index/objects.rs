@@ -56,7 +56,7 @@ impl<T> Default for Groups<T> {
 
 impl<T: Copy> Groups<T> {
     /// Puts the items in the order of their groups and keeps it within one.
-    fn of(groups: usize, items: &[(u32, T)]) -> Self {
+    pub(crate) fn of(groups: usize, items: &[(u32, T)]) -> Self {
         let mut starts = vec![0; groups + 1];
         for (group, _) in items {
             if let Some(count) = starts.get_mut(*group as usize + 1) {
@@ -80,6 +80,12 @@ impl<T: Copy> Groups<T> {
         Self { items: sorted.into_iter().flatten().collect(), starts }
     }
 
+    /// What comes in this group after the item with this number over all groups.
+    fn after(&self, group: usize, item: usize) -> &[T] {
+        let end = self.starts.get(group + 1).copied().unwrap_or(0);
+        self.items.get(item + 1..end).unwrap_or_default()
+    }
+
     pub(crate) fn get(&self, group: usize) -> &[T] {
         let bounds = self.starts.get(group).zip(self.starts.get(group + 1));
         bounds.and_then(|(from, until)| self.items.get(*from..*until)).unwrap_or_default()
@@ -90,7 +96,6 @@ impl<T: Copy> Groups<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Objects<'a> {
     pub(crate) names: Vec<&'a str>,
-    numbers: Map<&'a str, u32>,
     pub(crate) writes: Groups<usize>,
     pub(crate) reads: Groups<Read>,
     /// The writes with a known place, in their order.
@@ -99,6 +104,8 @@ pub(crate) struct Objects<'a> {
     pub(crate) n: Vec<Option<i64>>,
     /// Writes for which two sources state different places.
     pub(crate) torn: Vec<(usize, i64, i64)>,
+    /// For each write with a known place, the number of its step over all objects.
+    step_of: Vec<u32>,
     /// For each operation, the object that it reads and what it showed.
     of_op: Vec<Option<(u32, Shown)>>,
 }
@@ -133,21 +140,27 @@ impl<'a> Objects<'a> {
             .collect();
         order.sort_unstable_by_key(|(object, step)| (*object, step.n, step.write));
         look_ahead(index, &mut order);
+        let mut step_of = vec![u32::MAX; index.writes.len()];
+        for ((_, step), number) in order.iter().zip(0..) {
+            if let Some(slot) = step_of.get_mut(step.write) {
+                *slot = number;
+            }
+        }
         Self {
+            step_of,
             writes: Groups::of(count, &writes),
             reads: Groups::of(count, &reads),
             order: Groups::of(count, &order),
             names: names.names,
-            numbers: names.numbers,
             n,
             torn,
             of_op,
         }
     }
 
-    /// The number of the object with this name.
-    pub(crate) fn number(&self, name: &str) -> Option<usize> {
-        self.numbers.get(name).map(|number| *number as usize)
+    /// The number of this write's step, counted over all objects: one more than that of the step before it.
+    pub(crate) fn step(&self, write: usize) -> Option<u32> {
+        self.step_of.get(write).copied().filter(|step| *step != u32::MAX)
     }
 
     /// What the operation at this place read, and what it showed.
@@ -157,9 +170,16 @@ impl<'a> Objects<'a> {
 
     /// Which writes to the object come after what was shown, as far as their places are known.
     pub(crate) fn overtaken(&self, object: usize, shown: Shown) -> Option<Overtaken> {
-        let n = self.n_of(shown)?;
-        let steps = self.order.get(object);
-        let next = steps.get(steps.partition_point(|step| step.n <= n));
+        let mut later = match shown {
+            Shown::Initial => self.order.get(object),
+            Shown::Write(write) => self.order.after(object, self.step(write)? as usize),
+            Shown::Nothing => return None,
+        };
+        // Two writes with one place are an error that W4 finds; neither comes after the other.
+        if let Some(n) = self.n_of(shown) {
+            later = later.get(later.iter().take_while(|step| step.n <= n).count()..).unwrap_or_default();
+        }
+        let next = later.first();
         Some(next.map_or_else(Overtaken::default, |step| Overtaken {
             acknowledged: step.acknowledged,
             committed: step.committed,

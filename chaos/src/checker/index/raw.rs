@@ -129,7 +129,7 @@ impl<'a> Raw<'a> {
         let mut ops: Vec<Op<'a>> = Vec::with_capacity(self.invokes.len());
         for &invoke in &self.invokes {
             let end = ends.next_if(|(op, ..)| *op == invoke.op).map(|(_, end, done)| (end, done));
-            ops.push(Op { invoke, end });
+            ops.push(Op::of(invoke, end));
             if ends.peek().is_some_and(|(op, ..)| *op == invoke.op) {
                 return Err(format!("operation {} of this history ended twice", invoke.op));
             }

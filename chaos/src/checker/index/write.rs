@@ -18,9 +18,27 @@ pub(crate) enum End {
 pub(crate) struct Op<'a> {
     pub(crate) invoke: &'a Invoke,
     pub(crate) end: Option<(End, &'a Completion)>,
+    // What every check asks of every operation stands here once more: the lines of the history are far apart in memory.
+    pub(crate) planned_us: u64,
+    pub(crate) begun_us: u64,
+    pub(crate) ended_us: Option<u64>,
+    pub(crate) measured: bool,
+    pub(crate) write: bool,
 }
 
-impl Op<'_> {
+impl<'a> Op<'a> {
+    pub(crate) fn of(invoke: &'a Invoke, end: Option<(End, &'a Completion)>) -> Self {
+        Self {
+            invoke,
+            end,
+            planned_us: invoke.planned_us,
+            begun_us: invoke.at_us,
+            ended_us: end.map(|(_, done)| done.at_us),
+            measured: invoke.measured,
+            write: invoke.action.is_write(),
+        }
+    }
+
     /// A write that was acknowledged, or a read that was answered.
     pub(crate) fn acknowledged(&self) -> bool {
         matches!(self.end, Some((End::Ok, _)))
@@ -94,8 +112,11 @@ pub(crate) struct Write<'a> {
     pub(crate) object: Option<&'a str>,
     /// The todo it updates, or the id that its acknowledgement gave to what it created.
     pub(crate) todo: Option<&'a str>,
-    /// Places of its sendings among the operations, in their order.
-    pub(crate) sends: Vec<usize>,
+    /// The place of its first sending among the operations, and those of the repeated ones.
+    pub(crate) first: usize,
+    repeats: Vec<usize>,
+    /// Whether every sending so far ended with the promise that it had no effect.
+    pub(crate) refused: bool,
     /// When it was first begun.
     pub(crate) begun_us: u64,
     /// End of the first acknowledgement of any kind, and the place of its operation.
@@ -120,26 +141,31 @@ impl<'a> Write<'a> {
         self.object.or(self.todo)
     }
 
-    /// Whether every sending ended with the promise that it had no effect.
-    pub(crate) fn rejected(&self, ops: &[Op<'_>]) -> bool {
-        self.sends.iter().all(|&at| matches!(ops.get(at), Some(Op { end: Some((End::Fail, _)), .. })))
+    /// Its sendings, in the order of their numbers.
+    pub(crate) fn sends<'o, 'b>(&'o self, ops: &'o [Op<'b>]) -> impl Iterator<Item = &'o Op<'b>> {
+        [self.first].into_iter().chain(self.repeats.iter().copied()).filter_map(|place| ops.get(place))
+    }
+
+    /// Whose data it writes.
+    pub(crate) fn user<'b>(&self, ops: &[Op<'b>]) -> Option<&'b str> {
+        ops.get(self.first)?.invoke.user.as_deref()
     }
 
     /// Whether nobody told how it ended.
     pub(crate) fn unknown(&self, ops: &[Op<'_>]) -> bool {
         let open = |op: &Op<'_>| op.end.is_none_or(|(end, _)| end == End::Info);
-        self.acknowledged.is_none() && self.sends.iter().filter_map(|&at| ops.get(at)).any(open)
+        self.acknowledged.is_none() && self.sends(ops).any(open)
     }
 
     pub(crate) fn lines(&self, ops: &[Op<'_>]) -> Vec<String> {
-        let mut lines: Vec<String> = self.sends.iter().filter_map(|&at| ops.get(at)).map(Op::line).collect();
+        let mut lines: Vec<String> = self.sends(ops).map(Op::line).collect();
         if let (Some(key), Some(status)) = (self.key, self.status) {
             lines.push(format!("asked after the run, a server called {key} {status}"));
         }
         lines
     }
 
-    fn new(invoke: &'a Invoke, statuses: &Map<&'a str, &'a str>) -> Result<Self, String> {
+    fn new(first: usize, invoke: &'a Invoke, statuses: &Map<&'a str, &'a str>) -> Result<Self, String> {
         let key = invoke.key.as_deref();
         let value = invoke.value.as_deref().ok_or_else(|| format!("write {} has no value", invoke.op))?;
         let object = invoke.object.as_deref();
@@ -152,7 +178,9 @@ impl<'a> Write<'a> {
             key,
             object,
             todo: invoke.todo.as_deref(),
-            sends: Vec::with_capacity(1),
+            first,
+            repeats: Vec::new(),
+            refused: true,
             begun_us: invoke.at_us,
             acknowledged: None,
             committed: None,
@@ -163,7 +191,10 @@ impl<'a> Write<'a> {
     }
 
     fn note_send(&mut self, place: usize, op: &Op<'a>) {
-        self.sends.push(place);
+        if place != self.first {
+            self.repeats.push(place);
+        }
+        self.refused &= matches!(op.end, Some((End::Fail, _)));
         self.begun_us = self.begun_us.min(op.invoke.at_us);
         let Some((End::Ok, done)) = op.end else { return };
         let new = (done.at_us, place);
@@ -184,14 +215,14 @@ impl<'a> Write<'a> {
 
 /// Gathers the writes by their idempotency keys; one without a key stands for itself.
 pub(crate) fn group<'a>(ops: &[Op<'a>], statuses: &Map<&'a str, &'a str>) -> Result<Vec<Write<'a>>, String> {
-    let count = ops.iter().filter(|op| op.invoke.action.is_write()).count();
+    let count = ops.iter().filter(|op| op.write).count();
     let mut writes: Vec<Write<'a>> = Vec::with_capacity(count);
     let mut by_key: Map<&'a str, usize> = Map::with_capacity(count);
-    for (place, op) in ops.iter().enumerate().filter(|(_, op)| op.invoke.action.is_write()) {
+    for (place, op) in ops.iter().enumerate().filter(|(_, op)| op.write) {
         let next = writes.len();
         let at = op.invoke.key.as_deref().map_or(next, |key| *by_key.entry(key).or_insert(next));
         if at == next {
-            writes.push(Write::new(op.invoke, statuses)?);
+            writes.push(Write::new(place, op.invoke, statuses)?);
         }
         if let Some(write) = writes.get_mut(at) {
             write.note_send(place, op);
