@@ -1,6 +1,7 @@
 //! The command line: sub-commands and exit codes. What the commands do is in `run.rs`, `up.rs`, `doctor.rs`.
 
 mod explore;
+mod export;
 mod flags;
 mod interrupts;
 mod proxy;
@@ -97,8 +98,16 @@ enum Command {
     },
     /// Judge a history file again; writes nothing.
     Check {
+        /// A `history.jsonl`, or the operations of another tool, one JSON object per line.
+        history: PathBuf,
+    },
+    /// Write the operations of a history to standard output, for other tools.
+    Export {
         /// A `history.jsonl`.
         history: PathBuf,
+        /// The form: JSON lines that `check` reads too, or EDN for Elle.
+        #[arg(long, value_name = "FORMAT", default_value = "jsonl")]
+        format: export::Form,
     },
     /// Judge the history in a folder again and write its report anew.
     Report {
@@ -205,6 +214,7 @@ async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
             tell(&verdict, None);
             Ok(verdict.outcome.exit_code())
         }
+        Command::Export { history, format } => export::write(&history, format).map(|()| 0),
         Command::Report { dir } => {
             let verdict = run::judge(&dir.join("history.jsonl"), &dir)?;
             tell(&verdict, Some(&dir));

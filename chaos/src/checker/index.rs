@@ -4,7 +4,7 @@
 use crate::checker::fault::{self, Fault};
 use crate::checker::index::objects::Objects;
 use crate::checker::index::raw::{Raw, Seen};
-use crate::history::{Action, Event, FinalRow, Load, Role, Run};
+use crate::history::{Action, Event, FinalRow, LedgerRow, Load, Role, Run};
 use crate::verdict::Outage;
 
 mod objects;
@@ -38,6 +38,8 @@ pub(crate) struct Index<'a> {
     pub(crate) rows_us: Option<u64>,
     /// When the ledger was read, where it was to the end.
     pub(crate) ledger_us: Option<u64>,
+    /// The rows of the ledger, each with the place of the write that made it.
+    pub(crate) ledger: Vec<(&'a LedgerRow, Option<usize>)>,
     pub(crate) faults: Vec<Fault<'a>>,
     pub(crate) seen: Seen<'a>,
     /// Whether a server's last word about its journal was that it is not empty.
@@ -83,12 +85,15 @@ impl<'a> Index<'a> {
             ops,
             writes,
             rows: raw.rows,
+            ledger: Vec::new(),
             faults,
             seen: raw.seen,
             journal_open: raw.journals.values().any(|journal| journal.entries > 0),
             servers,
         };
         index.relate()?;
+        let writer = |row: &&'a LedgerRow| (*row, index.writer(Some(&row.object), &row.value));
+        index.ledger = index.seen.ledger.iter().map(writer).collect();
         index.objects = Objects::of(&index);
         Ok(index)
     }

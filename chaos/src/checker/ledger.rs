@@ -1,15 +1,14 @@
 //! The ledger's part in W1, W2 and W3: one row for each effect on a register or list, and a counter for each object.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use crate::checker::Finding;
-use crate::checker::index::{Index, Write};
+use crate::checker::index::{Index, Map, Write};
 use crate::history::LedgerRow;
 
 /// Adds to each write the rows that its effect left.
 pub(crate) fn count(index: &Index<'_>, shown: &mut [u64]) {
-    let writers = index.seen.ledger.iter().filter_map(|row| index.writer(Some(&row.object), &row.value));
-    for place in writers {
+    for place in index.ledger.iter().filter_map(|(_, writer)| *writer) {
         if let Some(shown) = shown.get_mut(place) {
             *shown += 1;
         }
@@ -21,14 +20,20 @@ pub(crate) fn miscounted(index: &Index<'_>, finding: &mut Finding) {
     if index.seen.counters.is_empty() {
         return;
     }
-    let mut effects: HashMap<&str, HashSet<&str>> = HashMap::new();
-    for row in &index.seen.ledger {
-        effects.entry(&row.object).or_default().insert(&row.value);
+    let mut effects: Map<&str, i64> = Map::new();
+    let mut seen = vec![false; index.writes.len()];
+    let mut strangers = HashSet::new();
+    for (row, writer) in &index.ledger {
+        let new = match writer.and_then(|place| seen.get_mut(place)) {
+            Some(seen) => !std::mem::replace(seen, true),
+            None => strangers.insert((&row.object, &row.value)),
+        };
+        *effects.entry(&row.object).or_default() += i64::from(new);
     }
     for counter in &index.seen.counters {
         finding.examined(1);
-        let distinct = effects.get(counter.object.as_str()).map_or(0, HashSet::len);
-        if i64::try_from(distinct) != Ok(counter.count) {
+        let distinct = effects.get(counter.object.as_str()).copied().unwrap_or(0);
+        if distinct != counter.count {
             let (object, count) = (&counter.object, counter.count);
             finding.violated(format!("{object} counted {count} effects, of {distinct} operations"), || {
                 let rows = index.seen.ledger.iter().filter(|row| row.object == *object);
@@ -41,9 +46,9 @@ pub(crate) fn miscounted(index: &Index<'_>, finding: &mut Finding) {
 /// W3: rows of nobody, or of a write that was refused. Returns how many.
 pub(crate) fn strangers(index: &Index<'_>, finding: &mut Finding) -> u64 {
     let mut found = 0;
-    for row in &index.seen.ledger {
+    for (row, writer) in &index.ledger {
         finding.examined(1);
-        let write = index.writer(Some(&row.object), &row.value).and_then(|place| index.writes.get(place));
+        let write = writer.and_then(|place| index.writes.get(place));
         let summary = match write {
             None => format!("nobody wrote the row of {} in the ledger of {}", row.value, row.object),
             Some(write) if write.refused => {

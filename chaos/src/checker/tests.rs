@@ -5,6 +5,7 @@ mod builder;
 mod oracle;
 mod planted;
 mod property;
+mod runs;
 
 use super::*;
 use crate::checker::tests::builder::{Scene, ms};

@@ -4,7 +4,7 @@
 //! One file holds one kind of object, because a checker of transactions takes one model: lists where the history
 //! appends to any (Elle's `list-append`), else registers (`rw-register`); todos are registers with their id as the key.
 //! Left out are reads labelled stale and reads of many todos at once; a write acknowledged from a journal becomes
-//! `info`, since it takes effect later.
+//! `info`, since it takes effect later; and one sent twice with the same key is one.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Write};
@@ -63,9 +63,9 @@ pub fn export(events: &[Event], format: Format, out: &mut dyn Write) -> io::Resu
     let model = if names.lists.is_empty() { Model::Register } else { Model::ListAppend };
     let mut lines = Vec::new();
     let (mut operations, mut left_out) = (0, 0);
-    for event in events {
-        let Event::Invoke(begun) = event else { continue };
-        let end = ends.get(&begun.op);
+    for begun in events.iter().filter_map(begun) {
+        // Not there: a later sending of another operation.
+        let Some(&end) = ends.get(&begun.op) else { continue };
         let Some(step) = Step::of(begun, end, &names) else {
             left_out += 1;
             continue;
@@ -73,7 +73,7 @@ pub fn export(events: &[Event], format: Format, out: &mut dyn Write) -> io::Resu
         lines.push((begun.at_us, Kind::Invoke, begun.op, step.clone().without_answer()));
         operations += 1;
         if let Some((kind, done)) = end {
-            lines.push((done.at_us, kind.exported(begun, done), begun.op, step));
+            lines.push((done.at_us, kind, begun.op, step));
         }
     }
     // At one microsecond, beginnings first: what may have been at the same time counts as such.
@@ -114,8 +114,10 @@ impl Kind {
     }
 }
 
-fn ends(events: &[Event]) -> HashMap<u64, (Kind, &Completion)> {
-    let mut ends = HashMap::new();
+/// The end of each operation. A write that was sent again with its key is one operation, under the number of its first
+/// sending: the best of its ends is its end, and only if all failed did it fail.
+fn ends(events: &[Event]) -> HashMap<u64, Option<(Kind, &Completion)>> {
+    let mut told: HashMap<u64, (Kind, &Completion)> = HashMap::new();
     for event in events {
         let (kind, done) = match event {
             Event::Ok(done) => (Kind::Ok, done),
@@ -123,9 +125,27 @@ fn ends(events: &[Event]) -> HashMap<u64, (Kind, &Completion)> {
             Event::Info(done) => (Kind::Info, done),
             _ => continue,
         };
-        ends.insert(done.op, (kind, done));
+        told.insert(done.op, (kind, done));
     }
-    ends
+    let mut first: HashMap<&str, u64> = HashMap::new();
+    let mut ends: HashMap<u64, Vec<Option<(Kind, &Completion)>>> = HashMap::new();
+    for begun in events.iter().filter_map(begun) {
+        let end = told.get(&begun.op).map(|(kind, done)| (kind.exported(begun, done), *done));
+        let op = begun.key.as_deref().map_or(begun.op, |key| *first.entry(key).or_insert(begun.op));
+        ends.entry(op).or_default().push(end);
+    }
+    ends.into_iter().map(|(op, sends)| (op, best(&sends))).collect()
+}
+
+fn best<'a>(sends: &[Option<(Kind, &'a Completion)>]) -> Option<(Kind, &'a Completion)> {
+    let of = |wanted: Kind| sends.iter().flatten().filter(move |(kind, _)| *kind == wanted).copied();
+    let failed = of(Kind::Fail).count() == sends.len();
+    let good = of(Kind::Ok).min_by_key(|(_, done)| done.at_us);
+    good.or_else(|| of(if failed { Kind::Fail } else { Kind::Info }).max_by_key(|(_, done)| done.at_us))
+}
+
+fn begun(event: &Event) -> Option<&Invoke> {
+    if let Event::Invoke(begun) = event { Some(begun) } else { None }
 }
 
 /// What must be known of the whole history to name one operation's object.
@@ -145,11 +165,11 @@ fn lists(events: &[Event]) -> HashSet<&str> {
 /// The id of each todo by the title that it was made with: no answer tells a lost creation's.
 fn created<'a>(
     events: &'a [Event],
-    ends: &HashMap<u64, (Kind, &'a Completion)>,
+    ends: &HashMap<u64, Option<(Kind, &'a Completion)>>,
 ) -> HashMap<&'a str, &'a str> {
     let answers = events.iter().filter_map(|event| match event {
         Event::Invoke(begun) if begun.action == Action::Create => {
-            Some((begun.value.as_deref()?, ends.get(&begun.op)?.1.todos.first()?.id.as_str()))
+            Some((begun.value.as_deref()?, ends.get(&begun.op).copied()??.1.todos.first()?.id.as_str()))
         }
         _ => None,
     });
@@ -173,14 +193,14 @@ struct Step {
 }
 
 impl Step {
-    fn of(begun: &Invoke, end: Option<&(Kind, &Completion)>, names: &Names<'_>) -> Option<Self> {
+    fn of(begun: &Invoke, end: Option<(Kind, &Completion)>, names: &Names<'_>) -> Option<Self> {
         let list = begun.object.as_deref().is_some_and(|object| names.lists.contains(object));
         let fits = match begun.action {
             Action::List => false,
             Action::Set => names.lists.is_empty(),
             _ => list != names.lists.is_empty(),
         };
-        let done = end.filter(|(kind, _)| *kind == Kind::Ok).map(|(_, done)| *done);
+        let done = end.filter(|(kind, _)| *kind == Kind::Ok).map(|(_, done)| done);
         let stale =
             done.and_then(|done| done.freshness.as_deref()).is_some_and(|text| text.starts_with("stale"));
         if !fits || (stale && !begun.action.is_write()) {
@@ -387,6 +407,23 @@ mod tests {
         assert_eq!((told.model, told.operations, told.left_out), (Model::Register, 2, 0));
         assert!(text.contains(r#":type :invoke, :process 0, :f :txn, :value [[:w "id-1" "a"]]"#), "{text}");
         assert!(text.contains(r#":type :ok, :process 0, :f :txn, :value [[:r "id-1" "a"]]"#), "{text}");
+    }
+
+    #[test]
+    fn a_write_that_was_sent_again_is_one_and_ends_as_well_as_its_best_sending() {
+        let sent = |op, at_us| {
+            let Event::Invoke(begun) = begun(op, Action::Append, Some("a"), at_us) else {
+                panic!("an invoke")
+            };
+            Event::Invoke(Invoke { key: Some("k".into()), ..begun })
+        };
+        let cut = Event::Info(ended(0, None, 15));
+        let events = [sent(0, 10), cut.clone(), sent(1, 20), Event::Ok(ended(1, None, 25))];
+        let (text, told) = exported(&events, Format::Edn);
+        assert_eq!((told.operations, text.lines().count()), (1, 2));
+        assert!(text.contains(":time 25000, :type :ok"), "{text}");
+        let events = [sent(0, 10), cut, sent(1, 20), Event::Fail(ended(1, None, 25))];
+        assert!(exported(&events, Format::Edn).0.contains(":time 15000, :type :info"));
     }
 
     #[test]

@@ -285,11 +285,9 @@ impl<'i, 'a> Places<'i, 'a> {
     }
 
     fn read_ledger(&mut self) {
-        for row in &self.index.seen.ledger {
+        for (row, writer) in &self.index.ledger {
             // The first effect counts; a second one is a double, which W2 finds.
-            let slot =
-                self.index.writer(Some(&row.object), &row.value).and_then(|place| self.n.get_mut(place));
-            if let Some(slot) = slot {
+            if let Some(slot) = writer.and_then(|place| self.n.get_mut(place)) {
                 slot.get_or_insert(row.n);
             }
         }

@@ -20,6 +20,8 @@ pub(crate) struct Scene {
     events: Vec<Event>,
     ops: Vec<(Invoke, Option<Event>)>,
     extra_planned: u64,
+    /// End of the load.
+    pub(crate) until_us: u64,
 }
 
 impl Scene {
@@ -35,7 +37,8 @@ impl Scene {
             ..Run::default()
         };
         let events = vec![Event::Run(Box::new(run))];
-        Self { limits, rows: Vec::new(), rows_announced: None, events, ops: Vec::new(), extra_planned: 0 }
+        let (rows, ops, until_us) = (Vec::new(), Vec::new(), ms(14_050));
+        Self { limits, rows, rows_announced: None, events, ops, extra_planned: 0, until_us }
     }
 
     /// The database is killed at 4 s and back at 12 s. Ten reads and five writes per second, all good.
@@ -92,6 +95,19 @@ impl Scene {
             witness: Some("the postmaster ended by signal 9".into()),
         }));
         self.events.push(Event::FaultEnd(FaultEnd { id: 1, at_us: ms(11_500), witness: None }));
+    }
+
+    pub(crate) fn add(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// Lets what was begun in this time end later by so much.
+    pub(crate) fn delay(&mut self, begun: std::ops::Range<u64>, by_us: u64) {
+        for (_, end) in self.ops.iter_mut().filter(|(invoke, _)| begun.contains(&invoke.at_us)) {
+            if let Some(Event::Ok(done)) = end {
+                done.at_us += by_us;
+            }
+        }
     }
 
     pub(crate) fn fault_witness(&mut self, text: Option<&str>) {
@@ -283,7 +299,7 @@ impl Scene {
             counted.filter(|(invoke, _)| invoke.action.is_write() == writes).count() as u64
         };
         let (reads, writes) = (planned(false) + self.extra_planned, planned(true));
-        events.push(Event::Load(Load { at_us: ms(50), until_us: ms(14_050), reads, writes }));
+        events.push(Event::Load(Load { at_us: ms(50), until_us: self.until_us, reads, writes }));
         for (invoke, end) in &self.ops {
             events.push(Event::Invoke(invoke.clone()));
             events.extend(end.clone());
