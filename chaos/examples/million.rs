@@ -7,14 +7,14 @@ use std::io::Write;
 
 use ridethrough_chaos::checker::judge;
 use ridethrough_chaos::checker::synthetic::Synthetic;
-use ridethrough_chaos::history::{self, Event, Limits};
+use ridethrough_chaos::history::{self, Event};
 use ridethrough_chaos::verdict::{State, Verdict};
 use tokio::time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let operations = std::env::args().nth(1).map_or(Ok(1_000_000), |count| count.parse())?;
-    let mut events = Synthetic { operations, ..Synthetic::default() }.events();
-    let limits = Limits { fault_expected: false, ..Limits::default() };
+    let synthetic = Synthetic { operations, ..Synthetic::default() };
+    let (mut events, limits) = (synthetic.events(), synthetic.limits());
     tell("judged", || judge(&events, &limits))?;
 
     let path = std::env::temp_dir().join(format!("ridethrough-million-{}.jsonl", std::process::id()));
@@ -82,8 +82,9 @@ fn say(text: &str) -> std::io::Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes())
 }
 
-/// Seconds of processor time that this process took so far: the clock on the wall counts other programs, too.
+/// Seconds that this thread was on a processor so far: the clock on the wall counts other programs, too.
 fn processor_time() -> f64 {
-    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos: Option<f64> = text.split_whitespace().next().and_then(|first| first.parse().ok());
+    nanos.unwrap_or(0.0) / 1e9
 }

@@ -104,6 +104,23 @@ fn nothing_is_found_where_nothing_is_planted() {
 }
 
 #[test]
+fn a_long_history_is_judged_in_no_more_than_its_share_of_time() {
+    // Ten times what an unoptimised build takes; a check that compares every pair takes hours.
+    const NANOS_MAX: u64 = 20_000_000_000;
+    let synthetic = Synthetic { operations: 100_000, ..Synthetic::default() };
+    let events = synthetic.events();
+    // What this thread was on a processor for: other tests run beside it.
+    let spent = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        text.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = spent();
+    assert_eq!(judge(&events, &synthetic.limits()).outcome, Outcome::Held);
+    let took = spent() - before;
+    assert!(took <= NANOS_MAX, "{took} ns");
+}
+
+#[test]
 fn a_lost_write_breaks_w1() {
     finds(&["W1"], |events| {
         let (_, object, value) = write_in_the_middle(events);
