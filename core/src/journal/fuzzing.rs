@@ -9,7 +9,7 @@ use crate::journal::aside::record::{self as aside_record, AsideRecord};
 use crate::journal::cursor::{CURSOR_NAME, Cursor};
 use crate::journal::disk::Disk;
 use crate::journal::disk::scratch::ScratchDisk;
-use crate::journal::record::{self, Stamp};
+use crate::journal::record::{self, Seed, Stamp};
 use crate::journal::scan::scan;
 use crate::journal::segment::{self, FileKind, HEADER_BYTES, Header};
 use crate::journal::{Aside, Entry, Journal, JournalConfig, NewEntry};
@@ -27,9 +27,9 @@ pub fn segment(bytes: &[u8]) {
     let Ok(header) = Header::decode(bytes) else { return };
     assert_eq!(Header::decode(&header.encode()), Ok(header), "a header comes back as it went");
     let (mut end, mut next) = (HEADER_BYTES as u64, header.first);
-    let walked = scan(bytes, header.salt, header.first, |offset, frame| {
+    let walked = scan(bytes, header.seed(), header.first, |offset, frame| {
         assert_eq!((offset, frame.sequence), (end, next), "records follow each other");
-        let stamp = Stamp { salt: header.salt, sequence: frame.sequence, batch_first: frame.batch_first };
+        let stamp = Stamp { seed: header.seed(), sequence: frame.sequence, batch_first: frame.batch_first };
         let entry = NewEntry {
             key: frame.key.to_owned(),
             kind: frame.kind.to_owned(),
@@ -158,7 +158,11 @@ pub fn sound_segment(shape: u8) -> Vec<u8> {
             retried: shape % 2 == 1,
         };
         let batch_first = first + number / 2 * 2;
-        record::encode(&mut bytes, Stamp { salt, sequence: first + number, batch_first }, &entry);
+        record::encode(
+            &mut bytes,
+            Stamp { seed: Seed::of(salt), sequence: first + number, batch_first },
+            &entry,
+        );
     }
     bytes.resize(bytes.len() + 64 * usize::from(shape % 2), 0);
     bytes
@@ -187,7 +191,11 @@ pub fn sound_aside(shape: u8) -> Vec<u8> {
             3 => aside_record::forget(&[3, 4], 0),
             _ => aside_record::keep(&entry, &why, 0),
         };
-        record::encode(&mut bytes, Stamp { salt, sequence: number + 1, batch_first: number + 1 }, &entry);
+        record::encode(
+            &mut bytes,
+            Stamp { seed: Seed::of(salt), sequence: number + 1, batch_first: number + 1 },
+            &entry,
+        );
     }
     bytes
 }

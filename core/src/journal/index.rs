@@ -2,23 +2,26 @@
 //! nothing of waiting tasks and does no I/O.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
+use crate::journal::Pending;
 use crate::journal::aside::{AsideIndex, AsideSlot};
 use crate::journal::disk::DiskFile;
 use crate::journal::heads::Heads;
+use crate::journal::record::{self, Seed};
 use crate::journal::segment::FileKind;
-use crate::journal::{Pending, record};
 
+mod links;
 mod names;
 mod notes;
 mod taken;
 
+use crate::journal::index::links::Link;
+pub(crate) use crate::journal::index::links::{Keys, Links, NewSlot, is_same};
 use crate::journal::index::names::Names;
 pub(crate) use crate::journal::index::names::{Hashes, NameHash, Naming};
 pub(crate) use crate::journal::index::notes::Note;
-use crate::journal::index::notes::{NoteAt, Notes};
 use crate::journal::index::taken::Taken;
 
 /// Room for so many entries stays when none is left; what a long outage took beyond that is given back.
@@ -30,7 +33,7 @@ pub(crate) struct RecordFile {
     pub(crate) name: Arc<str>,
     pub(crate) kind: FileKind,
     pub(crate) file: Arc<dyn DiskFile>,
-    pub(crate) salt: u32,
+    pub(crate) seed: Seed,
 }
 
 /// One entry on its own, with its names.
@@ -53,87 +56,6 @@ pub(crate) struct Place {
     pub(crate) slot: Slot,
 }
 
-/// An entry in the index; what is not needed to go from one to another is in its note.
-#[derive(Debug)]
-struct Link {
-    /// Of the frame in its file, which has less than 96 MiB.
-    offset: u32,
-    /// Of the frame, in bytes.
-    length: u32,
-    note: NoteAt,
-    /// How far it is to the next entry of the same ordering key; 0 where there is none.
-    next: u32,
-    hashes: Hashes,
-    is_pending: bool,
-    /// Its ordering key is that of the entry before it.
-    is_alike: bool,
-}
-
-/// An entry to put into the index.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NewSlot<'a> {
-    pub(crate) note: Note<'a>,
-    pub(crate) hashes: Hashes,
-    pub(crate) file: &'a Arc<RecordFile>,
-    pub(crate) offset: u64,
-    /// Length of the frame in bytes.
-    pub(crate) length: u32,
-}
-
-/// The entries themselves, apart from what leads to them.
-#[derive(Debug)]
-struct Links {
-    /// The sequence of the front one, or of the next one to come.
-    first: u64,
-    links: VecDeque<Link>,
-    notes: Notes,
-}
-
-impl Links {
-    fn position(&self, sequence: u64) -> Option<usize> {
-        usize::try_from(sequence.checked_sub(self.first)?).ok()
-    }
-
-    fn get(&self, sequence: u64) -> Option<&Link> {
-        self.links.get(self.position(sequence)?)
-    }
-
-    fn get_mut(&mut self, sequence: u64) -> Option<&mut Link> {
-        let position = self.position(sequence)?;
-        self.links.get_mut(position)
-    }
-
-    fn note(&self, sequence: u64) -> Option<Note<'_>> {
-        let link = self.get(sequence)?;
-        Some(self.notes.get(link.note).1)
-    }
-
-    fn slot(&self, link: &Link) -> Slot {
-        let (file, note) = self.notes.get(link.note);
-        Slot {
-            key: note.key.into(),
-            ordering_key: note.ordering_key.into(),
-            fingerprint: note.fingerprint,
-            accepted_micros: note.accepted_micros,
-            file: Arc::clone(file),
-            offset: link.offset.into(),
-            length: link.length,
-        }
-    }
-
-    /// Lets go of the oldest ones that are not pending.
-    fn advance(&mut self) {
-        while self.links.front().is_some_and(|link| !link.is_pending) {
-            self.links.pop_front();
-            self.first += 1;
-        }
-        match self.links.is_empty() {
-            true => self.notes.clear(),
-            false => self.notes.forget_before(self.first),
-        }
-    }
-}
-
 /// All durable entries behind the cursor, in order and without gaps, with those that were settled early among them.
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -142,8 +64,6 @@ pub(crate) struct Index {
     by_key: Names,
     /// The newest entry of each ordering key that has a pending one.
     tails: Names,
-    /// That of the newest entry: runs of one ordering key are common, and a note just written is slow to read.
-    last_ordering_key: String,
     /// The oldest pending entry of each ordering key.
     heads: Heads,
     entries: u64,
@@ -156,11 +76,10 @@ impl Index {
     /// An empty index whose first entry will have this sequence.
     pub(crate) fn starting_at(first: u64) -> Self {
         Self {
-            links: Links { first, links: VecDeque::new(), notes: Notes::default() },
+            links: Links::starting_at(first),
             naming: Naming::default(),
             by_key: Names::default(),
             tails: Names::default(),
-            last_ordering_key: String::new(),
             heads: Heads::default(),
             entries: 0,
             bytes: 0,
@@ -170,8 +89,7 @@ impl Index {
 
     /// Makes room for so many more entries.
     pub(crate) fn reserve(&mut self, entries: usize) {
-        self.links.links.reserve(entries);
-        self.by_key.reserve(entries);
+        self.links.reserve(entries);
     }
 
     /// How names are hashed here.
@@ -181,62 +99,62 @@ impl Index {
 
     /// The sequence that the next entry will have.
     pub(crate) fn next_sequence(&self) -> u64 {
-        self.links.first + self.links.links.len() as u64
+        self.links.next()
     }
 
     /// Takes the next entry.
     pub(crate) fn push(&mut self, new: NewSlot<'_>) -> u64 {
-        let sequence = self.add(new);
-        self.lead_to(sequence);
-        sequence
-    }
-
-    /// Takes the next entry, which counts, and which nobody finds before [`lead_to`](Self::lead_to). Apart for many entries:
-    /// the tables are in no order in memory, and the processor waits for them together only where nothing lies between.
-    pub(crate) fn add(&mut self, new: NewSlot<'_>) -> u64 {
         let sequence = self.next_sequence();
-        let NewSlot { note, hashes, file, offset, length } = new;
         self.entries += 1;
-        self.bytes += u64::from(length);
-        let is_alike = self.last_ordering_key == note.ordering_key;
-        if !is_alike {
-            self.last_ordering_key.clear();
-            self.last_ordering_key.push_str(note.ordering_key);
-        }
-        let note = self.links.notes.push(sequence, file, &note);
-        let offset = u32::try_from(offset).expect("a segment has less than 96 MiB");
-        self.links.links.push_back(Link {
-            offset,
-            length,
-            note,
-            next: 0,
-            hashes,
-            is_pending: true,
-            is_alike,
-        });
+        self.bytes += u64::from(new.length);
+        let hash = new.hashes.key;
+        self.links.push(new);
+        self.lead_to_key(hash, sequence);
+        self.chain(sequence);
         sequence
     }
 
-    /// Lets an entry that was [added](Self::add) be found; oldest first.
-    pub(crate) fn lead_to(&mut self, sequence: u64) {
-        let (links, first) = (&self.links, self.links.first);
-        let Some(Link { hashes, is_alike, .. }) = links.get(sequence) else { return };
-        let (hashes, is_alike) = (*hashes, *is_alike);
+    /// Takes entries that follow, all of them pending, which nobody finds by their keys before [`lead_to`](Self::lead_to).
+    pub(crate) fn append(&mut self, entries: Links) {
+        let from = self.next_sequence();
+        self.entries += entries.len() as u64;
+        self.bytes += entries.bytes();
+        self.links.append(entries);
+        (from..self.next_sequence()).for_each(|sequence| self.chain(sequence));
+    }
+
+    /// Lets all entries that were [appended](Self::append) be found by their keys, before anything else is done with them.
+    pub(crate) fn lead_to(&mut self, runs: &[Keys]) {
+        // In a table that grows on the way, the keys of one range would all be in one another's way.
+        self.by_key.reserve(usize::try_from(self.entries).unwrap_or_default());
+        for (hash, sequence) in Keys::in_ranges(runs) {
+            self.lead_to_key(hash, sequence);
+        }
+    }
+
+    /// Lets a new entry be found by its key.
+    fn lead_to_key(&mut self, hash: NameHash, sequence: u64) {
+        let links = &self.links;
         let key = |sequence| links.note(sequence).map(|note| note.key);
         // A lost cursor can bring two entries of one key back; the later one is what a caller means by the key.
-        self.by_key.set(hashes.key, sequence, first, |other| key(other) == key(sequence));
+        self.by_key.set(hash, sequence, links.first(), |other| key(other) == key(sequence));
+    }
+
+    /// Puts a new entry, the newest of all, at the end of its ordering key's chain.
+    fn chain(&mut self, sequence: u64) {
+        let links = &self.links;
+        let Some(Link { hashes, is_alike, .. }) = links.get(sequence) else { return };
+        let (hash, is_alike) = (hashes.ordering_key, *is_alike);
         let ordering_key = |sequence| links.note(sequence).map(|note| note.ordering_key);
         let is_tail = |other| match other + 1 == sequence {
             true => is_alike,
-            false => ordering_key(other) == ordering_key(sequence),
-        };
-        match self.tails.set(hashes.ordering_key, sequence, first, is_tail) {
-            None => self.heads.set(sequence),
-            Some(tail) => {
-                if let Some(link) = self.links.get_mut(tail) {
-                    link.next = (sequence - tail) as u32;
-                }
+            false => {
+                matches!((ordering_key(other), ordering_key(sequence)), (Some(a), Some(b)) if is_same(a, b))
             }
+        };
+        match self.tails.set(hash, sequence, links.first(), is_tail) {
+            None => self.heads.set(sequence),
+            Some(tail) => self.links.follow(tail, sequence),
         }
     }
 
@@ -268,9 +186,9 @@ impl Index {
 
     fn advance(&mut self) {
         self.links.advance();
-        self.heads.forget_before(self.links.first);
-        if self.links.links.is_empty() {
-            self.links.links.shrink_to(KEPT_ROOM);
+        self.heads.forget_before(self.links.first());
+        if self.links.len() == 0 {
+            self.links.shrink_to(KEPT_ROOM);
             self.by_key.shrink_to(KEPT_ROOM);
             self.tails.shrink_to(KEPT_ROOM);
         }
@@ -322,7 +240,7 @@ impl Index {
 
     /// Nothing up to this sequence is left.
     pub(crate) fn settled_through(&self) -> u64 {
-        self.links.first - 1
+        self.links.first() - 1
     }
 
     /// The pending or held entry of a key.
@@ -333,7 +251,7 @@ impl Index {
     /// The same, where the hash of the key is known.
     pub(crate) fn find_hashed(&self, key: &str, hash: NameHash) -> Option<Pending> {
         let is_it = |sequence| self.links.note(sequence).is_some_and(|note| note.key == key);
-        let Some(sequence) = self.by_key.find(hash, self.links.first, is_it) else {
+        let Some(sequence) = self.by_key.find(hash, self.links.first(), is_it) else {
             return self.aside.find(key);
         };
         let note = self.links.note(sequence)?;
@@ -344,8 +262,8 @@ impl Index {
     /// Whether an entry of this ordering key is pending or held.
     pub(crate) fn is_waiting(&self, ordering_key: &str) -> bool {
         let is_it =
-            |sequence| self.links.note(sequence).is_some_and(|note| note.ordering_key == ordering_key);
-        let tail = self.tails.find(self.naming.hash(ordering_key), self.links.first, is_it);
+            |sequence| self.links.note(sequence).is_some_and(|note| is_same(note.ordering_key, ordering_key));
+        let tail = self.tails.find(self.naming.hash(ordering_key), self.links.first(), is_it);
         tail.is_some() || self.aside.is_waiting(ordering_key)
     }
 
@@ -360,7 +278,7 @@ impl Index {
         let mut taken = Taken::new(entries_max, bytes_max);
         let Some(left_out) = taken.take_released(&self.aside, skip) else { return taken.places };
         let mut following = BinaryHeap::new();
-        let mut head = self.heads.at_or_after(self.links.first);
+        let mut head = self.heads.at_or_after(self.links.first());
         loop {
             let next = following.peek().map(|Reverse(sequence)| *sequence);
             let sequence = match (head, next) {
@@ -372,7 +290,7 @@ impl Index {
             let Some(link) = self.links.get(sequence) else { return taken.places };
             if head == Some(sequence) {
                 head = self.heads.at_or_after(sequence + 1);
-                let ordering_key = self.links.notes.get(link.note).1.ordering_key;
+                let ordering_key = self.links.note_of(link).ordering_key;
                 let is_left_out = self.aside.is_held(ordering_key) || left_out.contains(ordering_key);
                 if is_left_out || skip(ordering_key) {
                     continue;
@@ -404,15 +322,14 @@ impl Index {
 
     /// The oldest pending entries up to this sequence, at most so many.
     pub(crate) fn pending_through(&self, last: u64, entries_max: usize) -> Vec<u64> {
-        let numbered = (self.links.first..=last).zip(&self.links.links);
-        let pending = numbered.filter(|(_, link)| link.is_pending);
+        let pending = self.links.through(last).filter(|(_, link)| link.is_pending);
         pending.take(entries_max).map(|(sequence, _)| sequence).collect()
     }
 
     /// When the oldest pending entry was accepted, in microseconds since 1970.
     pub(crate) fn oldest_micros(&self) -> Option<i64> {
         let released = self.aside.released_first().map(|slot| slot.accepted_micros);
-        let head = || Some(self.links.note(self.heads.at_or_after(self.links.first)?)?.accepted_micros);
+        let head = || Some(self.links.note(self.heads.at_or_after(self.links.first())?)?.accepted_micros);
         released.or_else(head)
     }
 }

@@ -12,7 +12,7 @@ use crate::journal::cursor::{CURSOR_NAME, Cursor};
 use crate::journal::disk::{DiskView, LOCK_NAME, RealView};
 use crate::journal::order::{self, Order, SEGMENT_FILE_BYTES_LIMIT};
 use crate::journal::record::{self, Frame};
-use crate::journal::scan::{Damage, Tail};
+use crate::journal::scan::{Damage, Tail, scan};
 use crate::journal::segment::{self, Header};
 use crate::journal::{AsideEntry, Backlog, JournalError};
 
@@ -289,10 +289,11 @@ impl<'a> Look<'a> {
         newest: bool,
         found: &mut SegmentSurvey,
     ) -> Result<SegmentState, Damage> {
-        let header = self.order.admit(bytes, found.first)?;
+        let header = order::header(bytes)?;
+        self.order.admit(&header, found.first)?;
         let start = self.order.start();
         let (survey, aside) = (&mut self.survey, &mut self.aside);
-        let scan = self.order.walk(bytes, &header, newest, |_, frame| {
+        let scan = scan(bytes, header.seed(), header.first, |_, frame| {
             found.records += 1;
             found.last = Some(frame.sequence);
             let is_aside = aside.as_ref().is_some_and(|aside| aside.had(frame.sequence));
@@ -304,6 +305,7 @@ impl<'a> Look<'a> {
                 survey.count(&frame);
             }
         })?;
+        self.order.join(&header, newest, &scan)?;
         self.sound.push((header, scan.next));
         Ok(match scan.tail {
             Tail::Torn { bytes, .. } => SegmentState::Torn { offset: scan.end, bytes },

@@ -2,8 +2,7 @@
 //! judge by the same words, which stand here. Pure: it reads no file and changes none.
 
 use crate::journal::cursor::Cursor;
-use crate::journal::record::Frame;
-use crate::journal::scan::{Damage, Scan, Tail, scan};
+use crate::journal::scan::{Damage, Scan, Tail};
 use crate::journal::segment::{HEADER_BYTES, Header};
 use crate::sabotage::{self, Bug};
 
@@ -61,19 +60,12 @@ impl Order {
         self.journal_id
     }
 
-    /// Reads the header of the next segment, and judges whether the file belongs where its name puts it.
+    /// Judges whether the next segment belongs where its file's name puts it.
     ///
     /// # Errors
     /// [`Damage`].
-    pub(crate) fn admit(&self, bytes: &[u8], first: u64) -> Result<Header, Damage> {
-        let length = bytes.len() as u64;
-        if length < HEADER_BYTES as u64 {
-            return Err(Damage { offset: length, what: "the file ends within its header".to_owned() });
-        }
-        let at_start = |what: String| Damage { offset: 0, what };
-        let header = Header::decode(bytes).map_err(|fault| at_start(fault.to_string()))?;
-        self.check_place(&header, first).map_err(at_start)?;
-        Ok(header)
+    pub(crate) fn admit(&self, header: &Header, first: u64) -> Result<(), Damage> {
+        self.check_place(header, first).map_err(|what| Damage { offset: 0, what })
     }
 
     fn check_place(&self, header: &Header, first: u64) -> Result<(), String> {
@@ -105,25 +97,18 @@ impl Order {
         Err(format!("records {missing} to {} are missing before this file", first - 1))
     }
 
-    /// Walks the records of an admitted segment and takes it into the order.
+    /// Takes an admitted segment into the order, whose records were walked to this end.
     ///
     /// # Errors
-    /// [`Damage`] in the segment, or at its end where only the newest may be torn.
-    pub(crate) fn walk<'a>(
-        &mut self,
-        bytes: &'a [u8],
-        header: &Header,
-        newest: bool,
-        each: impl FnMut(u64, Frame<'a>),
-    ) -> Result<Scan, Damage> {
-        let scan = scan(bytes, header.salt, header.first, each)?;
+    /// [`Damage`] at the end where only the newest may be torn.
+    pub(crate) fn join(&mut self, header: &Header, newest: bool, scan: &Scan) -> Result<(), Damage> {
         if let Tail::Torn { why, .. } = scan.tail
             && !newest
         {
             return Err(Damage { offset: scan.end, what: format!("{why}, and a newer segment exists") });
         }
         self.take(header, scan.next);
-        Ok(scan)
+        Ok(())
     }
 
     /// Takes a sound segment into the order, whose last record comes before `next`.
@@ -166,6 +151,18 @@ impl Order {
         }
         order.finish()
     }
+}
+
+/// Reads the header of a segment.
+///
+/// # Errors
+/// [`Damage`].
+pub(crate) fn header(bytes: &[u8]) -> Result<Header, Damage> {
+    let length = bytes.len() as u64;
+    if length < HEADER_BYTES as u64 {
+        return Err(Damage { offset: length, what: "the file ends within its header".to_owned() });
+    }
+    Header::decode(bytes).map_err(|fault| Damage { offset: 0, what: fault.to_string() })
 }
 
 /// Why a file of this length is no segment, before anything of it is read.

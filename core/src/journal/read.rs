@@ -65,7 +65,7 @@ fn read_run(paths: &Paths, first: &Place, run: &[Place], out: &mut Vec<Entry>) -
 
 fn entry(place: &Place, bytes: &Bytes, here: &[u8]) -> Result<Entry, String> {
     let Place { sequence, slot } = place;
-    let frame = record::decode(here, slot.file.salt).map_err(|fault| fault.to_string())?;
+    let frame = record::decode(here, slot.file.seed).map_err(|fault| fault.to_string())?;
     let (found, payload) = match slot.file.kind {
         FileKind::Segment => (frame.sequence, frame.payload),
         FileKind::Aside => match aside_record::parse(frame.payload) {

@@ -33,11 +33,21 @@ const CONTENT_BYTES_MAX: usize = PAYLOAD_BYTES_LIMIT as usize + ASIDE_BYTES_LIMI
 const FRAME_BYTES_MAX: usize =
     FRAME_BYTES_MIN + KEY_BYTES_LIMIT + KIND_BYTES_LIMIT + ORDERING_KEY_BYTES_LIMIT + CONTENT_BYTES_MAX;
 
-/// What makes a record belong to its place: the segment's salt, its own number, and the number its batch began with.
+/// What the checksums of one file's records begin with: that of the salt in its header, so that bytes of another file or of a
+/// user never look valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seed(u32);
+
+impl Seed {
+    pub(crate) fn of(salt: u32) -> Self {
+        Self(crc32c::crc32c(&salt.to_le_bytes()))
+    }
+}
+
+/// What makes a record belong to its place: its file's seed, its own number, and the number its batch began with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// From the segment header; goes into the checksum, so bytes of another segment or of a user never look valid.
-    pub(crate) salt: u32,
+    pub(crate) seed: Seed,
     /// Position in the journal; the first record ever is 1.
     pub(crate) sequence: u64,
     /// Every record before this one was synced before this one was written.
@@ -103,16 +113,16 @@ pub(crate) fn encode(out: &mut Vec<u8>, stamp: Stamp, entry: &NewEntry) {
     out.extend_from_slice(entry.key.as_bytes());
     out.extend_from_slice(entry.ordering_key.as_bytes());
     out.extend_from_slice(&entry.payload);
-    let sum = checksum(stamp.salt, out.get(start..).unwrap_or_default());
+    let sum = checksum(stamp.seed, out.get(start..).unwrap_or_default());
     out.extend_from_slice(&sum.to_le_bytes());
 }
 
 /// Reads the record that begins with the first byte; bytes after it are left alone.
-pub(crate) fn decode(bytes: &[u8], salt: u32) -> Result<Frame<'_>, FrameFault> {
+pub(crate) fn decode(bytes: &[u8], seed: Seed) -> Result<Frame<'_>, FrameFault> {
     let length = frame_length(bytes)?;
     let frame = bytes.get(..length).ok_or(FrameFault::Short)?;
     let (covered, sum) = frame.split_last_chunk::<CHECKSUM_BYTES>().ok_or(FrameFault::Length)?;
-    if checksum(salt, covered) != u32::from_le_bytes(*sum) {
+    if checksum(seed, covered) != u32::from_le_bytes(*sum) {
         return Err(FrameFault::Checksum);
     }
     fields(covered, length).ok_or(FrameFault::Fields)
@@ -139,9 +149,11 @@ fn fields(covered: &[u8], length: usize) -> Option<Frame<'_>> {
     let flags = u16::from_le_bytes(*rest.array()?);
     let version = u16::from_le_bytes(*rest.array()?);
     let [ordering_key_bytes, zero] = *rest.array()?;
-    let kind = std::str::from_utf8(rest.slice(kind_bytes.into())?).ok()?;
-    let key = std::str::from_utf8(rest.slice(key_bytes.into())?).ok()?;
-    let ordering_key = std::str::from_utf8(rest.slice(ordering_key_bytes.into())?).ok()?;
+    let names_bytes = usize::from(kind_bytes) + usize::from(key_bytes) + usize::from(ordering_key_bytes);
+    // Once for all three: most of what it takes is getting there.
+    let names = std::str::from_utf8(rest.slice(names_bytes)?).ok()?;
+    let (kind, names) = names.split_at_checked(kind_bytes.into())?;
+    let (key, ordering_key) = names.split_at_checked(key_bytes.into())?;
     let sane = flags & !FLAG_RETRIED == 0
         && zero == 0
         && batch_first <= sequence
@@ -180,8 +192,8 @@ impl<'a> Bytes<'a> {
     }
 }
 
-fn checksum(salt: u32, bytes: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&salt.to_le_bytes()), bytes)
+fn checksum(seed: Seed, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(seed.0, bytes)
 }
 
 /// Microseconds since 1970, negative before; a time beyond the year 290,000 is held at the end of the range.

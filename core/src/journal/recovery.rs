@@ -12,11 +12,15 @@ use crate::journal::aside::record::AsideRecord;
 use crate::journal::aside::{self, AsideIndex, AsideSlot};
 use crate::journal::cursor::{CURSOR_NAME, Cursor};
 use crate::journal::disk::{Disk, DiskFile};
-use crate::journal::index::{Hashes, Index, NewSlot, Note, RecordFile, Slot};
+use crate::journal::index::{Index, Keys, RecordFile, Slot};
 use crate::journal::order::{self, Order};
 use crate::journal::record;
 use crate::journal::scan::{Damage, Scan, Tail};
 use crate::journal::segment::{self, FileKind, Header, Segment};
+
+mod pieces;
+
+use crate::journal::recovery::pieces::Piece;
 
 /// Room that is made at once for what the segments are likely to hold.
 const ENTRIES_AHEAD_MAX: usize = 1_000_000;
@@ -84,6 +88,10 @@ pub(crate) fn recover(disk: &dyn Disk, paths: &Paths, segment_bytes: u64) -> Res
 #[derive(Debug)]
 struct Survey {
     index: Index,
+    /// Of the entries that nobody finds yet.
+    keys: Vec<Keys>,
+    /// Sequence and key of each entry that an operator gave back.
+    retried: Vec<(u64, String)>,
     segments: Vec<Surveyed>,
     unfinished: Vec<String>,
     order: Order,
@@ -120,80 +128,54 @@ impl Survey {
         let mut survey = Self {
             index,
             aside,
+            keys: Vec::with_capacity(firsts.len()),
+            retried: Vec::new(),
             segments: Vec::with_capacity(firsts.len()),
             unfinished,
             order,
             cursor,
             cursor_lost: had_cursor && cursor.is_none(),
         };
-        // One buffer for all: fresh memory costs more than what is done with it.
-        let mut bytes = Vec::new();
-        for (position, first) in firsts.iter().enumerate() {
-            survey.take((disk, paths), *first, position + 1 == firsts.len(), &mut bytes)?;
-            if position == 0 {
+        let (start, naming) = (survey.order.start(), survey.index.naming().clone());
+        let source = pieces::Source { disk, paths, firsts: &firsts, start, naming: &naming };
+        pieces::read_all(source, &mut |place, piece| {
+            survey.take(paths, piece, place + 1 == firsts.len())?;
+            if place == 0 {
                 // Segments are of one length, so the others hold about as many; growing step by step costs more.
                 let entries = usize::try_from(survey.index.entries()).unwrap_or_default();
                 survey.index.reserve(entries.saturating_mul(firsts.len() - 1).min(ENTRIES_AHEAD_MAX));
             }
-        }
+            Ok(())
+        })?;
+        survey.lead();
         survey.check_cursor(paths)?;
         survey.check_aside(paths)?;
         Ok(survey)
     }
 
-    fn take(
-        &mut self,
-        (disk, paths): (&dyn Disk, &Paths),
-        first: u64,
-        newest: bool,
-        bytes: &mut Vec<u8>,
-    ) -> Result<(), JournalError> {
-        let name = segment::name(first);
-        let file = read_whole(disk, paths, &name, bytes)?;
-        let damaged = |Damage { offset, what }| paths.damaged(&name, offset, what);
-        let header = self.order.admit(bytes, first).map_err(damaged)?;
-        let file = Arc::new(RecordFile {
-            name: name.as_str().into(),
-            kind: FileKind::Segment,
-            file,
-            salt: header.salt,
-        });
-        let (index, aside) = (&mut self.index, self.aside.as_ref());
-        let from = index.next_sequence();
-        let mut retried = Vec::new();
-        let walked = self.order.walk(bytes, &header, newest, |offset, frame| {
-            // Everything before the index's start is acknowledged already.
-            if frame.sequence == index.next_sequence() {
-                let naming = index.naming();
-                let sequence = index.add(NewSlot {
-                    hashes: Hashes {
-                        key: naming.hash(frame.key),
-                        ordering_key: naming.hash(frame.ordering_key),
-                    },
-                    note: Note {
-                        key: frame.key,
-                        ordering_key: frame.ordering_key,
-                        fingerprint: frame.fingerprint,
-                        accepted_micros: frame.accepted_micros,
-                    },
-                    file: &file,
-                    offset,
-                    length: u32::try_from(frame.length).expect("a decoded frame's length came from a u32"),
-                });
-                if frame.retried {
-                    retried.push((sequence, frame.key));
-                }
-            }
-        });
-        (from..index.next_sequence()).for_each(|sequence| index.lead_to(sequence));
-        if let Some(aside) = aside {
-            retried.retain(|(sequence, _)| !aside.had.contains(sequence));
-            retried.iter().for_each(|(_, key)| index.aside.retried(key));
-            let had = aside.had.iter().filter(|sequence| **sequence >= from);
-            had.for_each(|sequence| index.left(*sequence));
+    /// Lets the entries be found, and takes out those that are aside.
+    fn lead(&mut self) {
+        let index = &mut self.index;
+        index.lead_to(&std::mem::take(&mut self.keys));
+        if let Some(aside) = &self.aside {
+            self.retried.retain(|(sequence, _)| !aside.had.contains(sequence));
+            self.retried.iter().for_each(|(_, key)| index.aside.retried(key));
+            aside.had.iter().for_each(|sequence| index.left(*sequence));
         }
-        let scan = walked.map_err(damaged)?;
-        self.segments.push(Surveyed { file, header, length: bytes.len() as u64, scan });
+    }
+
+    /// Takes the next segment.
+    fn take(&mut self, paths: &Paths, piece: Piece, newest: bool) -> Result<(), JournalError> {
+        let Piece { file, header, length, scan, entries, keys, retried } = piece;
+        let damaged = |Damage { offset, what }| paths.damaged(&file.name, offset, what);
+        let first = segment::first_in_name(&file.name).unwrap_or_default();
+        self.order.admit(&header, first).map_err(damaged)?;
+        let scan = scan.map_err(damaged)?;
+        self.order.join(&header, newest, &scan).map_err(damaged)?;
+        self.index.append(entries);
+        self.keys.push(keys);
+        self.retried.extend(retried);
+        self.segments.push(Surveyed { file, header, length, scan });
         Ok(())
     }
 
@@ -264,8 +246,12 @@ impl FoundAside {
         let file = read_whole(disk, paths, ASIDE_NAME, &mut bytes)?;
         let header = Header::decode_as(FileKind::Aside, &bytes)
             .map_err(|fault| paths.damaged(ASIDE_NAME, 0, fault.to_string()))?;
-        let records =
-            Arc::new(RecordFile { name: ASIDE_NAME.into(), kind: FileKind::Aside, file, salt: header.salt });
+        let records = Arc::new(RecordFile {
+            name: ASIDE_NAME.into(),
+            kind: FileKind::Aside,
+            file,
+            seed: header.seed(),
+        });
         let (mut had, mut gone) = (HashSet::new(), BTreeSet::new());
         let walked = aside::record::walk(&bytes, &header, |offset, frame, what| match what {
             AsideRecord::Kept { sequence, since_micros, why, .. } => {

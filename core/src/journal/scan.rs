@@ -1,7 +1,7 @@
 //! Walks the records of one segment's bytes and judges the end: clean, padded, torn, or damaged. Pure: no files,
 //! and it allocates nothing that depends on what the bytes claim.
 
-use crate::journal::record::{self, Frame, FrameFault, RECORD_MAGIC};
+use crate::journal::record::{self, Frame, FrameFault, RECORD_MAGIC, Seed};
 use crate::journal::segment::HEADER_BYTES;
 
 /// What a walk found.
@@ -42,7 +42,7 @@ pub(crate) struct Damage {
 /// bad place, or a good record has the wrong sequence.
 pub(crate) fn scan<'a>(
     bytes: &'a [u8],
-    salt: u32,
+    seed: Seed,
     first: u64,
     mut each: impl FnMut(u64, Frame<'a>),
 ) -> Result<Scan, Damage> {
@@ -56,9 +56,9 @@ pub(crate) fn scan<'a>(
         if rest.is_empty() {
             return Ok(found(batch.1 as u64, Tail::Clean));
         }
-        let frame = match record::decode(rest, salt) {
+        let frame = match record::decode(rest, seed) {
             Ok(frame) => frame,
-            Err(why) => return tail(rest, salt, next, why, offset).map(|tail| found(batch.1 as u64, tail)),
+            Err(why) => return tail(rest, seed, next, why, offset).map(|tail| found(batch.1 as u64, tail)),
         };
         if frame.sequence != next {
             let what = format!("record {} stands where record {next} belongs", frame.sequence);
@@ -74,13 +74,13 @@ pub(crate) fn scan<'a>(
 }
 
 /// Judges the bytes from the first place on that is not a good record.
-fn tail(rest: &[u8], salt: u32, broken: u64, why: FrameFault, offset: usize) -> Result<Tail, Damage> {
-    let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(Tail::Padding) };
+fn tail(rest: &[u8], seed: Seed, broken: u64, why: FrameFault, offset: usize) -> Result<Tail, Damage> {
+    let Some(last) = last_nonzero(rest) else { return Ok(Tail::Padding) };
     if why == FrameFault::Fields {
         // No torn append has a checksum that matches: somebody wrote this, and a newer program may know what it is.
         return Err(Damage { offset: offset as u64, what: why.to_string() });
     }
-    match later_batch(rest, salt, broken) {
+    match later_batch(rest, seed, broken) {
         Search::Nothing => Ok(Tail::Torn { bytes: last as u64 + 1, why }),
         Search::Record(sequence) => {
             let what =
@@ -93,6 +93,20 @@ fn tail(rest: &[u8], salt: u32, broken: u64, why: FrameFault, offset: usize) -> 
         }
     }
 }
+
+/// The place of the last byte that is not zero. Room that is reserved is mebibytes of zeros, so many are looked at together.
+fn last_nonzero(bytes: &[u8]) -> Option<usize> {
+    let (blocks, rest) = bytes.as_chunks::<ZERO_BLOCK_BYTES>();
+    let within = |block: &[u8]| block.iter().rposition(|byte| *byte != 0);
+    if let Some(last) = within(rest) {
+        return Some(bytes.len() - rest.len() + last);
+    }
+    let place = blocks.iter().rposition(|block| block.iter().fold(0, |all, byte| all | byte) != 0)?;
+    Some(place * ZERO_BLOCK_BYTES + within(blocks.get(place)?)?)
+}
+
+/// Bytes of zeros that are looked at together.
+const ZERO_BLOCK_BYTES: usize = 256;
 
 enum Search {
     Nothing,
@@ -107,7 +121,7 @@ const CHECKSUM_PASSES_MAX: usize = 8;
 /// Looks for a record whose batch began after the broken record: its writer had seen the sync of the broken one return,
 /// so the broken one was durable. Later records of the broken one's own batch prove nothing, since a disk may keep the
 /// blocks of one unsynced write in any order.
-fn later_batch(rest: &[u8], salt: u32, broken: u64) -> Search {
+fn later_batch(rest: &[u8], seed: Seed, broken: u64) -> Search {
     let mut allowance = rest.len().saturating_mul(CHECKSUM_PASSES_MAX);
     let mut from = 1;
     while let Some(candidate) = rest.get(from..) {
@@ -121,7 +135,7 @@ fn later_batch(rest: &[u8], salt: u32, broken: u64) -> Search {
             return Search::TooCostly;
         }
         allowance -= cost.min(candidate.len());
-        match record::decode(candidate, salt) {
+        match record::decode(candidate, seed) {
             Ok(frame) if frame.batch_first > broken => return Search::Record(frame.sequence),
             Ok(frame) => from += distance + frame.length,
             Err(_) => from += distance + 1,

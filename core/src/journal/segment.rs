@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::journal::disk::{Disk, DiskFile};
-use crate::journal::record;
+use crate::journal::record::{self, Seed};
 
 /// What the records of a file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +96,11 @@ impl Header {
             (other, _) => return Err(HeaderFault::Version(other)),
         }
         Self::fields(kind, rest).ok_or(HeaderFault::Magic)
+    }
+
+    /// What the checksums of the file's records begin with.
+    pub(crate) fn seed(&self) -> Seed {
+        Seed::of(self.salt)
     }
 
     /// The format version that the start of a file states, where it can be believed.

@@ -10,7 +10,7 @@ use hashbrown::hash_table::Entry;
 use tokio::sync::{oneshot, watch};
 
 use crate::journal::disk::FolderLock;
-use crate::journal::index::{Hashes, Index, NameHash, Naming, NewSlot, Note, RecordFile};
+use crate::journal::index::{Hashes, Index, NameHash, Naming, NewSlot, Note, RecordFile, is_same};
 use crate::journal::record;
 use crate::journal::{AppendError, Aside, JournalConfig, JournalError, NewEntry, WhenTooOld};
 
@@ -298,7 +298,7 @@ impl Shared {
     pub(crate) fn is_waiting(&self, ordering_key: &str) -> bool {
         let hash = self.naming.hash(ordering_key);
         let state = self.state();
-        let is_it = |ordering: &Ordering| ordering.entry.ordering_key == ordering_key;
+        let is_it = |ordering: &Ordering| is_same(&ordering.entry.ordering_key, ordering_key);
         state.orderings.find(hash.spread(), is_it).is_some() || state.index.is_waiting(ordering_key)
     }
 
@@ -370,7 +370,7 @@ impl State {
         let flight = Flight { hash: hashes.key, entry: Arc::clone(entry), followers: Vec::new() };
         self.flights.insert_unique(hashes.key.spread(), flight, |flight| flight.hash.spread());
         let hash = hashes.ordering_key;
-        let is_it = |ordering: &Ordering| ordering.entry.ordering_key == entry.ordering_key;
+        let is_it = |ordering: &Ordering| is_same(&ordering.entry.ordering_key, &entry.ordering_key);
         match self.orderings.entry(hash.spread(), is_it, |ordering| ordering.hash.spread()) {
             Entry::Occupied(mut found) => found.get_mut().count += 1,
             Entry::Vacant(free) => drop(free.insert(Ordering { hash, entry: Arc::clone(entry), count: 1 })),
@@ -379,7 +379,7 @@ impl State {
 
     /// The reverse of [`take_off`](Self::take_off); gives those who wait for the same entry.
     fn land(&mut self, entry: &Arc<NewEntry>, hashes: Hashes) -> Vec<Follower> {
-        let is_it = |ordering: &Ordering| ordering.entry.ordering_key == entry.ordering_key;
+        let is_it = |ordering: &Ordering| is_same(&ordering.entry.ordering_key, &entry.ordering_key);
         if let Ok(mut found) = self.orderings.find_entry(hashes.ordering_key.spread(), is_it) {
             found.get_mut().count -= 1;
             if found.get().count == 0 {

@@ -73,7 +73,7 @@ impl Active {
             name: Arc::clone(&segment.name),
             kind: FileKind::Segment,
             file: Arc::clone(&segment.file),
-            salt: segment.header.salt,
+            seed: segment.header.seed(),
         });
         let zeroed = segment.length;
         Self { segment, records, zeroed, must_rotate: false }
@@ -196,11 +196,11 @@ impl JournalWriter {
         self.buffer.clear();
         let segment = &self.active.segment;
         let numbered = (self.next_sequence..).zip(batch);
-        let batch_first = self.next_sequence;
+        let (batch_first, seed) = (self.next_sequence, self.active.records.seed);
         numbered
             .map(|(sequence, request)| {
                 let start = self.buffer.len();
-                let stamp = Stamp { salt: segment.header.salt, sequence, batch_first };
+                let stamp = Stamp { seed, sequence, batch_first };
                 record::encode(&mut self.buffer, stamp, &request.entry);
                 let length =
                     u32::try_from(self.buffer.len() - start).expect("a frame within the limits fits u32");

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use crate::journal::aside::record as aside_record;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::index::RecordFile;
-use crate::journal::record::{self, Stamp};
+use crate::journal::record::{self, Seed, Stamp};
 use crate::journal::segment::{FileKind, HEADER_BYTES, Header, create_whole};
 use crate::journal::{Aside, Entry, NewEntry};
 
@@ -75,9 +75,9 @@ impl AsideFile {
         let sequences: Vec<u64> = gone.iter().copied().collect();
         batch.extend(sequences.chunks(GONE_A_RECORD).map(|some| aside_record::forget(some, now)));
         let mut bytes = header.encode();
-        let places = encode(&mut bytes, header.salt, 1, &batch);
+        let places = encode(&mut bytes, header.seed(), 1, &batch);
         let file = create_whole(disk, ASIDE_NAME, &bytes)?;
-        let records = Arc::new(RecordFile { name: ASIDE_NAME.into(), kind, file, salt: header.salt });
+        let records = Arc::new(RecordFile { name: ASIDE_NAME.into(), kind, file, seed: header.seed() });
         let sequences = kept.iter().map(|(entry, ..)| entry.sequence);
         let written = place(&records, sequences.zip(places));
         let length = bytes.len() as u64;
@@ -116,7 +116,7 @@ impl AsideFile {
 
     fn append(&mut self, batch: &[NewEntry]) -> Result<Vec<(u64, u32)>, AppendFault> {
         let mut bytes = Vec::new();
-        let mut places = encode(&mut bytes, self.records.salt, self.next, batch);
+        let mut places = encode(&mut bytes, self.records.seed, self.next, batch);
         let file = &self.records.file;
         if let Err(error) = file.write_all_at(&bytes, self.length) {
             // What is left of it must not stand between the records of later batches.
@@ -161,11 +161,11 @@ fn cut(file: &dyn DiskFile, length: u64) -> io::Result<()> {
 }
 
 /// Appends the records to `out`; offset in `out` and length of each.
-fn encode(out: &mut Vec<u8>, salt: u32, first: u64, batch: &[NewEntry]) -> Vec<(u64, u32)> {
+fn encode(out: &mut Vec<u8>, seed: Seed, first: u64, batch: &[NewEntry]) -> Vec<(u64, u32)> {
     let numbered = (first..).zip(batch);
     let one = |(sequence, entry): (u64, &NewEntry)| {
         let start = out.len();
-        record::encode(out, Stamp { salt, sequence, batch_first: first }, entry);
+        record::encode(out, Stamp { seed, sequence, batch_first: first }, entry);
         let length = u32::try_from(out.len() - start).expect("a frame within the limits fits u32");
         (start as u64, length)
     };

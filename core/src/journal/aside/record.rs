@@ -104,7 +104,7 @@ pub(crate) fn walk<'a>(
     mut each: impl FnMut(u64, Frame<'a>, AsideRecord<'a>),
 ) -> Result<Scan, Damage> {
     let mut unknown = None;
-    let scan = scan::scan(bytes, header.salt, header.first, |offset, frame| match parse(frame.payload) {
+    let scan = scan::scan(bytes, header.seed(), header.first, |offset, frame| match parse(frame.payload) {
         Some(what) => each(offset, frame, what),
         None => drop(unknown.get_or_insert(offset)),
     })?;

@@ -30,6 +30,13 @@ pub(super) struct NoteAt {
     offset: u32,
 }
 
+impl NoteAt {
+    /// Where it is once its notes were [joined](Notes::append) to others.
+    pub(super) fn shifted(self, shift: u32) -> Self {
+        Self { block: self.block.wrapping_add(shift), offset: self.offset }
+    }
+}
+
 /// The notes of entries whose sequences follow each other, all in one file.
 #[derive(Debug)]
 struct Block {
@@ -78,6 +85,13 @@ impl Notes {
         let block = block.expect("a note stays as long as its entry");
         let note = block.bytes.get(at.offset as usize..).and_then(note);
         (&block.file, note.expect("a note is read as it was written"))
+    }
+
+    /// Takes the notes of entries that follow; gives how far their blocks' numbers move.
+    pub(super) fn append(&mut self, mut later: Self) -> u32 {
+        let shift = self.front.wrapping_add(self.blocks.len() as u32).wrapping_sub(later.front);
+        self.blocks.append(&mut later.blocks);
+        shift
     }
 
     /// Lets go of what only entries before this one need.
