@@ -61,7 +61,7 @@ use tokio::time::Instant;
 
 use crate::journal::disk::Disk;
 use crate::journal::recovery::Paths;
-use crate::journal::state::Shared;
+use crate::journal::state::{Queued, Shared};
 use crate::metrics;
 
 mod aside;
@@ -304,20 +304,21 @@ impl Journal {
     /// durable, and if it does it is replayed. To know, look with [`find`](Self::find) or append the same key again.
     pub async fn append(&self, entry: NewEntry) -> Result<Appended, AppendError> {
         let started = Instant::now();
-        let outcome = self.append_unmeasured(entry).await;
+        let outcome = match self.enqueue(entry) {
+            // The writer answers everything it takes; a closed channel means that it panicked with the entry in hand.
+            Ok(Queued { answer, entry: _kept }) => answer.await.unwrap_or(Err(AppendError::Unknown)),
+            Err(refused) => Err(refused),
+        };
         match &outcome {
             Ok(_) => metrics::journal_append(started.elapsed()),
             Err(error) => metrics::journal_rejected(error.reason()),
         }
-        outcome
+        outcome.map(|sequence| Appended { sequence })
     }
 
-    async fn append_unmeasured(&self, entry: NewEntry) -> Result<Appended, AppendError> {
+    fn enqueue(&self, entry: NewEntry) -> Result<Queued, AppendError> {
         entry.check(self.handles.shared.config.payload_bytes_max)?;
-        let answer = self.handles.shared.enqueue(entry)?;
-        // The writer answers everything it takes; a closed channel means that it panicked with the entry in hand.
-        let sequence = answer.await.unwrap_or(Err(AppendError::Unknown))?;
-        Ok(Appended { sequence })
+        self.handles.shared.enqueue(entry)
     }
 
     /// The random number that this folder got when it was made; no other journal has it.
