@@ -23,7 +23,8 @@ use crate::{
     upstream::{AttemptError, DialError},
 };
 
-const OUTCOME: &str = "ridethrough-outcome";
+/// The field that says what became of a write.
+pub(crate) const OUTCOME: &str = "ridethrough-outcome";
 const PROXY_STATUS: &str = "proxy-status";
 
 /// Why there is no answer of a backend.

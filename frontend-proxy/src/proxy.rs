@@ -237,6 +237,10 @@ impl Proxy {
                         only_elsewhere = true;
                         continue;
                     }
+                    // True of the second attempt alone: the first may still be carried out where it went.
+                    if may_have_acted && speaks_for_itself(&response) {
+                        break;
+                    }
                     let rung = if attempt == 1 { Rung::Passed } else { Rung::Retried };
                     return (Ok(self.pass(forward, response, lease, rung, index)), true);
                 }
@@ -334,6 +338,13 @@ impl Proxy {
         };
         Answer { response, rung, backend: Some(backend) }
     }
+}
+
+/// Whether a backend says that it did nothing because it could not: nothing that it looked up for this write.
+fn speaks_for_itself(response: &Response<Incoming>) -> bool {
+    let status = response.status();
+    (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS)
+        && response.headers().get(fallback::OUTCOME).is_some_and(|outcome| outcome == "rejected")
 }
 
 /// A failed attempt that was the client's doing is no outage.

@@ -104,6 +104,43 @@ async fn a_post_with_a_key_goes_to_another_backend_with_key_and_body() {
     .await;
 }
 
+/// A server was killed while its statement waited in the database. The proxy sent the write to another one, which was
+/// overloaded and called it rejected; the user was told so, and the statement of the dead server committed all the same.
+#[tokio::test]
+async fn a_rejection_by_the_second_backend_does_not_speak_for_the_first() {
+    const REJECTED: &str = "HTTP/1.1 503 Service Unavailable\r\nRidethrough-Outcome: rejected\r\n\
+                            Content-Length: 8\r\nConnection: close\r\n\r\nrejected";
+    const MISMATCH: &str = "HTTP/1.1 412 Precondition Failed\r\nRidethrough-Outcome: rejected\r\n\
+                            Content-Length: 0\r\nConnection: close\r\n\r\n";
+    for (second, told) in [(REJECTED, (502, "unknown")), (MISMATCH, (412, "rejected"))] {
+        let breaks_off = Stub::start(|_, mut stream, _| async move {
+            let _ = read_until(&mut stream, "tea\"}").await;
+        })
+        .await;
+        let rejects = Stub::start(move |_, mut stream, _| async move {
+            let _ = read_until(&mut stream, "tea\"}").await;
+            stream.write_all(second.as_bytes()).await.unwrap();
+        })
+        .await;
+        let proxy = proxy(&[breaks_off.address, rejects.address], |_| {}).await;
+        let fields = ["Idempotency-Key: k-1", "Content-Length: 15", "", "{\"title\":\"tea\"}"];
+        soon("the first choice falls on the one that breaks off", async {
+            while breaks_off.seen.count() == 0 {
+                let before = rejects.seen.count();
+                let answer = ask(proxy.address, "POST /api/todos", &fields).await;
+                assert_eq!(rejects.seen.count(), before + 1, "{}", answer.text);
+                if breaks_off.seen.count() > 0 {
+                    let outcome = answer.field("ridethrough-outcome");
+                    assert_eq!((answer.status(), outcome.as_str()), told, "{}", answer.text);
+                } else {
+                    assert_eq!(answer.field("ridethrough-outcome"), "rejected", "{}", answer.text);
+                }
+            }
+        })
+        .await;
+    }
+}
+
 /// Between two requests a backend may close a connection that we are about to use.
 #[tokio::test]
 async fn a_read_that_meets_a_closed_connection_is_repeated_on_a_fresh_one() {
