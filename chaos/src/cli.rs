@@ -1,5 +1,6 @@
 //! The command line: sub-commands and exit codes. What the commands do is in `run.rs`, `up.rs`, `doctor.rs`.
 
+mod experiments;
 mod explore;
 mod export;
 mod flags;
@@ -7,23 +8,23 @@ mod interrupts;
 mod proxy;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
 use crate::cli::explore::Explore;
-use crate::cli::flags::{Load, Parts, Which};
+use crate::cli::flags::{Parts, Which};
 use crate::config::{Config, ConfigError, StackSection};
 use crate::error::Error;
 use crate::guardian;
 use crate::namespace;
-use crate::nemesis::Fault;
-use crate::run::{self, Experiment, Progress};
-use crate::scenario::{self, Scenario};
-use crate::verdict::{Outcome, Verdict};
-use crate::{cluster, doctor, report, stack, up};
+use crate::nemesis::{self, Fault};
+use crate::run;
+use crate::scenario;
+use crate::verdict::Outcome;
+use crate::{cluster, doctor, stack, up};
 
 pub(crate) use interrupts::Interrupts;
 
@@ -49,34 +50,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Kill the database of a running stack under load, bring it back, and show what users got.
-    Demo {
-        #[command(flatten)]
-        load: Load,
-        /// Where the report goes [default: target/demo] [key: demo.out].
-        #[arg(long, value_name = "DIR")]
-        out: Option<PathBuf>,
-        #[command(flatten)]
-        parts: Parts,
-    },
+    #[command(flatten)]
+    Experiment(experiments::Command),
     /// Start the same stack and leave it running until Ctrl-C.
     Up {
         /// Where the proxy listens [default: 127.0.0.1:8080] [key: up.listen].
         #[arg(long, value_name = "ADDR")]
         listen: Option<SocketAddr>,
-        #[command(flatten)]
-        parts: Parts,
-    },
-    /// Run scenarios one after another; `all` runs each there is.
-    Run {
-        /// Names as `list` shows them, or `all`.
-        #[arg(required = true, value_name = "SCENARIO")]
-        scenarios: Vec<String>,
-        #[command(flatten)]
-        load: Load,
-        /// Where the reports go, each in a folder named after its scenario [default: target/chaos] [key: run.out].
-        #[arg(long, value_name = "DIR")]
-        out: Option<PathBuf>,
         #[command(flatten)]
         parts: Parts,
     },
@@ -175,20 +155,7 @@ fn check_config(config: Result<Config, ConfigError>) -> u8 {
 
 async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
     match command {
-        Command::Demo { load, out, parts } => {
-            load.put_over(&mut config.run);
-            parts.put_over(&mut config.stack);
-            let out = out.unwrap_or_else(|| config.demo.out.clone());
-            let scenario = Scenario::find(scenario::DEMO)?;
-            let verdict = one(&experiment(scenario, &config, out, "demo")?).await?;
-            Ok(verdict.exit_code())
-        }
-        Command::Run { scenarios, load, out, parts } => {
-            load.put_over(&mut config.run);
-            parts.put_over(&mut config.stack);
-            config.run.out = out.unwrap_or(config.run.out);
-            run_all(&scenarios, &config).await
-        }
+        Command::Experiment(command) => experiments::execute(command, config).await,
         Command::Up { listen, parts } => {
             parts.put_over(&mut config.stack);
             let listen = listen.or(config.up.listen).unwrap_or(LISTEN);
@@ -211,13 +178,13 @@ async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
         }
         Command::Check { history } => {
             let (_, verdict) = run::check(&history)?;
-            tell(&verdict, None);
+            experiments::tell(&verdict, None);
             Ok(verdict.outcome.exit_code())
         }
         Command::Export { history, format } => export::write(&history, format).map(|()| 0),
         Command::Report { dir } => {
             let verdict = run::judge(&dir.join("history.jsonl"), &dir)?;
-            tell(&verdict, Some(&dir));
+            experiments::tell(&verdict, Some(&dir));
             Ok(verdict.outcome.exit_code())
         }
         Command::Doctor { parts } => {
@@ -250,131 +217,22 @@ fn stack_options(section: &StackSection) -> stack::Options {
     }
 }
 
-async fn run_all(names: &[String], config: &Config) -> Result<u8, Error> {
-    let chosen: Vec<&'static Scenario> = if names.iter().any(|name| name == "all") {
-        scenario::ALL.iter().collect()
-    } else {
-        names.iter().map(|name| Scenario::find(name)).collect::<Result<_, _>>()?
-    };
-    // Checked before the first one runs: a wrong option must not show after minutes.
-    let experiments: Vec<Experiment> = chosen
-        .iter()
-        .map(|scenario| {
-            let out = config.run.out.join(scenario.name);
-            experiment(scenario, config, out, &format!("run {}", scenario.name))
-        })
-        .collect::<Result<_, _>>()?;
-    let mut outcomes = Vec::new();
-    for experiment in &experiments {
-        let ended = one(experiment).await;
-        if let Err(error) = &ended {
-            eprint(&format!("{}: failed to {error}\n", experiment.scenario.name));
-        }
-        let ended = ended.unwrap_or(Ended::Judged(Outcome::HarnessError));
-        outcomes.push(ended.exit_code());
-        if ended == Ended::Interrupted {
-            break;
-        }
-    }
-    Ok(worst(&outcomes))
-}
-
-/// A broken promise outweighs a harness that failed elsewhere; both outweigh an open question.
-fn worst(codes: &[u8]) -> u8 {
-    [1, 3, 2].into_iter().find(|code| codes.contains(code)).unwrap_or(0)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    Judged(Outcome),
-    Interrupted,
-}
-
-impl Ended {
-    fn exit_code(self) -> u8 {
-        match self {
-            Self::Judged(outcome) => outcome.exit_code(),
-            // Cut short, it proves nothing.
-            Self::Interrupted => Outcome::Inconclusive.exit_code(),
-        }
-    }
-}
-
-async fn one(experiment: &Experiment) -> Result<Ended, Error> {
-    let mut interrupts = Interrupts::listen()?;
-    eprint(&format!(
-        "{}: {} (seed {})\n",
-        experiment.scenario.name, experiment.scenario.about, experiment.seed
-    ));
-    let progress = Progress::on_stderr();
-    let outcome = tokio::select! {
-        outcome = Box::pin(run::run(experiment, &progress)) => Some(outcome),
-        () = progress.keep_alive() => None,
-        () = interrupts.next() => None,
-    };
-    progress.clear();
-    match outcome {
-        Some(verdict) => {
-            let verdict = verdict?;
-            tell(&verdict, Some(&experiment.out));
-            Ok(Ended::Judged(verdict.outcome))
-        }
-        None => {
-            print("interrupted; everything that was started is stopped and removed, and nothing is proved\n");
-            Ok(Ended::Interrupted)
-        }
-    }
-}
-
-fn experiment(
-    scenario: &'static Scenario,
-    config: &Config,
-    out: PathBuf,
-    command: &str,
-) -> Result<Experiment, Error> {
-    // Small enough to be read out and typed in again.
-    let seed = config.run.seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));
-    let mut rerun = format!("ridethrough-chaos {command} --seed {seed}");
-    if let Some(duration) = config.run.duration {
-        rerun += &format!(" --duration {}", flags::as_flag(duration));
-    }
-    if let Some(rate) = config.run.rate {
-        rerun += &format!(" --rate {rate}");
-    }
-    let plan = scenario.plan(config.run.duration, config.run.rate)?;
-    let stack = stack::Options { servers: scenario.servers(), ..stack_options(&config.stack) };
-    Ok(Experiment { scenario, seed, plan, stack, out, rerun })
-}
-
-/// The closing sentences, and where the report is.
-fn tell(verdict: &Verdict, out: Option<&Path>) {
-    let colourful = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let colour = match verdict.outcome {
-        Outcome::Held => "32",
-        Outcome::Inconclusive => "33",
-        Outcome::Violated | Outcome::HarnessError => "31",
-    };
-    let mut text = String::new();
-    for sentence in report::sentences(verdict) {
-        if colourful && sentence.starts_with("Verdict") {
-            text += &format!("\x1b[1;{colour}m{sentence}\x1b[0m\n");
-        } else {
-            text += &format!("{sentence}\n");
-        }
-    }
-    if let Some(out) = out {
-        text += &format!("Report: {}\n", out.join(report::PAGE).display());
-    }
-    print(&text);
-}
-
 fn list() -> String {
-    let scenarios = scenario::ALL.map(|scenario| format!("  {:<22} {}\n", scenario.name, scenario.about));
-    let faults = Fault::ALL.map(|fault| format!("  {:<22} {}\n", fault.name(), fault.about()));
+    let mut scenarios = String::new();
+    for scenario in scenario::ALL {
+        let mark = if scenario.in_all { "" } else { " (not of `run all`)" };
+        scenarios += &format!("  {:<26} {}{mark}\n", scenario.name, scenario.about);
+    }
+    let mut faults = String::new();
+    for kind in nemesis::catalogue() {
+        faults += &format!("  {:<4} {:<22} {}\n", kind.id, kind.name, kind.about);
+        for one in kind.parameters {
+            let (name, default, about, domain) = (one.name, one.default, one.about, one.domain);
+            faults += &format!("  {:<27} {name}={default}: {about} ({domain})\n", "");
+        }
+    }
     format!(
-        "Scenarios, for `run`:\n{}\nFaults, for `break` on a running `up`:\n{}",
-        scenarios.concat(),
-        faults.concat()
+        "Scenarios, for `run`:\n{scenarios}\nFaults, for `break` on a running `up`, as NAME or NAME:PARAMETER=VALUE,…:\n{faults}"
     )
 }
 
@@ -400,14 +258,6 @@ mod tests {
     }
 
     #[test]
-    fn a_violation_outweighs_all_and_an_open_question_only_success() {
-        assert_eq!(worst(&[0, 2, 3, 1]), 1);
-        assert_eq!(worst(&[0, 2, 3]), 3);
-        assert_eq!(worst(&[0, 2, 0]), 2);
-        assert_eq!(worst(&[0, 0]), 0);
-    }
-
-    #[test]
     fn wrong_usage_is_a_harness_error_and_help_is_none() {
         let run = |args: &[&str]| main(args.iter().map(OsString::from)).unwrap();
         assert_eq!(run(&["ridethrough-chaos", "--nonsense"]), 3);
@@ -415,18 +265,11 @@ mod tests {
     }
 
     #[test]
-    fn the_rerun_line_names_seed_and_load() {
-        let cli = Cli::try_parse_from(["x", "run", "db-hang", "--seed", "7", "--rate", "20"]).unwrap();
-        let Command::Run { load, .. } = cli.command else { panic!("not a run") };
-        let mut config = Config::default();
-        config.run.rate = Some(90);
-        config.run.duration = Some(std::time::Duration::from_millis(6_500));
-        load.put_over(&mut config.run);
-        let scenario = Scenario::find("db-hang").unwrap();
-        let experiment = experiment(scenario, &config, PathBuf::new(), "run db-hang").unwrap();
-        assert_eq!(experiment.rerun, "ridethrough-chaos run db-hang --seed 7 --duration 6500ms --rate 20");
-        assert_eq!((experiment.seed, experiment.plan.rate_per_second), (7, 20));
-        assert_eq!(experiment.plan.load_ms, 6_500);
+    fn a_run_takes_scenarios_or_a_schedule_and_not_both() {
+        let parsed = |args: &[&str]| Cli::try_parse_from([&["x"], args].concat()).is_ok();
+        assert!(parsed(&["run", "db-kill", "db-hang"]) && parsed(&["run", "--schedule", "f"]));
+        assert!(!parsed(&["run"]) && !parsed(&["run", "db-kill", "--schedule", "f"]));
+        assert!(!parsed(&["run", "--schedule", "f", "--seed", "1"]), "the file has a seed of its own");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A throw-away PostgreSQL cluster that can be killed, hung, brought back and removed.
 //! It breaks nothing by itself: `nemesis.rs` decides when, and `canary.rs` tells what was seen from outside.
 
+mod access;
 mod crash;
 pub mod failover;
 pub mod ledger;
@@ -32,7 +33,7 @@ pub use failover::{Pair, SplitBrain, Window};
 pub use ledger::Losses;
 pub use replication::{Lsn, Promoted};
 pub use setting::Changed;
-pub(crate) use template::{ADMIN_DATABASE, CANARY};
+pub(crate) use template::{ADMIN_DATABASE, APP, CANARY};
 
 /// The steps of an orderly stop: fast, then immediate.
 const STOP_FAST_LIMIT: Duration = Duration::from_secs(5);

@@ -80,7 +80,8 @@ pub struct Config {
 pub struct RunSection {
     /// Fixes traffic and faults; TOML ends at 2^63 - 1. Default `None`: random, and printed.
     pub seed: Option<u64>,
-    /// How long there is traffic, as text with a unit, 6 s to 1 h. Default `None`: 18 s.
+    /// How long there is traffic, as text with a unit, 6 s to 1 h. Default `None`: 8 s, and 18 s
+    /// of `demo`.
     #[serde(deserialize_with = "text::some_duration")]
     pub duration: Option<Duration>,
     /// Requests per second, 1 to 2,000. Default `None`: 150.
@@ -175,7 +176,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Load`] for a rate or duration out of bounds.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let plan = |scenario: &Scenario| scenario.plan(self.run.duration, self.run.rate);
+        let plan = |scenario: &Scenario| scenario.schedule(0, self.run.duration, self.run.rate);
         let planned = Scenario::find(scenario::DEMO).and_then(plan);
         planned.map(|_| ()).map_err(|error| ConfigError::Load(error.to_string()))
     }

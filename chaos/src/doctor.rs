@@ -3,18 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::folder;
-use crate::nemesis::Fault;
+use crate::nemesis::{self, Healed, Kind, Means, Scene};
 use crate::postgres::{self, Binaries};
-use crate::stack::{self, Options};
+use crate::stack::{self, Options, Stack};
 
-/// A hung database must not answer within this.
-const HUNG_FOR: Duration = Duration::from_millis(300);
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long each fault stays on.
+const ON: Duration = Duration::from_millis(100);
 
 /// Examines the machine. Gives the findings as text, and whether every fault can be injected.
 ///
@@ -45,42 +42,102 @@ pub(crate) async fn examine(options: &Options) -> (String, bool) {
         let why = "not found; each killed PostgreSQL leaves a shared memory segment of 56 bytes until the next boot";
         sheet.fine("ipcrm", why);
     }
-    sheet.text += "Faults\n";
-    match Box::pin(break_a_cluster(options)).await {
-        Ok((kill, hang)) => {
-            sheet.fine(Fault::DbKill.name(), &kill);
-            sheet.fine(Fault::DbHang.name(), &hang);
+    sheet.text += "Means, each proved by a fault on a stack of its own\n";
+    let proved = Box::pin(prove(options)).await;
+    for (means, found) in &proved {
+        match found {
+            Ok(witness) => sheet.fine(&means.to_string(), witness),
+            Err(why) => sheet.wrong(&means.to_string(), why),
         }
-        Err(error) => sheet.wrong("db-kill, db-hang", &format!("failed to {error}")),
     }
-    match stack::binaries(options) {
-        Ok((server, _)) => sheet.fine(Fault::ServerKill.name(), &format!("on {}", server.display())),
-        Err(error) => sheet.wrong(Fault::ServerKill.name(), &format!("failed to {error}")),
+    sheet.text += "Faults\n";
+    for kind in nemesis::catalogue() {
+        let name = format!("{:<4} {}", kind.id, kind.name);
+        match lacking(kind, &proved) {
+            None => sheet.fine(&name, kind.about),
+            Some(why) => sheet.wrong(&name, &why),
+        }
     }
     (sheet.text, sheet.fit)
 }
 
-async fn break_a_cluster(options: &Options) -> Result<(String, String), Error> {
-    let cluster = Cluster::start(&options.cluster).await?;
-    let began = Instant::now();
-    let killed = cluster.kill().await?;
-    let dead = began.elapsed();
-    let again = cluster.start_again().await?;
-    let (dead, again) = (dead.as_millis(), again.as_millis());
-    let kill =
-        format!("{} processes gone after {dead} ms, serving {again} ms after the restart", killed.processes);
+/// A means, and what proves it or why it is not there.
+type Proved = Vec<(Means, Result<String, String>)>;
 
-    let hang = cluster.hang().await?;
-    let stopped = format!("{} of {} processes stopped", hang.stopped_now(), hang.processes());
-    if cluster.connect(HUNG_FOR).await.is_ok() {
-        return Err(Error::state("hang PostgreSQL", "it answered a new connection"));
+/// With which fault each means is proved.
+const PROOFS: [(Means, &str); 6] = [
+    (Means::DatabaseSignals, "db-kill"),
+    (Means::Sql, "role-nologin"),
+    (Means::Configuration, "hba-reject"),
+    (Means::Services, "server-pause"),
+    (Means::ProcessLimits, "files-exhausted"),
+    (Means::Shell, "cpu-starved"),
+];
+
+/// Puts a fault on by each means, and takes it off again.
+async fn prove(options: &Options) -> Proved {
+    let lab = match Lab::start(options).await {
+        Ok(lab) => lab,
+        Err(error) => {
+            let why = format!("failed to {error}");
+            return PROOFS.iter().map(|(means, _)| (*means, Err(why.clone()))).collect();
+        }
+    };
+    let mut proved = Vec::new();
+    for (means, fault) in PROOFS {
+        proved.push((means, through(fault, &lab.scene).await));
     }
-    let began = Instant::now();
-    drop(hang);
-    cluster.connect(CONNECT_LIMIT).await?;
-    let hang = format!("{stopped}, no answer; answering {} ms after SIGCONT", began.elapsed().as_millis());
-    cluster.stop().await?;
-    Ok((kill, hang))
+    lab.stop().await;
+    proved
+}
+
+/// One fault on and off; gives the witness.
+async fn through(fault: &str, scene: &Scene) -> Result<String, String> {
+    let work = async {
+        let bite = nemesis::inject(&fault.parse()?, scene).await?;
+        // Some faults show only after a moment.
+        tokio::time::sleep(ON).await;
+        bite.heal().await
+    };
+    match work.await {
+        Ok(Healed { witness: Some(witness), .. }) => Ok(witness),
+        Ok(_) => Err(format!("{fault} could be put on, and nothing proves that it bit")),
+        Err(error) => Err(format!("failed to {error}")),
+    }
+}
+
+/// The first means that a fault needs and that is not there, with the reason.
+fn lacking(kind: &Kind, proved: &Proved) -> Option<String> {
+    kind.needs.iter().find_map(|needed| {
+        let (means, found) = proved.iter().find(|(means, _)| means == needed)?;
+        found.as_ref().err().map(|why| format!("for want of {means}: {why}"))
+    })
+}
+
+/// Where faults are tried: a whole stack, or a database alone where the programs of the stack are missing.
+struct Lab {
+    scene: Scene,
+    stack: Option<Stack>,
+}
+
+impl Lab {
+    async fn start(options: &Options) -> Result<Self, Error> {
+        if stack::binaries(options).is_ok() {
+            let stack = Stack::start(options).await?;
+            return Ok(Self { scene: Scene::of(&stack, 0, false), stack: Some(stack) });
+        }
+        let cluster = Cluster::start(&options.cluster).await?;
+        let scene = Scene { cluster, servers: Vec::new(), proxy: None, victim: 0, toothless: false };
+        Ok(Self { scene, stack: None })
+    }
+
+    async fn stop(self) {
+        drop(self.scene);
+        // A stop that fails ends in a drop, which leaves nothing either.
+        if let Some(stack) = self.stack {
+            let _ = stack.stop().await;
+        }
+    }
 }
 
 fn on_path(program: &str) -> bool {
@@ -104,13 +161,34 @@ impl Sheet {
     }
 
     fn line(&mut self, mark: &str, what: &str, text: &str) {
-        self.text += &format!("  {mark}  {what:<16} {text}\n");
+        self.text += &format!("  {mark}  {what:<28} {text}\n");
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_means_that_a_fault_needs_is_proved() {
+        for needed in nemesis::catalogue().flat_map(|kind| kind.needs) {
+            assert!(PROOFS.iter().any(|(means, _)| means == needed), "{needed}");
+        }
+        for (means, fault) in PROOFS {
+            let fault: nemesis::Fault = fault.parse().unwrap();
+            assert!(fault.kind().needs.contains(&means), "{fault} proves {means}");
+        }
+    }
+
+    #[test]
+    fn a_fault_whose_means_is_missing_tells_why() {
+        let kind = "ghost-writer".parse::<nemesis::Fault>().unwrap().kind();
+        let proved = |services: Result<String, String>| {
+            vec![(Means::Sql, Ok(String::new())), (Means::Services, services)]
+        };
+        assert_eq!(lacking(kind, &proved(Ok(String::new()))), None);
+        assert!(lacking(kind, &proved(Err("no binary".into()))).unwrap().contains("no binary"));
+    }
 
     #[test]
     fn one_wrong_finding_makes_the_machine_unfit() {

@@ -147,6 +147,9 @@ pub struct FaultStart {
     pub fault: String,
     /// When it took hold.
     pub at_us: u64,
+    /// When it was begun to be put on: from then on nothing counts as the time before. Absent where nobody noted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_us: Option<u64>,
     /// True where no database session can be answered while the fault lasts, so that every answer in
     /// that time must have come from somewhere else.
     #[serde(default)]

@@ -4,7 +4,8 @@
 //! code with it, because a checker that shares code with the thing it judges shares its bugs.
 //!
 //! Modules in reading order:
-//! - [`run`]: one experiment from start to verdict. START HERE. [`scenario`]: which faults come when.
+//! - [`run`]: one experiment from start to verdict. START HERE. [`schedule`]: everything that a run does, written out.
+//!   [`scenario`]: schedules with a name. [`swarm`]: schedules by chance. [`shrink`]: from many faults to those that matter.
 //! - [`history`]: what happened in a run, one line each; the only file format. [`workload`]: open-loop users.
 //!   [`checker`]: from the history to the [`verdict`]. [`report`]: the verdict for people.
 //! - [`nemesis`]: the faults. [`canary`]: an independent witness of when the database commits.
@@ -31,6 +32,9 @@ pub mod names;
 pub mod nemesis;
 pub mod pgwire;
 pub mod scenario;
+pub mod schedule;
+pub mod shrink;
+pub mod swarm;
 pub mod toxic;
 
 pub mod canary;

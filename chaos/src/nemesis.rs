@@ -1,69 +1,103 @@
 //! The nemesis: the catalogue of faults, and how each is put on and taken off a running stack.
-//! When to do so is up to the scenario; whether users noticed is up to the checker.
+//! When to do so is up to the schedule; whether users noticed is up to the checker.
+//!
+//! A fault is a row of the table in its file, and a file stands for one kind of victim: PostgreSQL's processes
+//! (`process`), its ends and starts (`restart`), sessions (`session`), transactions (`lock`), settings (`settings`), who
+//! may come in (`access`), the schema (`schema`); servers and the proxy (`service`), what they live on (`starve`), their
+//! journals (`rival`). What all rows are made of is in `kind`; what a session met, in `victim`; how changes are taken
+//! back on drop, in `undo`.
 
+mod kind;
+
+mod access;
+mod lock;
 mod process;
+mod restart;
+mod rival;
+mod schema;
+mod service;
+mod session;
+mod settings;
+mod starve;
+mod undo;
+mod victim;
 
 use std::fmt;
 use std::str::FromStr;
 
 use tokio::time::Instant;
 
-use crate::cluster::Cluster;
 use crate::error::Error;
-use crate::nemesis::process::{DbHang, DbKill, ServerKill};
-use crate::stack::Service;
 
-/// A fault that can be put on a stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// SIGKILL of the postmaster; healed by starting it again on the same data.
-    DbKill,
-    /// SIGSTOP of every PostgreSQL process; healed by SIGCONT.
-    DbHang,
-    /// SIGKILL of one server; healed by starting it again on the same ports and data folder.
-    ServerKill,
+pub use kind::{
+    Absence, CanarySees, Domain, Guard, Healing, Injecting, Kind, Means, Parameter, Scene, Values,
+};
+
+/// The tables of all files, in the order of the list.
+const TABLES: &[&[Kind]] = &[
+    process::KINDS,
+    restart::KINDS,
+    session::KINDS,
+    lock::KINDS,
+    settings::KINDS,
+    access::KINDS,
+    schema::KINDS,
+    service::KINDS,
+    starve::KINDS,
+    rival::KINDS,
+];
+
+/// Every fault there is.
+pub fn catalogue() -> impl Iterator<Item = &'static Kind> {
+    TABLES.iter().copied().flatten()
+}
+
+/// A fault with its parameters. As text `db-kill`, or `db-kill:moment=commit`.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    kind: &'static Kind,
+    values: Values,
 }
 
 impl Fault {
-    /// All faults there are.
-    pub const ALL: [Self; 3] = [Self::DbKill, Self::DbHang, Self::ServerKill];
-
-    /// Its name on the command line and in the history.
+    /// Its row in the catalogue.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::DbKill => "db-kill",
-            Self::DbHang => "db-hang",
-            Self::ServerKill => "server-kill",
-        }
+    pub fn kind(&self) -> &'static Kind {
+        self.kind
     }
 
-    /// What it does, for a list.
+    /// Its name, without parameters.
     #[must_use]
-    pub fn about(self) -> &'static str {
-        match self {
-            Self::DbKill => "SIGKILL of PostgreSQL's postmaster; healed by a start on the same data",
-            Self::DbHang => "SIGSTOP of every PostgreSQL process: connections stay open and nobody answers",
-            Self::ServerKill => "SIGKILL of one server; healed by a start on the same journal",
-        }
+    pub fn name(&self) -> &'static str {
+        self.kind.name
     }
 }
 
+impl PartialEq for Fault {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name() && self.values == other.values
+    }
+}
+
+impl Eq for Fault {}
+
 impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.name())
+        let values = self.values.text(self.kind);
+        if values.is_empty() { out.write_str(self.name()) } else { write!(out, "{}:{values}", self.name()) }
     }
 }
 
 impl FromStr for Fault {
     type Err = Error;
 
-    fn from_str(name: &str) -> Result<Self, Error> {
-        Self::ALL.into_iter().find(|fault| fault.name() == name).ok_or_else(|| Error::Unknown {
-            what: "the fault",
-            name: name.to_owned(),
-            known: Self::ALL.map(Self::name).join(", "),
-        })
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (name, values) = text.split_once(':').unwrap_or((text, ""));
+        let Some(kind) = catalogue().find(|kind| kind.name == name) else {
+            let known = catalogue().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
+            return Err(Error::Unknown { what: "the fault", name: name.to_owned(), known });
+        };
+        Ok(Self { kind, values: Values::parse(kind, values)? })
     }
 }
 
@@ -73,14 +107,7 @@ impl FromStr for Fault {
 pub struct Bite {
     fault: Fault,
     began: Instant,
-    kind: Kind,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Kill(DbKill),
-    Hang(DbHang),
-    Server(ServerKill),
+    guard: Box<dyn Guard>,
 }
 
 /// How a fault was taken off.
@@ -92,27 +119,23 @@ pub struct Healed {
     pub witness: Option<String>,
 }
 
-/// Puts a fault on and returns once it has taken hold. `server` is the victim of a fault on one server.
+/// Puts a fault on and returns once it has taken hold.
 ///
 /// # Errors
 /// [`Error`] where the victim is not running or did not give way; then nothing is left broken.
 ///
 /// # Cancel safety
 /// Dropping the future heals what it had begun.
-pub async fn inject(fault: Fault, cluster: &Cluster, server: &Service) -> Result<Bite, Error> {
-    let kind = match fault {
-        Fault::DbKill => Kind::Kill(DbKill::inject(cluster).await?),
-        Fault::DbHang => Kind::Hang(DbHang::inject(cluster).await?),
-        Fault::ServerKill => Kind::Server(ServerKill::inject(server).await?),
-    };
-    Ok(Bite { fault, began: Instant::now(), kind })
+pub async fn inject(fault: &Fault, scene: &Scene) -> Result<Bite, Error> {
+    let guard = (fault.kind.inject)(scene.clone(), fault.values.clone()).await?;
+    Ok(Bite { fault: fault.clone(), began: Instant::now(), guard })
 }
 
 impl Bite {
     /// Which fault it is.
     #[must_use]
-    pub fn fault(&self) -> Fault {
-        self.fault
+    pub fn fault(&self) -> &Fault {
+        &self.fault
     }
 
     /// When it had taken hold.
@@ -125,11 +148,19 @@ impl Bite {
     /// postmaster.
     #[must_use]
     pub fn database_gone(&self) -> bool {
-        match &self.kind {
-            Kind::Kill(kill) => kill.is_complete(),
-            Kind::Hang(hang) => hang.is_complete(),
-            Kind::Server(_) => false,
-        }
+        self.guard.database_gone()
+    }
+
+    /// What the canary must have seen of it.
+    #[must_use]
+    pub fn canary(&self) -> CanarySees {
+        self.guard.canary()
+    }
+
+    /// Who is away on purpose and kept account of by nobody else.
+    #[must_use]
+    pub fn absence(&self) -> Option<Absence> {
+        self.guard.absence()
     }
 
     /// Takes the fault off and waits until the victim serves again.
@@ -141,25 +172,46 @@ impl Bite {
     /// Dropping the future heals too, but nobody waits for the result.
     pub async fn heal(self) -> Result<Healed, Error> {
         let at = Instant::now();
-        let witness = match self.kind {
-            Kind::Kill(kill) => kill.heal().await?,
-            Kind::Hang(hang) => hang.heal(),
-            Kind::Server(kill) => kill.heal().await?,
-        };
+        let witness = self.guard.heal().await?;
         Ok(Healed { at, witness })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
     fn every_fault_is_found_by_its_name_and_an_unknown_one_lists_them() {
-        for fault in Fault::ALL {
-            assert_eq!(fault.name().parse::<Fault>().unwrap(), fault);
+        for kind in catalogue() {
+            assert_eq!(kind.name.parse::<Fault>().unwrap().to_string(), kind.name);
         }
         let error = "db-melt".parse::<Fault>().unwrap_err().to_string();
-        assert!(error.contains("`db-melt`") && error.contains("db-kill, db-hang"), "{error}");
+        assert!(error.contains("`db-melt`") && error.contains("db-kill, "), "{error}");
+    }
+
+    #[test]
+    fn names_are_unique_and_every_default_is_a_value() {
+        let names: BTreeSet<&str> = catalogue().map(|kind| kind.name).collect();
+        assert_eq!(names.len(), catalogue().count());
+        for kind in catalogue() {
+            for Parameter { name, default, .. } in kind.parameters {
+                let fault = format!("{}:{name}={default}", kind.name).parse::<Fault>().unwrap();
+                assert_eq!(fault.to_string(), kind.name, "a default is not told");
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_are_read_and_told_again_and_wrong_ones_are_refused() {
+        let fault: Fault = "db-kill:moment=commit".parse().unwrap();
+        assert_eq!(fault.to_string(), "db-kill:moment=commit");
+        assert_ne!(fault, "db-kill".parse().unwrap());
+        let wrong = |text: &str| text.parse::<Fault>().unwrap_err().to_string();
+        assert!(wrong("db-kill:moment=noon").contains("transaction"), "{}", wrong("db-kill:moment=noon"));
+        assert!(wrong("db-kill:mood=bad").contains("`mood`"));
+        assert!(wrong("server-kill:x=1").contains("none"));
     }
 }

@@ -1,6 +1,7 @@
 //! One experiment: stack, load, faults and witnesses together, from an empty folder to a verdict.
 //! The parts know nothing of each other; this is the only file that sees cluster, workload and nemesis.
 
+mod course;
 mod finish;
 mod progress;
 mod usage;
@@ -15,14 +16,14 @@ use tokio::time::Instant;
 use crate::canary::Canary;
 use crate::checker;
 use crate::error::Error;
-use crate::history::{self, Event, FaultEnd, FaultStart, Note, ProcessExit, ProcessStart, Recorder, Role};
+use crate::history::{self, Event, Note, Recorder};
 use crate::machine;
-use crate::nemesis::{self, Bite, Fault, Healed};
 use crate::report;
-use crate::scenario::{Moment, Scenario};
+use crate::run::course::{Course, record_database_start};
+use crate::schedule::{self, Schedule};
 use crate::stack::{self, Stack};
 use crate::verdict::Verdict;
-use crate::workload::{self, Driven};
+use crate::workload::{self, Counts, Driven};
 
 pub use progress::Progress;
 
@@ -34,30 +35,26 @@ const BACK_LIMIT: Duration = Duration::from_secs(30);
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 /// How long they may take to be empty where the run states how long they should: a late end is a figure, too.
 const BACKLOG_LIMIT: Duration = Duration::from_secs(240);
-/// Nothing is sent in this time before the final rows are read: what was still under way has ended then.
-const QUIESCE: Duration = Duration::from_secs(3);
+/// Nothing is sent in this time before the final rows are read, and then until no session of the service does anything.
+const QUIESCE: Duration = Duration::from_secs(1);
 /// The load begins this long after it is asked for (see `workload`).
 const LEAD: Duration = Duration::from_millis(50);
 /// An unplanned end of a process is timed to this.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// The name of the database in the history.
-const DATABASE: &str = "postgresql";
 
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Experiment {
-    /// Its faults and limits.
-    pub scenario: &'static Scenario,
-    /// Fixes load and faults.
-    pub seed: u64,
-    /// The load.
-    pub plan: history::Plan,
-    /// The stack.
+    /// Everything that it does.
+    pub schedule: Schedule,
+    /// The stack, as far as the schedule leaves it open.
     pub stack: stack::Options,
-    /// Where `history.jsonl`, `verdict.json`, `report.html` and `logs/` go.
+    /// Where `schedule.toml`, `history.jsonl`, `verdict.json`, `report.html` and `logs/` go.
     pub out: PathBuf,
     /// The command that runs the same again, for the report.
     pub rerun: String,
+    /// Leaves out the effect of every fault: the verdict must then be inconclusive.
+    pub toothless: bool,
 }
 
 /// Runs an experiment and judges it. Its files are in `out` afterwards, also where it failed on the way.
@@ -70,6 +67,8 @@ pub struct Experiment {
 pub async fn run(experiment: &Experiment, progress: &Progress) -> Result<Verdict, Error> {
     std::fs::create_dir_all(&experiment.out)
         .map_err(Error::io(format!("make the folder {}", experiment.out.display())))?;
+    experiment.schedule.check().map_err(|reason| Error::state("use the schedule", reason))?;
+    experiment.schedule.write(&experiment.out)?;
     let path = experiment.out.join("history.jsonl");
     let (recorder, writer) = Recorder::create(&path).map_err(broken_history("write the history"))?;
     recorder.record(Event::Run(Box::new(header(experiment))));
@@ -111,7 +110,7 @@ pub fn check(history: &Path) -> Result<(Vec<Event>, Verdict), Error> {
 
 async fn record(experiment: &Experiment, recorder: &Recorder, progress: &Progress) -> Result<(), Error> {
     progress.phase("starting PostgreSQL, the servers and the proxy", None);
-    let stack = Stack::start(&experiment.stack).await?;
+    let stack = Stack::start(&options(experiment)).await?;
     let result = Box::pin(measure(experiment, &stack, recorder, progress)).await;
     finish::lives(&stack, recorder);
     let stopped = match &result {
@@ -144,33 +143,55 @@ async fn measure(
     progress.phase("waiting until the stack is ready", None);
     stack.ready(READY_LIMIT).await?;
     let plan = workload::Plan {
-        seed: experiment.seed,
-        load: experiment.plan.clone(),
+        seed: experiment.schedule.seed,
+        load: experiment.schedule.load.clone(),
         proxy: stack.proxy().main(),
         servers: stack.targets(),
+        counts: Counts::default(),
     };
     progress.phase(&format!("warming up with {} todos", plan.load.warm_todos), None);
     let warmed = workload::warm_up(&plan, recorder).await;
     let warmed = warmed.map_err(|error| Error::state("warm up", error.to_string()))?;
 
     let mut observers = Observers::start(stack, recorder);
-    if experiment.scenario.limits().bounds.is_some() {
+    if experiment.schedule.limits.bounds.is_some() {
         observers.endless.spawn(usage::watch(stack.servers().to_vec(), stack.targets(), recorder.clone()));
     }
     let total = Duration::from_millis(plan.load.load_ms);
     progress.phase("traffic, nothing broken", Some(total));
-    let course = Course { experiment, stack, recorder, progress, canary: observers.canary.clone() };
+    let course = Course {
+        faults: &experiment.schedule.faults,
+        stack,
+        recorder,
+        progress,
+        canary: observers.canary.clone(),
+        counts: plan.counts.clone(),
+        toothless: experiment.toothless,
+    };
+    let start = Instant::now() + LEAD;
     let drive = async { Ok(workload::drive(plan.clone(), warmed, recorder.clone()).await) };
-    let (driven, healed_at) = Box::pin(async { tokio::try_join!(drive, course.run()) }).await?;
+    let work = async { tokio::try_join!(drive, course.run(start, start + total)) };
+    let (driven, healed_at) = Box::pin(work).await?;
     wait_for_commit(&observers.canary, healed_at, stack).await?;
 
     progress.phase("waiting for empty journals", None);
-    let is_bounded = experiment.scenario.limits().bounds.is_some();
+    let is_bounded = experiment.schedule.limits.bounds.is_some();
     settle(&plan, recorder, &driven, if is_bounded { BACKLOG_LIMIT } else { SETTLE_LIMIT }).await;
-    progress.phase("quiet time before the last look", Some(QUIESCE));
+    progress.phase("quiet time before the last look", None);
     tokio::time::sleep(QUIESCE).await;
+    finish::quiet(stack.cluster()).await?;
     observers.stop().await;
     finish::final_rows(stack.cluster(), recorder).await
+}
+
+/// The stack as the schedule wants it.
+fn options(experiment: &Experiment) -> stack::Options {
+    let mut options = experiment.stack.clone();
+    let parts = &experiment.schedule.stack;
+    options.servers = parts.servers;
+    options.server_env.extend(schedule::pairs(&parts.server_env));
+    options.cluster.settings.extend(schedule::pairs(&parts.settings));
+    options
 }
 
 async fn settle(plan: &workload::Plan, recorder: &Recorder, driven: &Driven, journals: Duration) {
@@ -247,119 +268,18 @@ impl Observers {
     }
 }
 
-/// The faults of a scenario, put on and taken off in time.
-struct Course<'a> {
-    experiment: &'a Experiment,
-    stack: &'a Stack,
-    recorder: &'a Recorder,
-    progress: &'a Progress,
-    canary: Canary,
-}
-
-impl Course<'_> {
-    /// Gives the time at which the last fault began to be healed.
-    async fn run(&self) -> Result<Option<Instant>, Error> {
-        let start = Instant::now() + LEAD;
-        let scenario = self.experiment.scenario;
-        let mut bites: Vec<Option<Bite>> = scenario.steps.iter().map(|_| None).collect();
-        let mut last = None;
-        for Moment { at, index, heal } in scenario.moments(&self.experiment.plan) {
-            tokio::time::sleep_until(start + at).await;
-            let (Some(step), Some(place)) = (scenario.steps.get(index), bites.get_mut(index)) else {
-                continue;
-            };
-            let id = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
-            if !heal {
-                *place = Some(self.put_on(id, step.fault).await?);
-            } else if let Some(bite) = place.take() {
-                last = Some(self.take_off(id, bite).await?);
-            }
-        }
-        Ok(last)
-    }
-
-    async fn put_on(&self, id: u32, fault: Fault) -> Result<Bite, Error> {
-        let servers = self.stack.servers();
-        let chosen = usize::try_from(self.experiment.seed).unwrap_or(0) % servers.len().max(1);
-        let Some(server) = servers.get(chosen) else {
-            return Err(Error::state(format!("inject {fault}"), "the stack has no server"));
-        };
-        let before = self.recorder.now_us();
-        let bite = nemesis::inject(fault, self.stack.cluster(), server).await?;
-        if fault == Fault::DbKill {
-            self.recorder.record(Event::ProcessExit(ProcessExit {
-                process: DATABASE.to_owned(),
-                role: Role::Database,
-                at_us: before,
-                planned: true,
-                how: "signal 9".to_owned(),
-            }));
-        }
-        self.recorder.record(Event::FaultStart(FaultStart {
-            id,
-            fault: fault.name().to_owned(),
-            at_us: self.recorder.us_of(bite.began()),
-            database_gone: bite.database_gone(),
-            witness: None,
-        }));
-        self.progress.note(&format!("traffic, {fault} is on"));
-        Ok(bite)
-    }
-
-    async fn take_off(&self, id: u32, bite: Bite) -> Result<Instant, Error> {
-        let (fault, began) = (bite.fault(), bite.began());
-        let Healed { at, witness } = bite.heal().await?;
-        let witness = self.confirmed(fault, began, at, witness);
-        if witness.is_none() {
-            let text = format!("nothing proves that {fault} bit; {}", self.canary.seen(began, at));
-            self.recorder.record(Event::Note(Note { at_us: self.recorder.now_us(), text }));
-        }
-        let at_us = self.recorder.us_of(at);
-        self.recorder.record(Event::FaultEnd(FaultEnd { id, at_us, witness }));
-        if fault == Fault::DbKill {
-            record_database_start(self.stack, self.recorder);
-        }
-        self.progress.note(&format!("traffic, {fault} is healed"));
-        Ok(at)
-    }
-
-    /// A fault on the database has bitten only if the canary agrees with the kernel.
-    fn confirmed(
-        &self,
-        fault: Fault,
-        began: Instant,
-        until: Instant,
-        witness: Option<String>,
-    ) -> Option<String> {
-        let witness = witness?;
-        match fault {
-            Fault::ServerKill => Some(witness),
-            Fault::DbKill | Fault::DbHang => {
-                let seen = self.canary.seen(began, until);
-                (seen.committed == 0 && seen.failed > 0).then(|| format!("{witness}; {seen}"))
-            }
-        }
-    }
-}
-
-fn record_database_start(stack: &Stack, recorder: &Recorder) {
-    if let Some(pid) = stack.cluster().pid() {
-        let (process, at_us) = (DATABASE.to_owned(), recorder.now_us());
-        recorder.record(Event::ProcessStart(ProcessStart { process, role: Role::Database, at_us, pid }));
-    }
-}
-
 fn header(experiment: &Experiment) -> history::Run {
     let now = time::OffsetDateTime::now_utc().replace_nanosecond(0).ok();
     let started = now.and_then(|now| now.format(&time::format_description::well_known::Rfc3339).ok());
+    let schedule = &experiment.schedule;
     history::Run {
         format: history::FORMAT,
-        seed: experiment.seed,
-        scenario: experiment.scenario.name.to_owned(),
+        seed: schedule.seed,
+        scenario: schedule.scenario.clone(),
         started: started.unwrap_or_default(),
         rerun: experiment.rerun.clone(),
-        plan: experiment.plan.clone(),
-        limits: experiment.scenario.limits(),
+        plan: schedule.load.clone(),
+        limits: schedule.limits.clone(),
         foreign: false,
     }
 }

@@ -1,44 +1,74 @@
-//! The scenarios: which faults come when, and what a run of it must have seen. Plain data; `run.rs` carries it out.
+//! The scenarios: schedules with a name. Which faults come when, and what a run of it must have seen. Plain data;
+//! `schedule.rs` is what becomes of it, and `run.rs` carries that out.
 
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::history::{Bounds, Limits, Plan};
-use crate::nemesis::Fault;
+use crate::schedule::{self, Moment, Parts, Planned, Schedule};
 
-/// Below this the phases are too short to say anything.
-const DURATION_MIN: Duration = Duration::from_secs(6);
-/// Above this a history would not be judged in memory any more.
-const DURATION_MAX: Duration = Duration::from_secs(3_600);
-
-/// One fault of a scenario, placed in its outage.
+/// One fault of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
-    /// What breaks.
-    pub fault: Fault,
-    /// When, as a share of the outage: 0 is its beginning.
-    pub from: f64,
-    /// When it is healed: 1 is the end of the outage.
-    pub until: f64,
+    /// What breaks, as [`crate::nemesis::Fault`] is written.
+    pub fault: &'static str,
+    /// When it is put on.
+    pub from: When,
+    /// When it is healed.
+    pub until: When,
 }
 
-/// The stack and the load of a scenario, where they are not given.
+/// When something of a scenario is done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum When {
+    /// A share of the outage: 0 is its beginning, 1 its end.
+    Share(f64),
+    /// A moment, as [`Moment`] is written.
+    Moment(&'static str),
+}
+
+/// The stack, the load and the limits of a scenario, where they are not given.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Setting {
     servers: usize,
+    seconds: u64,
     rate_per_second: u32,
     read_share: f64,
     /// The share of the load's time before the first fault, of the outage, and of the time after it.
     parts: [u64; 3],
     is_bounded: bool,
+    /// At least so many writes must have come from the journal, or the run has not shown what it is for.
+    journaled_min: u64,
+    /// Whether the fault takes the database away from everybody, the canary too.
+    is_outage: bool,
+    /// Largest share of bad reads and writes, where it is not the usual one.
+    bad_max: Option<(f64, f64)>,
 }
 
 /// Two servers behind the proxy, under light traffic that is mostly reads.
-const USUAL: Setting =
-    Setting { servers: 2, rate_per_second: 150, read_share: 0.7, parts: [4, 8, 6], is_bounded: false };
+const USUAL: Setting = Setting {
+    servers: 2,
+    seconds: 8,
+    rate_per_second: 150,
+    read_share: 0.7,
+    parts: [4, 8, 6],
+    is_bounded: false,
+    journaled_min: 1,
+    is_outage: true,
+    bad_max: None,
+};
+/// A fault that the canary does not meet: on the service's own role, tables or processes.
+const ASIDE: Setting = Setting { is_outage: false, journaled_min: 0, ..USUAL };
 /// One server, so that all 500 writes per second wait in one journal; and reads enough to tell how quick they are.
-const ENDURING: Setting =
-    Setting { servers: 1, rate_per_second: 625, read_share: 0.2, parts: [1, 10, 1], is_bounded: true };
+const ENDURING: Setting = Setting {
+    servers: 1,
+    seconds: 18,
+    rate_per_second: 625,
+    read_share: 0.2,
+    parts: [1, 10, 1],
+    is_bounded: true,
+    ..USUAL
+};
 
 /// A named course of faults.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,54 +79,186 @@ pub struct Scenario {
     pub about: &'static str,
     /// Its faults in the order of their beginning; each is healed by the end of the outage.
     pub steps: &'static [Step],
-    /// At least so many writes must have come from the journal, or the run has not shown what it is for.
-    journaled_min: u64,
+    /// Whether `run all` runs it; others take too long for that.
+    pub in_all: bool,
     setting: Setting,
 }
 
 /// What `demo` runs.
 pub const DEMO: &str = "db-kill";
+/// How long its load takes where nothing else is asked for.
+pub const DEMO_DURATION: Duration = Duration::from_secs(18);
+
+/// A fault for the whole outage.
+const fn all_of_it(fault: &'static str) -> Step {
+    Step { fault, from: When::Share(0.0), until: When::Share(1.0) }
+}
+
+const fn scenario(
+    name: &'static str,
+    about: &'static str,
+    steps: &'static [Step],
+    setting: Setting,
+) -> Scenario {
+    Scenario { name, about, steps, in_all: true, setting }
+}
 
 /// All scenarios, in the order of `run all`.
-pub const ALL: [Scenario; 5] = [
+pub const ALL: &[Scenario] = &[
+    scenario("db-kill", "the database is killed under load and brought back", &[all_of_it("db-kill")], USUAL),
+    scenario(
+        "db-hang",
+        "the database stops answering, with every connection open, and goes on",
+        &[all_of_it("db-hang")],
+        USUAL,
+    ),
+    scenario(
+        "db-stop-fast",
+        "the database is stopped in order, as for maintenance, and started",
+        &[all_of_it("db-stop")],
+        USUAL,
+    ),
     Scenario {
-        name: "db-kill",
-        about: "the database is killed under load and brought back",
-        steps: &[Step { fault: Fault::DbKill, from: 0.0, until: 1.0 }],
-        journaled_min: 1,
-        setting: USUAL,
+        in_all: false,
+        ..scenario(
+            "db-stop-smart",
+            "the database takes no new sessions and waits for the old ones to end",
+            &[all_of_it("db-stop:mode=smart")],
+            Setting { journaled_min: 0, ..USUAL },
+        )
     },
+    scenario(
+        "db-flapping",
+        "the database goes and comes, over and over",
+        &[all_of_it("db-flapping:down=1000,up=500")],
+        USUAL,
+    ),
+    scenario(
+        "backend-kill",
+        "one session's process dies, and the database ends all others and recovers",
+        &[Step { fault: "backend-kill", from: When::Share(0.0), until: When::Share(0.2) }],
+        Setting { journaled_min: 0, ..USUAL },
+    ),
+    scenario(
+        "backends-hang",
+        "sessions of the service hang while the database serves others",
+        &[all_of_it("backends-hang:count=500")],
+        ASIDE,
+    ),
+    scenario(
+        "sessions-terminated",
+        "an administrator ends every session, again and again",
+        &[all_of_it("sessions-terminated")],
+        ASIDE,
+    ),
+    scenario(
+        "connections-exhausted",
+        "others take all connections, those of the service too",
+        &[all_of_it("connections-exhausted")],
+        Setting { journaled_min: 0, ..USUAL },
+    ),
+    scenario(
+        "lock-storm",
+        "somebody locks the table and goes for a coffee",
+        &[all_of_it("lock-storm")],
+        // A lock is no outage: writes are refused honestly while it lasts.
+        Setting { bad_max: Some((0.001, 0.6)), ..ASIDE },
+    ),
+    scenario("read-only", "the database takes no writes", &[all_of_it("read-only")], USUAL),
+    scenario(
+        "sync-standby-missing",
+        "commits hang, because a standby is away that must confirm them",
+        &[all_of_it("sync-standby-missing")],
+        // Writes that wait behind a row or a key of a hanging commit are refused, honestly.
+        Setting { bad_max: Some((0.001, 0.35)), journaled_min: 0, ..USUAL },
+    ),
+    scenario(
+        "password-rotated",
+        "the password is another one, and the sessions are ended",
+        &[all_of_it("password-rotated")],
+        Setting { journaled_min: 1, ..ASIDE },
+    ),
+    scenario(
+        "cached-plan-invalid",
+        "a migration changes a type under prepared statements, twice",
+        &[all_of_it("cached-plan-invalid")],
+        ASIDE,
+    ),
     Scenario {
-        name: "db-hang",
-        about: "the database stops answering, with every connection open, and goes on",
-        steps: &[Step { fault: Fault::DbHang, from: 0.0, until: 1.0 }],
-        journaled_min: 1,
-        setting: USUAL,
+        in_all: false,
+        ..scenario(
+            "serialization-failures",
+            "a third of the writes fails to serialize",
+            &[all_of_it("serialization-failures")],
+            ASIDE,
+        )
     },
-    Scenario {
-        name: "server-kill-in-outage",
-        about: "the database is killed, and in the outage a server with a filled journal too",
-        steps: &[
-            Step { fault: Fault::DbKill, from: 0.0, until: 1.0 },
-            Step { fault: Fault::ServerKill, from: 0.45, until: 0.6 },
+    scenario(
+        "server-kill-in-outage",
+        "the database is killed, and in the outage a server with a filled journal too",
+        &[
+            all_of_it("db-kill"),
+            Step { fault: "server-kill", from: When::Share(0.45), until: When::Share(0.6) },
         ],
-        journaled_min: 1,
-        setting: USUAL,
-    },
+        USUAL,
+    ),
+    scenario(
+        "rolling-restart-in-outage",
+        "a new version is rolled out while the database is away",
+        &[
+            all_of_it("db-kill"),
+            Step { fault: "rolling-restart", from: When::Share(0.3), until: When::Share(0.9) },
+        ],
+        USUAL,
+    ),
     Scenario {
-        name: "long-outage",
-        about: "the database is away while one server takes 500 writes per second; memory, disk, and the way back",
-        steps: &[Step { fault: Fault::DbKill, from: 0.0, until: 1.0 }],
-        journaled_min: 1,
-        setting: ENDURING,
+        in_all: false,
+        ..scenario(
+            "cold-recovery",
+            "the database comes back to three servers with cold caches and full journals, all at once",
+            &[
+                all_of_it("db-kill"),
+                Step {
+                    fault: "rolling-restart:gap=0,signal=kill",
+                    from: When::Share(0.6),
+                    until: When::Share(0.95),
+                },
+            ],
+            // Cold and without a database, a server has nothing to show.
+            Setting { servers: 3, bad_max: Some((0.6, 0.2)), ..USUAL },
+        )
     },
+    scenario(
+        "server-pause",
+        "one of two servers stops for a while and goes on, as a virtual machine does",
+        &[all_of_it("server-pause")],
+        ASIDE,
+    ),
+    scenario(
+        "ghost-writer",
+        "a server is killed while its writes wait in the database, and starts again beside them",
+        &[Step {
+            fault: "ghost-writer",
+            from: When::Share(0.0),
+            until: When::Moment("fault 1 begun + 0 ms"),
+        }],
+        Setting { bad_max: Some((0.01, 0.2)), ..ASIDE },
+    ),
     Scenario {
-        name: "no-fault",
-        about: "control: the usual load and nothing broken",
-        steps: &[],
-        journaled_min: 0,
-        setting: USUAL,
+        in_all: false,
+        ..scenario(
+            "long-outage",
+            "the database is away while one server takes 500 writes per second; memory, disk, and the way back",
+            &[all_of_it("db-kill")],
+            ENDURING,
+        )
     },
+    scenario(
+        "no-fault",
+        "control: the usual load and nothing broken",
+        &[],
+        Setting { journaled_min: 0, ..USUAL },
+    ),
 ];
 
 impl Scenario {
@@ -108,112 +270,136 @@ impl Scenario {
         ALL.iter().find(|scenario| scenario.name == name).ok_or_else(|| Error::Unknown {
             what: "the scenario",
             name: name.to_owned(),
-            known: ALL.map(|scenario| scenario.name).join(", "),
+            known: ALL.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", "),
         })
     }
 
-    /// How many servers the stack has.
-    #[must_use]
-    pub fn servers(&self) -> usize {
-        self.setting.servers
-    }
-
-    /// The plan of the load: `duration` from the first to the last planned request (default 18 s), split into the time
-    /// before, in and after the outage: 4 to 8 to 6, of a long outage 1 to 10 to 1.
+    /// Everything that a run of it does. `duration` is from the first to the last planned request (default 8 s), split
+    /// into the time before, in and after the outage: 4 to 8 to 6, of a long outage 1 to 10 to 1.
     ///
     /// # Errors
     /// [`Error::State`] for a duration outside 6 s to 1 h, or a rate of 0 or above 2,000.
-    pub fn plan(&self, duration: Option<Duration>, rate: Option<u32>) -> Result<Plan, Error> {
-        /// More than this one machine cannot send and serve; the run would only measure itself.
-        const RATE_MAX: u32 = 2_000;
-        let Setting { rate_per_second, read_share, parts, .. } = self.setting;
-        let mut plan = Plan { rate_per_second, read_share, ..Plan::default() };
-        if let Some(rate) = rate {
-            if rate == 0 || rate > RATE_MAX {
-                let reason = format!("{rate} requests per second are not between 1 and {RATE_MAX}");
-                return Err(Error::state("plan the load", reason));
-            }
-            plan.rate_per_second = rate;
-        }
-        if let Some(duration) = duration {
-            if duration < DURATION_MIN || duration > DURATION_MAX {
-                let (min, max) = (DURATION_MIN.as_secs(), DURATION_MAX.as_secs());
-                let reason = format!("a duration of {duration:?} is not between {min}s and {max}s");
-                return Err(Error::state("plan the load", reason));
-            }
-            plan.load_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        }
+    pub fn schedule(
+        &self,
+        seed: u64,
+        duration: Option<Duration>,
+        rate: Option<u32>,
+    ) -> Result<Schedule, Error> {
+        let load = self.plan(duration, rate);
+        let faults = self.steps.iter().map(|step| step.planned(&load, seed)).collect::<Result<_, _>>()?;
+        let schedule = Schedule {
+            format: schedule::FORMAT,
+            scenario: self.name.to_owned(),
+            seed,
+            stack: Parts { servers: self.setting.servers, ..Parts::default() },
+            load,
+            limits: self.limits(),
+            faults,
+        };
+        schedule.check().map_err(|reason| Error::state("plan the load", reason))?;
+        Ok(schedule)
+    }
+
+    fn plan(&self, duration: Option<Duration>, rate: Option<u32>) -> Plan {
+        let Setting { seconds, rate_per_second, read_share, parts, .. } = self.setting;
+        let duration = duration.unwrap_or(Duration::from_secs(seconds));
+        let load_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let [before, outage, after] = parts;
-        plan.baseline_ms = plan.load_ms * before / (before + outage + after);
-        plan.outage_ms = plan.load_ms * outage / (before + outage + after);
-        Ok(plan)
+        let share = |part| load_ms.saturating_mul(part) / (before + outage + after);
+        Plan {
+            rate_per_second: rate.unwrap_or(rate_per_second),
+            read_share,
+            load_ms,
+            baseline_ms: share(before),
+            outage_ms: share(outage),
+            ..Plan::default()
+        }
     }
 
     /// What counts as good enough.
-    #[must_use]
-    pub fn limits(&self) -> Limits {
-        let (journaled_min, fault_expected) = (self.journaled_min, !self.steps.is_empty());
-        let bounds = self.setting.is_bounded.then(Bounds::default);
-        Limits { journaled_min, fault_expected, bounds, ..Limits::default() }
-    }
-
-    /// Every moment at which something is to be done, in order, from the first planned request on.
-    pub(crate) fn moments(&self, plan: &Plan) -> Vec<Moment> {
-        let outage = Duration::from_millis(plan.outage_ms);
-        let start = Duration::from_millis(plan.baseline_ms);
-        let moment =
-            |index: usize, share: f64, heal: bool| Moment { at: start + outage.mul_f64(share), index, heal };
-        let pairs = self.steps.iter().enumerate();
-        let mut moments: Vec<Moment> = pairs
-            .flat_map(|(index, step)| [moment(index, step.from, false), moment(index, step.until, true)])
-            .collect();
-        moments.sort_by_key(|moment| moment.at);
-        moments
+    fn limits(&self) -> Limits {
+        let Setting { journaled_min, is_bounded, is_outage, bad_max, .. } = self.setting;
+        let usual = Limits::default();
+        let (reads_bad_max, writes_bad_max) = bad_max.unwrap_or((usual.reads_bad_max, usual.writes_bad_max));
+        Limits {
+            journaled_min,
+            fault_expected: !self.steps.is_empty(),
+            outage_expected: is_outage,
+            bounds: is_bounded.then(Bounds::default),
+            reads_bad_max,
+            writes_bad_max,
+            ..usual
+        }
     }
 }
 
-/// Something to be done to a step of a scenario.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Moment {
-    /// When, from the first planned request.
-    pub(crate) at: Duration,
-    /// Which step, by its place in the scenario.
-    pub(crate) index: usize,
-    /// Heal it, or put it on.
-    pub(crate) heal: bool,
+impl Step {
+    fn planned(&self, load: &Plan, seed: u64) -> Result<Planned, Error> {
+        let moment = |when| match when {
+            When::Share(share) => {
+                let outage = Duration::from_millis(load.outage_ms);
+                Ok(Moment::at(Duration::from_millis(load.baseline_ms) + outage.mul_f64(share)))
+            }
+            When::Moment(text) => {
+                text.parse().map_err(|reason: String| Error::state("plan the faults", reason))
+            }
+        };
+        Ok(Planned {
+            fault: self.fault.parse()?,
+            server: usize::try_from(seed).unwrap_or(0) % SERVERS_MAX,
+            from: moment(self.from)?,
+            until: moment(self.until)?,
+        })
+    }
 }
+
+/// The victim is chosen among these, round and round.
+const SERVERS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::After;
+
+    fn schedule(name: &str) -> Schedule {
+        Scenario::find(name).unwrap().schedule(7, None, None).unwrap()
+    }
 
     #[test]
     fn every_fault_is_put_on_before_it_is_healed_and_within_the_load() {
-        for scenario in &ALL {
-            let plan = scenario.plan(None, None).unwrap();
-            for step in scenario.steps {
-                assert!(0.0 <= step.from && step.from < step.until && step.until <= 1.0, "{}", scenario.name);
+        for scenario in ALL {
+            let schedule = schedule(scenario.name);
+            assert_eq!(schedule.faults.len(), scenario.steps.len());
+            for Planned { fault, from, until, .. } in &schedule.faults {
+                assert!(from.delay < until.delay || until.after != After::Load, "{fault}");
+                assert!(until.delay < Duration::from_millis(schedule.load.load_ms), "{fault}");
             }
-            let moments = scenario.moments(&plan);
-            assert_eq!(moments.len(), 2 * scenario.steps.len());
-            assert!(moments.is_sorted_by_key(|moment| moment.at));
-            assert!(moments.iter().all(|moment| moment.at < Duration::from_millis(plan.load_ms)));
+        }
+    }
+
+    #[test]
+    fn twelve_or_more_take_8_to_15_seconds_each() {
+        let quick: Vec<_> = ALL.iter().filter(|scenario| scenario.in_all).collect();
+        assert!(quick.len() >= 12);
+        for scenario in quick {
+            let load = schedule(scenario.name).load;
+            assert!((8_000..=15_000).contains(&load.load_ms), "{}", scenario.name);
         }
     }
 
     #[test]
     fn the_demo_takes_the_database_away_for_eight_seconds() {
-        let scenario = Scenario::find(DEMO).unwrap();
-        let moments = scenario.moments(&scenario.plan(None, None).unwrap());
-        let times: Vec<u64> = moments.iter().map(|moment| moment.at.as_secs()).collect();
+        let schedule = Scenario::find(DEMO).unwrap().schedule(1, Some(DEMO_DURATION), None).unwrap();
+        let moments = schedule.faults.iter().flat_map(|planned| [planned.from, planned.until]);
+        let times: Vec<u64> = moments.map(|moment| moment.delay.as_secs()).collect();
         assert_eq!(times, [4, 12]);
     }
 
     #[test]
     fn a_duration_is_split_in_the_same_parts() {
-        let plan = ALL[0].plan(Some(Duration::from_secs(36)), Some(50)).unwrap();
+        let load = ALL[0].schedule(1, Some(Duration::from_secs(36)), Some(50)).unwrap().load;
         assert_eq!(
-            (plan.baseline_ms, plan.outage_ms, plan.load_ms, plan.rate_per_second),
+            (load.baseline_ms, load.outage_ms, load.load_ms, load.rate_per_second),
             (8_000, 16_000, 36_000, 50)
         );
     }
@@ -221,22 +407,23 @@ mod tests {
     #[test]
     fn a_long_outage_takes_500_writes_per_second_for_ten_of_twelve_minutes() {
         let scenario = Scenario::find("long-outage").unwrap();
-        let plan = scenario.plan(Some(Duration::from_secs(720)), None).unwrap();
-        assert_eq!((plan.baseline_ms, plan.outage_ms), (60_000, 600_000));
-        assert!((f64::from(plan.rate_per_second) * (1.0 - plan.read_share) - 500.0).abs() < 1e-9);
-        assert!(scenario.limits().bounds.is_some() && ALL[0].limits().bounds.is_none());
+        let Schedule { load, limits, .. } =
+            scenario.schedule(1, Some(Duration::from_secs(720)), None).unwrap();
+        assert_eq!((load.baseline_ms, load.outage_ms), (60_000, 600_000));
+        assert!((f64::from(load.rate_per_second) * (1.0 - load.read_share) - 500.0).abs() < 1e-9);
+        assert!(limits.bounds.is_some() && ALL[0].limits().bounds.is_none());
     }
 
     #[test]
     fn plans_that_prove_nothing_are_refused() {
-        assert!(ALL[0].plan(Some(Duration::from_secs(2)), None).is_err());
-        assert!(ALL[0].plan(None, Some(0)).is_err());
-        assert!(ALL[0].plan(None, Some(100_000)).is_err());
+        assert!(ALL[0].schedule(1, Some(Duration::from_secs(2)), None).is_err());
+        assert!(ALL[0].schedule(1, None, Some(0)).is_err());
+        assert!(ALL[0].schedule(1, None, Some(100_000)).is_err());
     }
 
     #[test]
     fn only_the_control_expects_no_fault() {
-        for scenario in &ALL {
+        for scenario in ALL {
             assert_eq!(scenario.limits().fault_expected, scenario.name != "no-fault");
         }
     }

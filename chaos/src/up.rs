@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::cli::Interrupts;
 use crate::error::Error;
-use crate::nemesis::{self, Bite, Fault};
+use crate::nemesis::{self, Bite, Fault, Scene};
 use crate::stack::{Options, Stack};
 
 pub(crate) use control::ask;
@@ -32,7 +32,7 @@ struct Request {
     answer: oneshot::Sender<Result<String, String>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Wish {
     Break(Fault),
     Heal,
@@ -94,13 +94,11 @@ async fn fulfil(wish: Wish, stack: &Stack, bites: &mut Vec<Bite>) -> Result<Stri
     let failed = |error: Error| format!("failed to {error}");
     match wish {
         Wish::Break(fault) => {
-            if bites.iter().any(|bite| bite.fault() == fault) {
-                return Err(format!("{fault} is on already; `ridethrough-chaos heal` takes it off"));
+            if bites.iter().any(|bite| bite.fault().name() == fault.name()) {
+                return Err(format!("{} is on already; `ridethrough-chaos heal` takes it off", fault.name()));
             }
-            let Some(server) = stack.servers().first() else {
-                return Err("the stack has no server".to_owned());
-            };
-            let bite = nemesis::inject(fault, stack.cluster(), server).await.map_err(failed)?;
+            let scene = Scene::of(stack, 0, false);
+            let bite = nemesis::inject(&fault, &scene).await.map_err(failed)?;
             bites.push(bite);
             Ok(format!("{fault} is on"))
         }
@@ -109,7 +107,7 @@ async fn fulfil(wish: Wish, stack: &Stack, bites: &mut Vec<Bite>) -> Result<Stri
             let mut healed = Vec::new();
             // In the order of breaking: a server may need its database.
             for bite in bites.drain(..) {
-                let fault = bite.fault();
+                let fault = bite.fault().clone();
                 let witness = bite.heal().await.map_err(failed)?.witness;
                 healed.push(format!(
                     "{fault} is healed ({})",
@@ -146,7 +144,7 @@ fn welcome(stack: &Stack) -> String {
     text += &format!("  database     {}\n", stack.cluster().url());
     text += &format!("  logs         {}\n\n", stack.folder().path().display());
     let program = program();
-    text += &format!("Break it:  {program} break db-kill   (or db-hang, server-kill)\n");
+    text += &format!("Break it:  {program} break db-kill   (`{program} list` shows the others)\n");
     text += &format!("Heal it:   {program} heal\n");
     text += "Stop it:   Ctrl-C\n\n";
     text

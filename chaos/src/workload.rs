@@ -20,11 +20,13 @@ use crate::workload::schedule::{Planned, Schedule};
 
 mod answer;
 pub(crate) mod client;
+mod counts;
 mod probe;
 mod schedule;
 mod settle;
 mod warm;
 
+pub use crate::workload::counts::Counts;
 pub use crate::workload::probe::probe_health;
 pub(crate) use crate::workload::settle::journal_entries_of;
 pub use crate::workload::settle::{Settled, settle};
@@ -59,6 +61,8 @@ pub struct Plan {
     pub proxy: SocketAddr,
     /// The replicas behind it, asked directly only before and after the load.
     pub servers: Vec<Target>,
+    /// Where acknowledgements are counted meanwhile.
+    pub counts: Counts,
 }
 
 /// What the load left behind.
@@ -99,9 +103,16 @@ pub async fn drive(plan: Plan, warmed: Warmed, recorder: Recorder) -> Driven {
         let due = start + planned.after;
         sleep_until(due).await;
         let (client, warmed, recorder) = (client.clone(), Arc::clone(&warmed), recorder.clone());
+        let counts = plan.counts.clone();
         running.spawn(async move {
             let step = Step { op, planned, due, deadline: due + deadline };
-            step.run(&client, &warmed, &recorder).await
+            let ended = step.run(&client, &warmed, &recorder).await;
+            match ended.fate {
+                Fate::Journaled => counts.journaled(),
+                Fate::Committed => counts.committed(),
+                Fate::Settled | Fate::Unknown => {}
+            }
+            ended
         });
         while let Some(Ok(ended)) = running.try_join_next() {
             driven.add(ended);
@@ -127,7 +138,9 @@ struct Ended {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
+    /// A read, or a write that certainly had no effect.
     Settled,
+    Committed,
     Journaled,
     Unknown,
 }
@@ -174,6 +187,7 @@ impl Step {
         let fate = match &event {
             Event::Info(_) => Fate::Unknown,
             Event::Ok(done) if answer::is_journaled(done) => Fate::Journaled,
+            Event::Ok(_) if action.is_write() => Fate::Committed,
             _ => Fate::Settled,
         };
         recorder.record(event);

@@ -6,6 +6,10 @@ use std::{
     time::Duration,
 };
 
+use ridethrough_chaos::{
+    scenario::Scenario,
+    schedule::{Planned, Schedule},
+};
 use ridethrough_tests::{
     launch::{Blueprint, Exit, Output, Running, program, run},
     seed,
@@ -74,6 +78,54 @@ async fn a_run_holds_and_writes_its_report() {
     assert!(!report.contains("postgres://"), "the report tells the URL of the database");
 }
 
+/// A short run of a scenario that must hold.
+async fn holds(scenario: &str) {
+    let home = tempfile::tempdir().expect("a folder can be made");
+    let seed = seed().to_string();
+    // Light enough for a machine that does other things as well.
+    let args = ["run", scenario, "--duration", "8", "--rate", "60", "--seed", &seed, "--out", "reports"];
+    let output = run_in(home.path(), scenario, &args).await;
+    assert_eq!(output.exit, Exit::Code(0), "{}\n{}", output.stdout, output.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_get_through_a_database_that_hangs() {
+    holds("db-hang").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_get_through_an_administrator_who_ends_every_session() {
+    holds("sessions-terminated").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_get_through_a_rollout_while_the_database_is_away() {
+    holds("rolling-restart-in-outage").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_get_through_a_password_that_was_rotated() {
+    holds("password-rotated").await;
+}
+
+/// A harness that broke nothing would find that all is well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_without_its_effect_proves_nothing_and_its_schedule_with_it_does() {
+    let home = tempfile::tempdir().expect("a folder can be made");
+    let args = ["run", "db-kill", "--duration", "6", "--rate", "60", "--seed", "7", "--out", "reports"];
+    let env = vec![("RIDETHROUGH_CHAOS_TOOTHLESS".to_owned(), "1".to_owned())];
+    let toothless = Blueprint { env, ..laboratory("toothless", &args) };
+    let output = run(&toothless, &home.path().join("toothless"), RUN_LIMIT).await;
+    assert_eq!(output.exit, Exit::Code(2), "{}\n{}", output.stdout, output.stderr);
+    assert!(output.stdout.contains("X1"), "{}", output.stdout);
+    // The schedule in its folder is all that another run needs.
+    let folder = home.path().join("toothless").join("reports").join("db-kill").display().to_string();
+    let output = run_in(home.path(), "replay", &["replay", &folder, "--out", "again"]).await;
+    assert_eq!(output.exit, Exit::Code(0), "{}\n{}", output.stdout, output.stderr);
+    let read = |folder: &Path| Schedule::read(folder).expect("a schedule is there");
+    assert_eq!(read(Path::new(&folder)), read(&home.path().join("replay").join("again")));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_forgets_keys_is_found_out() {
     let home = tempfile::tempdir().expect("a folder can be made");
@@ -130,6 +182,46 @@ async fn a_killed_laboratory_leaves_no_process_and_no_folder() {
         (!folder.exists() && processes_in(&folder).is_empty()).then_some(())
     })
     .await;
+}
+
+/// Stopped processes, programs that compute, a restart in the background: whatever a fault has made must go with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_laboratory_that_is_killed_at_any_moment_of_its_faults_leaves_nothing() {
+    const TIMES: u64 = 10;
+    const LATEST_MS: u64 = 4_000;
+
+    let home = tempfile::tempdir().expect("a folder can be made");
+    let mut random = fastrand::Rng::with_seed(seed());
+    let mut schedule =
+        Scenario::find("no-fault").and_then(|scenario| scenario.schedule(1, None, None)).expect("a schedule");
+    schedule.load.warm_todos = 1;
+    let planned = |fault: &str| Planned {
+        fault: fault.parse().expect("a fault"),
+        server: 0,
+        from: "0 ms".parse().expect("a moment"),
+        until: "9000 ms".parse().expect("a moment"),
+    };
+    for faults in
+        [["cpu-starved", "server-pause", "db-hang"], ["rolling-restart", "lock-storm", "db-flapping"]]
+    {
+        schedule.faults = faults.map(planned).to_vec();
+        schedule.write(home.path()).expect("a schedule can be written");
+        let file = home.path().join("schedule.toml").display().to_string();
+        for _ in 0..TIMES / 2 {
+            let args = ["run", "--schedule", &file, "--out", "reports"];
+            let running = Running::start(&laboratory("killed", &args), home.path());
+            let pid = running.pid();
+            tokio::time::sleep(Duration::from_millis(random.u64(100..LATEST_MS))).await;
+            let folders = run_folders_of(pid);
+            // By SIGKILL: it can do nothing about it.
+            drop(running);
+            until("everything is gone", Duration::from_secs(5), async || {
+                let gone = |folder: &PathBuf| !folder.exists() && processes_in(folder).is_empty();
+                (folders.iter().all(gone) && run_folders_of(pid).is_empty()).then_some(())
+            })
+            .await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

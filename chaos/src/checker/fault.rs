@@ -118,7 +118,14 @@ mod tests {
     }
 
     fn start(id: u32, at_ms: u64, database_gone: bool) -> FaultStart {
-        FaultStart { id, fault: format!("fault-{id}"), at_us: at_ms * 1_000, database_gone, witness: None }
+        FaultStart {
+            id,
+            fault: format!("fault-{id}"),
+            at_us: at_ms * 1_000,
+            asked_us: None,
+            database_gone,
+            witness: None,
+        }
     }
 
     fn end(id: u32, at_ms: u64) -> FaultEnd {

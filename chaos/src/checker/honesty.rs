@@ -45,8 +45,12 @@ fn load_was_real(index: &Index<'_>, bands: &[Banded], limits: &Limits) -> Check 
     let mut finding =
         Finding::new("X2", "the load was sent, and all was well before the fault", Class::Honesty);
     let planned = index.load.reads + index.load.writes;
-    let baseline_until =
-        index.faults.first().map_or(u64::MAX, |fault| fault.start.at_us.saturating_sub(FAULT_LEAD_US));
+    // Putting a fault on takes time of its own, and what happens meanwhile belongs to it.
+    let begins = index
+        .faults
+        .iter()
+        .map(|fault| fault.start.asked_us.unwrap_or_else(|| fault.start.at_us.saturating_sub(FAULT_LEAD_US)));
+    let baseline_until = begins.min().unwrap_or(u64::MAX);
     let (mut sent, mut before, mut before_bad) = (0_u64, 0_u64, 0_u64);
     for (op, banded) in index.ops.iter().zip(bands).filter(|(op, _)| op.measured) {
         sent += u64::from(!matches!(op.end, Some((_, done)) if done.got == Got::NeverSent));

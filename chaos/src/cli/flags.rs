@@ -44,8 +44,8 @@ pub(super) struct Load {
     /// Fixes traffic and faults [default: random, printed] [key: run.seed].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Seconds of traffic, or text with a unit such as 90s or 2m: 6 s to 1 h [default: 18]; the outage takes 8 of
-    /// 18 parts [key: run.duration, always with its unit].
+    /// Seconds of traffic, or text with a unit such as 90s or 2m: 6 s to 1 h [default: 8, of demo 18]; the
+    /// outage takes 8 of 18 parts [key: run.duration, always with its unit].
     #[arg(long, value_name = "S", value_parser = seconds)]
     duration: Option<Duration>,
     /// Requests per second [default: 150] [key: run.rate].

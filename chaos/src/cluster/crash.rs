@@ -203,6 +203,34 @@ impl Cluster {
         Ok(hang)
     }
 
+    /// As [`Cluster::hang`], of these processes alone; others go on.
+    ///
+    /// # Errors
+    /// [`Error::State`] where one is no process of the cluster, else as [`Cluster::hang`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future lets them go on.
+    pub async fn hang_only(&self, pids: &[u32]) -> Result<Hang, Error> {
+        let chosen: Vec<Handle> =
+            self.tree().into_iter().filter(|handle| pids.contains(&handle.pid())).collect();
+        if chosen.len() != pids.len() {
+            return Err(Error::state("hang a process of PostgreSQL", "it is gone"));
+        }
+        node::signal_all(&chosen, Signal::STOP);
+        let hang = Hang { handles: chosen };
+        hang.complete().await?;
+        Ok(hang)
+    }
+
+    /// Kills one process of the cluster (SIGKILL); the postmaster then ends all others and recovers.
+    ///
+    /// # Errors
+    /// [`Error::State`] where it is no process of the cluster.
+    pub fn kill_only(&self, pid: u32) -> Result<(), Error> {
+        let killed = self.tree().iter().any(|handle| handle.pid() == pid && handle.signal(Signal::KILL));
+        if killed { Ok(()) } else { Err(Error::state("kill a process of PostgreSQL", "it is gone")) }
+    }
+
     /// Stops every process but the spared ones, without waiting for the kernel to have done so.
     pub(super) fn freeze(&self, spared: &[u32]) -> Result<Hang, Error> {
         let mut state = self.lock();

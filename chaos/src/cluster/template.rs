@@ -17,7 +17,7 @@ use crate::process::{self, Account, Exit, Launch, Process};
 /// The superuser of every cluster; the harness's own access.
 pub(super) const ADMIN: &str = "chaos";
 /// The role and the database of the service: no superuser, so that it meets limits and rights as in production.
-pub(super) const APP: &str = "app";
+pub(crate) const APP: &str = "app";
 /// The canary's role. It may do nothing but insert into one table, and needs no password: proving a password takes
 /// milliseconds of hashing, fifty times a second, on a machine whose latencies are being measured.
 pub(crate) const CANARY: &str = "canary";

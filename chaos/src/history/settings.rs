@@ -61,6 +61,9 @@ pub struct Limits {
     pub journaled_min: u64,
     /// X1: whether the scenario has a fault at all; a plain load run has none. Default true.
     pub fault_expected: bool,
+    /// T3: whether a fault takes the database away from everybody, so that the canary must see it go and come.
+    /// Default true.
+    pub outage_expected: bool,
     /// Invariants that must have been measured for this run to be held, beside those that every run must measure.
     /// Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -152,6 +155,7 @@ impl Default for Limits {
             sent_share_min: 0.8,
             journaled_min: 0,
             fault_expected: true,
+            outage_expected: true,
             required: Vec::new(),
             outcomes: Vec::new(),
             unknown_share_max: None,

@@ -220,8 +220,14 @@ mod tests {
 
     #[test]
     fn a_fault_without_an_end_lasts_to_the_end_and_nothing_sticks_out() {
-        let start =
-            FaultStart { id: 1, fault: "db-kill".into(), at_us: 500_000, database_gone: true, witness: None };
+        let start = FaultStart {
+            id: 1,
+            fault: "db-kill".into(),
+            at_us: 500_000,
+            asked_us: None,
+            database_gone: true,
+            witness: None,
+        };
         let events = [Event::FaultStart(start), probe(5_000, "/livez", Some(200))];
         let lanes = all(&events, &[], 600_000, 1_000_000);
         assert_eq!(lanes.len(), 1, "the probe lies outside");

@@ -17,6 +17,7 @@ fn run(scenario: &str) -> Vec<Event> {
             fault: "<b>db-kill</b>".into(),
             at_us: 1_000_000,
             database_gone: true,
+            asked_us: None,
             witness: Some("signal 9".into()),
         }),
         Event::FaultEnd(FaultEnd { id: 1, at_us: 2_000_000, witness: None }),

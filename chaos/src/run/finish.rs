@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cluster::Cluster;
+use crate::cluster::{APP, Cluster};
 use crate::error::Error;
 use crate::history::{Event, FinalRow, FinalRows, ProcessExit, ProcessStart, Recorder, Role};
 use crate::stack::{Service, Stack};
@@ -13,6 +13,30 @@ use crate::stack::{Service, Stack};
 /// A healthy database answers this in milliseconds, also with a million rows in seconds.
 const ROWS_LIMIT: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Waits until no session of the service has anything under way: a statement may outlive whoever sent it.
+pub(super) async fn quiet(cluster: &Cluster) -> Result<(), Error> {
+    /// Above the longest statement of the service.
+    const LIMIT: Duration = Duration::from_secs(10);
+    /// So many looks in a row: between two statements of a transaction-less service there is nothing to see.
+    const LOOKS: u32 = 4;
+    const EVERY: Duration = Duration::from_millis(50);
+    let what = "see the sessions of the service at rest";
+    let watch = async {
+        let client = cluster.connect(CONNECT_LIMIT).await?;
+        let query = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND state <> 'idle'";
+        let mut looks = 0;
+        while looks < LOOKS {
+            let row = client.query_one(query, &[&APP]).await.map_err(Error::postgres(what))?;
+            let busy: i64 = row.try_get(0).map_err(Error::postgres(what))?;
+            looks = if busy == 0 { looks + 1 } else { 0 };
+            tokio::time::sleep(EVERY).await;
+        }
+        Ok(())
+    };
+    // A session that never rests is no reason to read nothing; W1 and W2 are judged by what is there.
+    tokio::time::timeout(LIMIT, watch).await.unwrap_or(Ok(()))
+}
 
 /// Reads every todo straight from PostgreSQL, in one snapshot.
 pub(super) async fn final_rows(cluster: &Cluster, recorder: &Recorder) -> Result<(), Error> {

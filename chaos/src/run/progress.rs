@@ -17,6 +17,7 @@ const BAR_WIDTH: usize = 24;
 #[derive(Debug, Clone)]
 pub struct Progress {
     terminal: bool,
+    quiet: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -32,7 +33,13 @@ impl Progress {
     #[must_use]
     pub fn on_stderr() -> Self {
         let state = State { text: String::new(), since: Instant::now(), total: None };
-        Self { terminal: std::io::stderr().is_terminal(), state: Arc::new(Mutex::new(state)) }
+        Self { terminal: std::io::stderr().is_terminal(), quiet: false, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// A progress that nobody sees, for many runs in a row.
+    #[must_use]
+    pub fn quiet() -> Self {
+        Self { terminal: false, quiet: true, ..Self::on_stderr() }
     }
 
     /// A new phase begins. `total` is how long it will take, where that is known.
@@ -43,13 +50,13 @@ impl Progress {
             state.since = Instant::now();
             state.total = total;
         }
-        if self.terminal { self.rewrite() } else { write(&format!("{text}\n")) }
+        self.show(&format!("{text}\n"));
     }
 
     /// A new text within the phase, such as a fault that was put on.
     pub fn note(&self, text: &str) {
         text.clone_into(&mut self.lock().text);
-        if self.terminal { self.rewrite() } else { write(&format!("  {text}\n")) }
+        self.show(&format!("  {text}\n"));
     }
 
     /// Takes the line away, so that results can be printed.
@@ -71,6 +78,14 @@ impl Progress {
         loop {
             ticks.tick().await;
             self.rewrite();
+        }
+    }
+
+    fn show(&self, line: &str) {
+        if self.terminal {
+            self.rewrite();
+        } else if !self.quiet {
+            write(line);
         }
     }
 

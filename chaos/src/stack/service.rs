@@ -217,6 +217,42 @@ impl Service {
         self.start_again().await
     }
 
+    /// Sends it a signal that does not end it; false where it is down.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        self.lock().process.as_mut().is_some_and(|process| process.signal(signal))
+    }
+
+    /// The kernel's word on whether it is stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let state = self.lock();
+        state
+            .process
+            .as_ref()
+            .and_then(|process| process.handle().entry())
+            .is_some_and(|entry| entry.is_stopped())
+    }
+
+    /// The run folder it lives in.
+    pub(crate) fn run(&self) -> &RunFolder {
+        &self.0.run
+    }
+
+    /// Starts a second process on the same folder, on other ports, and gives how it ended, and its last words; no end
+    /// where it lives after `limit`. It does not outlive this call.
+    ///
+    /// # Cancel safety
+    /// Dropping the future kills it.
+    pub(crate) async fn rival(&self, limit: Duration) -> Result<(Option<Exit>, String), Error> {
+        let name = format!("{}-rival", self.name());
+        let log = self.0.run.path().join(format!("{name}.log"));
+        let stdout = self.0.run.path().join(format!("{name}.out"));
+        let addresses = [ports::loopback(ports::free()?), ports::loopback(ports::free()?)];
+        let mut rival = Process::start(&self.launch(name, addresses, stdout, log.clone()))?;
+        self.0.run.guard(rival.handle())?;
+        let exit = poll_until(limit, || rival.poll_exit()).await;
+        Ok((exit, process::log_tail(&log, 2)))
+    }
+
     /// Spawns it without waiting for anything: for drops.
     pub(crate) fn restart_unwatched(&self) {
         // A guard that heals on drop has nobody to tell; the probes see whether it worked.
@@ -276,25 +312,32 @@ impl Service {
         if state.process.is_some() && state.look().is_none() {
             return Err(Error::state(format!("start {}", self.name()), "it is running already"));
         }
+        let addresses = [self.0.main, self.0.admin];
+        let launch =
+            self.launch(self.name().to_owned(), addresses, self.0.stdout.clone(), self.0.log.clone());
+        let process = Process::start(&launch)?;
+        self.0.run.guard(process.handle())?;
+        state.lives.push(Life { pid: process.pid(), up: None, down: None, exit: None, planned: false });
+        state.process = Some(process);
+        Ok(())
+    }
+
+    fn launch(&self, name: String, addresses: [SocketAddr; 2], stdout: PathBuf, log: PathBuf) -> Launch {
         let mut args = self.0.blueprint.args.clone();
-        for (option, address) in [("--listen", self.0.main), ("--admin-listen", self.0.admin)] {
+        for (option, address) in ["--listen", "--admin-listen"].into_iter().zip(addresses) {
             args.extend([OsString::from(option), address.to_string().into()]);
         }
-        let process = Process::start(&Launch {
-            name: self.name().to_owned(),
+        Launch {
+            name,
             program: self.0.blueprint.program.clone(),
             args,
             env: self.0.blueprint.env.clone(),
             folder: self.0.home.clone(),
             stdin: None,
-            stdout: self.0.stdout.clone(),
-            log: self.0.log.clone(),
+            stdout,
+            log,
             account: None,
-        })?;
-        self.0.run.guard(process.handle())?;
-        state.lives.push(Life { pid: process.pid(), up: None, down: None, exit: None, planned: false });
-        state.process = Some(process);
-        Ok(())
+        }
     }
 
     /// Whether the line that both listeners accept stands in the output of this life.

@@ -119,7 +119,13 @@ fn bench(address: SocketAddr, load: history::Plan) -> Bench {
     };
     recorder.record(Event::Run(Box::new(header)));
     let servers = vec![Target { name: "server-1".into(), main: address, admin: address }];
-    Bench { plan: Plan { seed: 9, load, proxy: address, servers }, recorder, writer, path, _folder: folder }
+    Bench {
+        plan: Plan { seed: 9, load, proxy: address, servers, counts: Counts::default() },
+        recorder,
+        writer,
+        path,
+        _folder: folder,
+    }
 }
 
 fn short() -> history::Plan {

@@ -92,6 +92,7 @@ impl Scene {
             fault: "db-kill".into(),
             at_us: ms(4_000),
             database_gone: true,
+            asked_us: None,
             witness: Some("the postmaster ended by signal 9".into()),
         }));
         self.events.push(Event::FaultEnd(FaultEnd { id: 1, at_us: ms(11_500), witness: None }));

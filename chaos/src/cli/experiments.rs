@@ -1,0 +1,442 @@
+//! The commands that run experiments: scenarios, a schedule again, fewer faults, many seeds. What one experiment does is in
+//! `run.rs`; the command line is in `cli.rs`.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Subcommand;
+use tokio::time::Instant;
+
+use crate::cli::flags::{self, Load, Parts};
+use crate::cli::{Interrupts, eprint, print, stack_options};
+use crate::config::Config;
+use crate::error::Error;
+use crate::report;
+use crate::run::{self, Experiment, Progress};
+use crate::scenario::{self, Scenario};
+use crate::schedule::Schedule;
+use crate::shrink;
+use crate::swarm;
+use crate::verdict::{Class, Outcome, State, Verdict};
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Kill the database of a running stack under load, bring it back, and show what users got.
+    Demo {
+        #[command(flatten)]
+        load: Load,
+        /// Where the report goes [default: target/demo] [key: demo.out].
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        parts: Parts,
+    },
+    /// Run scenarios one after another; `all` runs each there is.
+    Run {
+        /// Names as `list` shows them, or `all`.
+        #[arg(required_unless_present = "schedule", value_name = "SCENARIO")]
+        scenarios: Vec<String>,
+        /// What a file says instead of a scenario; it fixes seed and load, too.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["scenarios", "seed", "duration", "rate"])]
+        schedule: Option<PathBuf>,
+        #[command(flatten)]
+        load: Load,
+        /// Where the reports go, each in a folder named after its scenario [default: target/chaos] [key: run.out].
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        parts: Parts,
+    },
+    /// Run again exactly what a run did, by the schedule in its folder.
+    Replay {
+        /// A folder with a `schedule.toml`, or such a file.
+        dir: PathBuf,
+        /// Where the report goes [default: DIR/replay].
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        parts: Parts,
+    },
+    /// Find the fewest faults of a run that still break the same promise, by running it with fewer and fewer.
+    Shrink {
+        /// The folder of a run whose verdict is violated.
+        dir: PathBuf,
+        /// At most so many runs.
+        #[arg(long, value_name = "N", default_value_t = 30)]
+        runs: u32,
+        /// Where the runs and the smaller schedule go [default: DIR/shrunk].
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        parts: Parts,
+    },
+    /// Run schedules by chance, one a seed: other faults, rates and sizes each time.
+    Swarm {
+        /// How many seeds.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        seeds: u64,
+        /// The first seed [default: random, printed] [key: run.seed].
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+        /// No new one after so many minutes.
+        #[arg(long, value_name = "M")]
+        minutes: Option<u64>,
+        /// Where runs that did not hold are kept [default: target/swarm].
+        #[arg(long, value_name = "DIR", default_value = "target/swarm")]
+        out: PathBuf,
+        #[command(flatten)]
+        parts: Parts,
+    },
+}
+
+/// Carries one out and gives the exit code.
+pub(super) async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
+    match command {
+        Command::Demo { load, out, parts } => {
+            load.put_over(&mut config.run);
+            parts.put_over(&mut config.stack);
+            let out = out.unwrap_or_else(|| config.demo.out.clone());
+            demo(&config, out).await
+        }
+        Command::Run { scenarios, schedule, load, out, parts } => {
+            load.put_over(&mut config.run);
+            parts.put_over(&mut config.stack);
+            config.run.out = out.unwrap_or(config.run.out);
+            match schedule {
+                Some(file) => replay(&file, &config, config.run.out.join("schedule")).await,
+                None => named(&scenarios, &config).await,
+            }
+        }
+        Command::Replay { dir, out, parts } => {
+            parts.put_over(&mut config.stack);
+            let out = out.unwrap_or_else(|| beside(&dir, "replay"));
+            replay(&dir, &config, out).await
+        }
+        Command::Shrink { dir, runs, out, parts } => {
+            parts.put_over(&mut config.stack);
+            let out = out.unwrap_or_else(|| dir.join("shrunk"));
+            shrink(&dir, &config, runs, &out).await
+        }
+        Command::Swarm { seeds, seed, minutes, out, parts } => {
+            parts.put_over(&mut config.stack);
+            config.run.seed = seed.or(config.run.seed);
+            let limit = minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60)));
+            swarm(&config, seeds, limit, &out).await
+        }
+    }
+}
+
+/// A folder in the one that was named, or in the one of the file that was named.
+fn beside(named: &Path, name: &str) -> PathBuf {
+    let folder = if named.is_dir() { Some(named) } else { named.parent() };
+    folder.unwrap_or(named).join(name)
+}
+
+/// A broken promise outweighs a harness that failed elsewhere; both outweigh an open question.
+fn worst(codes: &[u8]) -> u8 {
+    [1, 3, 2].into_iter().find(|code| codes.contains(code)).unwrap_or(0)
+}
+
+/// How an experiment ended for the person who asked for it.
+#[derive(Debug, Clone)]
+enum Ended {
+    Judged(Box<Verdict>),
+    Failed,
+    Interrupted,
+}
+
+impl Ended {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Judged(verdict) => verdict.outcome,
+            Self::Failed => Outcome::HarnessError,
+            // Cut short, it proves nothing.
+            Self::Interrupted => Outcome::Inconclusive,
+        }
+    }
+
+    fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted)
+    }
+}
+
+/// `demo`.
+async fn demo(config: &Config, out: PathBuf) -> Result<u8, Error> {
+    let duration = config.run.duration.or(Some(scenario::DEMO_DURATION));
+    let experiment = experiment(Scenario::find(scenario::DEMO)?, config, duration, out, "demo")?;
+    Ok(one(&experiment, true).await?.outcome().exit_code())
+}
+
+/// `run SCENARIO…`.
+async fn named(names: &[String], config: &Config) -> Result<u8, Error> {
+    let chosen: Vec<&'static Scenario> = if names.iter().any(|name| name == "all") {
+        scenario::ALL.iter().filter(|scenario| scenario.in_all).collect()
+    } else {
+        names.iter().map(|name| Scenario::find(name)).collect::<Result<_, _>>()?
+    };
+    // Checked before the first one runs: a wrong option must not show after minutes.
+    let experiments: Vec<Experiment> = chosen
+        .iter()
+        .map(|scenario| {
+            let out = config.run.out.join(scenario.name);
+            experiment(scenario, config, config.run.duration, out, &format!("run {}", scenario.name))
+        })
+        .collect::<Result<_, _>>()?;
+    let began = Instant::now();
+    let mut lines = Vec::new();
+    let mut codes = Vec::new();
+    for (experiment, scenario) in experiments.iter().zip(&chosen) {
+        eprint(&format!("{}: {} (seed {})\n", scenario.name, scenario.about, experiment.schedule.seed));
+        let ended = or_failed(experiment, one(experiment, true).await);
+        codes.push(ended.outcome().exit_code());
+        lines.push(line(&experiment.schedule.scenario, &ended));
+        if ended.is_interrupted() {
+            break;
+        }
+    }
+    if experiments.len() > 1 {
+        print(&format!("\n{}{} scenarios in {} s\n", lines.concat(), lines.len(), began.elapsed().as_secs()));
+    }
+    Ok(worst(&codes))
+}
+
+/// `run --schedule FILE` and `replay DIR`: exactly what the file says.
+async fn replay(file: &Path, config: &Config, out: PathBuf) -> Result<u8, Error> {
+    let schedule = Schedule::read(file)?;
+    eprint(&format!("{}: {} (seed {})\n", schedule.scenario, swarm::words(&schedule), schedule.seed));
+    let experiment = scheduled(schedule, config, out);
+    Ok(one(&experiment, true).await?.outcome().exit_code())
+}
+
+/// `shrink DIR`.
+async fn shrink(dir: &Path, config: &Config, runs_max: u32, out: &Path) -> Result<u8, Error> {
+    let schedule = Schedule::read(dir)?;
+    let (_, verdict) = run::check(&dir.join("history.jsonl"))?;
+    let broken = broken(&verdict);
+    if broken.is_empty() {
+        let reason = format!("its verdict is: {}", verdict.outcome.word());
+        return Err(Error::state(format!("shrink {}", dir.display()), reason));
+    }
+    print(&format!(
+        "{} broke {}; looking for fewer faults that do\n",
+        swarm::words(&schedule),
+        broken.join(", ")
+    ));
+    let mut number = 0;
+    let shrunk = shrink::shrink(&schedule, runs_max, async |candidate| {
+        number += 1;
+        let experiment = scheduled(candidate.clone(), config, out.join(number.to_string()));
+        let ended = one(&experiment, false).await?;
+        let breaks = match &ended {
+            Ended::Judged(verdict) => self::broken(verdict).iter().any(|id| broken.contains(id)),
+            Ended::Interrupted => return Err(Error::state("shrink the schedule", "it was interrupted")),
+            Ended::Failed => false,
+        };
+        let found = if breaks { "still broken" } else { "not broken" };
+        print(&format!("  {number:>3}  {found:<13} {}\n", swarm::words(candidate)));
+        Ok(breaks)
+    })
+    .await?;
+    std::fs::create_dir_all(out).map_err(Error::io(format!("make the folder {}", out.display())))?;
+    shrunk.schedule.write(out)?;
+    let least = if shrunk.is_least { "each of them is needed" } else { "the limit of runs was reached" };
+    print(&format!(
+        "{} of {} faults are left after {} runs; {least}: {}\nAgain: ridethrough-chaos replay {}\n",
+        shrunk.schedule.faults.len(),
+        schedule.faults.len(),
+        shrunk.runs,
+        swarm::words(&shrunk.schedule),
+        out.display()
+    ));
+    Ok(0)
+}
+
+/// The checks that a run broke.
+fn broken(verdict: &Verdict) -> Vec<String> {
+    let broken = verdict.checks.iter().filter(|check| {
+        check.state == State::Violated
+            && check.class != Class::Honesty
+            && verdict.outcome == Outcome::Violated
+    });
+    broken.map(|check| check.id.clone()).collect()
+}
+
+/// `swarm`.
+async fn swarm(config: &Config, seeds: u64, limit: Option<Duration>, out: &Path) -> Result<u8, Error> {
+    let first = config.run.seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));
+    let began = Instant::now();
+    let mut codes = Vec::new();
+    for seed in (first..).take(usize::try_from(seeds).unwrap_or(usize::MAX)) {
+        if limit.is_some_and(|limit| began.elapsed() >= limit) {
+            break;
+        }
+        let folder = out.join(seed.to_string());
+        let experiment = scheduled(swarm::schedule(seed)?, config, folder.clone());
+        let ended = or_failed(&experiment, one(&experiment, false).await);
+        codes.push(ended.outcome().exit_code());
+        print(&format!(
+            "{}      {}\n",
+            line(&experiment.schedule.scenario, &ended),
+            swarm::words(&experiment.schedule)
+        ));
+        if ended.outcome() == Outcome::Held {
+            // Only what somebody has to look into is worth its room.
+            let _ = std::fs::remove_dir_all(&folder);
+        } else {
+            print(&format!("      again: ridethrough-chaos replay {}\n", folder.display()));
+        }
+        if ended.is_interrupted() {
+            break;
+        }
+    }
+    let count = |code: u8| codes.iter().filter(|one| **one == code).count();
+    print(&format!(
+        "{} seeds from {first} in {} s: {} held, {} violated, {} inconclusive, {} where the harness failed\n",
+        codes.len(),
+        began.elapsed().as_secs(),
+        count(0),
+        count(1),
+        count(2),
+        count(3)
+    ));
+    Ok(worst(&codes))
+}
+
+fn or_failed(experiment: &Experiment, ended: Result<Ended, Error>) -> Ended {
+    ended.unwrap_or_else(|error| {
+        eprint(&format!("{}: failed to {error}\n", experiment.schedule.scenario));
+        Ended::Failed
+    })
+}
+
+/// One line about a run.
+fn line(name: &str, ended: &Ended) -> String {
+    let word = ended.outcome().word();
+    let rest = match ended {
+        Ended::Judged(verdict) => {
+            let numbers = &verdict.numbers;
+            let why = if verdict.outcome == Outcome::Held { "" } else { verdict.reason.as_str() };
+            format!(
+                "{} of {} requests bad, {} journaled, {} lost, {} doubled  {why}",
+                numbers.reads.bad() + numbers.writes.bad(),
+                numbers.reads.planned + numbers.writes.planned,
+                numbers.writes.journaled,
+                numbers.lost,
+                numbers.doubled,
+            )
+        }
+        Ended::Failed => "the harness failed".to_owned(),
+        Ended::Interrupted => "interrupted".to_owned(),
+    };
+    format!("{word:<13} {name:<26} {}\n", rest.trim_end())
+}
+
+async fn one(experiment: &Experiment, is_told: bool) -> Result<Ended, Error> {
+    let mut interrupts = Interrupts::listen()?;
+    let progress = if is_told { Progress::on_stderr() } else { Progress::quiet() };
+    let outcome = tokio::select! {
+        outcome = Box::pin(run::run(experiment, &progress)) => Some(outcome),
+        () = progress.keep_alive() => None,
+        () = interrupts.next() => None,
+    };
+    progress.clear();
+    match outcome {
+        Some(verdict) => {
+            let verdict = verdict?;
+            if is_told {
+                tell(&verdict, Some(&experiment.out));
+            }
+            Ok(Ended::Judged(Box::new(verdict)))
+        }
+        None => {
+            print("interrupted; everything that was started is stopped and removed, and nothing is proved\n");
+            Ok(Ended::Interrupted)
+        }
+    }
+}
+
+fn experiment(
+    scenario: &Scenario,
+    config: &Config,
+    duration: Option<Duration>,
+    out: PathBuf,
+    command: &str,
+) -> Result<Experiment, Error> {
+    // Small enough to be read out and typed in again.
+    let seed = config.run.seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));
+    let mut rerun = format!("ridethrough-chaos {command} --seed {seed}");
+    if let Some(duration) = config.run.duration {
+        rerun += &format!(" --duration {}", flags::as_flag(duration));
+    }
+    if let Some(rate) = config.run.rate {
+        rerun += &format!(" --rate {rate}");
+    }
+    let schedule = scenario.schedule(seed, duration, config.run.rate)?;
+    Ok(Experiment { rerun, ..scheduled(schedule, config, out) })
+}
+
+fn scheduled(schedule: Schedule, config: &Config, out: PathBuf) -> Experiment {
+    let rerun = format!("ridethrough-chaos replay {}", out.display());
+    Experiment { schedule, stack: stack_options(&config.stack), out, rerun, toothless: toothless() }
+}
+
+/// For the test of the harness itself: faults without their effect must never be called held.
+fn toothless() -> bool {
+    std::env::var_os("RIDETHROUGH_CHAOS_TOOTHLESS").is_some_and(|value| value == "1")
+}
+
+/// The closing sentences, and where the report is.
+pub(super) fn tell(verdict: &Verdict, out: Option<&Path>) {
+    let colourful = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = match verdict.outcome {
+        Outcome::Held => "32",
+        Outcome::Inconclusive => "33",
+        Outcome::Violated | Outcome::HarnessError => "31",
+    };
+    let mut text = String::new();
+    for sentence in report::sentences(verdict) {
+        if colourful && sentence.starts_with("Verdict") {
+            text += &format!("\x1b[1;{colour}m{sentence}\x1b[0m\n");
+        } else {
+            text += &format!("{sentence}\n");
+        }
+    }
+    if let Some(out) = out {
+        text += &format!("Report: {}\n", out.join(report::PAGE).display());
+    }
+    print(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_violation_outweighs_all_and_an_open_question_only_success() {
+        assert_eq!(worst(&[0, 2, 3, 1]), 1);
+        assert_eq!(worst(&[0, 2, 3]), 3);
+        assert_eq!(worst(&[0, 2, 0]), 2);
+        assert_eq!(worst(&[0, 0]), 0);
+    }
+
+    #[test]
+    fn the_rerun_line_names_seed_and_load() {
+        let mut config = Config::default();
+        config.run.seed = Some(7);
+        config.run.rate = Some(20);
+        config.run.duration = Some(Duration::from_millis(6_500));
+        let scenario = Scenario::find("db-hang").unwrap();
+        let made = experiment(scenario, &config, config.run.duration, PathBuf::new(), "run db-hang").unwrap();
+        assert_eq!(made.rerun, "ridethrough-chaos run db-hang --seed 7 --duration 6500ms --rate 20");
+        assert_eq!((made.schedule.seed, made.schedule.load.rate_per_second), (7, 20));
+        assert_eq!(made.schedule.load.load_ms, 6_500);
+    }
+
+    #[test]
+    fn a_line_tells_the_outcome_and_why() {
+        assert!(line("x", &Ended::Failed).starts_with("harness error x "));
+        assert!(line("x", &Ended::Interrupted).contains("interrupted"));
+    }
+}
