@@ -14,7 +14,7 @@
 use crate::checker::band::Banded;
 use crate::checker::index::Index;
 use crate::history::{Event, Limits};
-use crate::verdict::{Check, Class, Numbers, Outcome, SCHEMA, State, Verdict, Witness};
+use crate::verdict::{Check, Class, Numbers, Outcome, SCHEMA, Span, State, Verdict, Witness};
 
 mod band;
 mod bounds;
@@ -207,7 +207,15 @@ impl Finding {
         self.check.violations += 1;
         self.check.state = State::Violated;
         if self.check.witnesses.len() < WITNESSES_MAX {
-            self.check.witnesses.push(Witness { summary, lines: lines() });
+            self.check.witnesses.push(Witness { summary, lines: lines(), spans: Vec::new() });
+        }
+    }
+
+    /// The times behind the violation noted last, for its picture.
+    fn drawn(&mut self, spans: impl FnOnce() -> Vec<Span>) {
+        let shown = self.check.violations <= WITNESSES_MAX as u64;
+        if let Some(witness) = self.check.witnesses.last_mut().filter(|_| shown) {
+            witness.spans = spans();
         }
     }
 

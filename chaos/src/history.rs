@@ -27,7 +27,8 @@ pub use crate::history::database::{
 pub use crate::history::export::{Format, export};
 pub use crate::history::file::{HistoryError, read};
 pub use crate::history::observed::{
-    Canary, Count, Counted, Fill, Journal, Machine, Probe, ReadinessDue, Sabotage, Usage, WriteStatus,
+    Canary, Count, Counted, Fill, Journal, Machine, Probe, ReadinessDue, Sabotage, ServerState, Usage,
+    WriteStatus,
 };
 pub use crate::history::operation::{Action, Completion, Got, Invoke, Todo};
 pub use crate::history::recorder::{RecordError, Recorder, Writer};
@@ -88,6 +89,8 @@ pub enum Event {
     Machine(Machine),
     /// What one server held in memory and on disk.
     Usage(Usage),
+    /// What one server said about itself.
+    ServerState(ServerState),
     /// What the table of health demands of a replica from now on.
     ReadinessDue(ReadinessDue),
     /// So many connects, statements, requests or attempts in a span of time.

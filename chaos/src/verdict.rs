@@ -130,6 +130,26 @@ pub struct Witness {
     pub summary: String,
     /// The lines of the history that show it.
     pub lines: Vec<String>,
+    /// The times that contradict each other, for a picture; empty where the lines say it all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spans: Vec<Span>,
+}
+
+/// Two times that belong together: an operation from its beginning to its end, or a value from the first answer that
+/// vouches for it to the last beginning of one. The second time may then lie before the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// Whose times they are.
+    pub label: String,
+    /// The first time, in microseconds of the run.
+    pub from_us: u64,
+    /// What happened then.
+    pub from: String,
+    /// The second time; absent where it never came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_us: Option<u64>,
+    /// What happened then.
+    pub until: String,
 }
 
 /// What became of requests of one kind. The fields after `planned` sum to it.

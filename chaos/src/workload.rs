@@ -24,12 +24,14 @@ mod counts;
 mod probe;
 mod schedule;
 mod settle;
+mod state;
 mod warm;
 
 pub use crate::workload::counts::Counts;
 pub use crate::workload::probe::probe_health;
 pub(crate) use crate::workload::settle::journal_entries_of;
 pub use crate::workload::settle::{Settled, settle};
+pub use crate::workload::state::watch_states;
 pub use crate::workload::warm::{WarmUpError, Warmed, warm_up};
 
 /// Connections of the load at one time. A hung service at 150 requests per second and a deadline of five

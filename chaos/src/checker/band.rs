@@ -57,6 +57,8 @@ impl Band {
 pub struct Answered {
     /// When it was meant to be sent.
     pub planned_us: u64,
+    /// When it ended, with an answer or without; absent where it never did.
+    pub ended_us: Option<u64>,
     /// Whether it was a write.
     pub write: bool,
     /// What its user got.
@@ -70,7 +72,12 @@ pub fn answered(events: &[Event]) -> Vec<Answered> {
     let bands = all(&index);
     let measured = index.ops.iter().zip(&bands).filter(|(op, _)| op.measured);
     measured
-        .map(|(op, banded)| Answered { planned_us: op.planned_us, write: op.write, band: banded.band })
+        .map(|(op, banded)| Answered {
+            planned_us: op.planned_us,
+            ended_us: op.ended_us,
+            write: op.write,
+            band: banded.band,
+        })
         .collect()
 }
 

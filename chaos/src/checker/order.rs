@@ -72,6 +72,10 @@ fn of_object(index: &Index<'_>, object: usize, steps: &[Step], finding: &mut Fin
                     .concat()
                 },
             );
+            finding.drawn(|| {
+                let both = [later, Some(write)].into_iter().flatten();
+                both.flat_map(|write| write.spans(&index.ops)).collect()
+            });
         }
         note(index, write, step, &mut committed, &mut journaled);
     }

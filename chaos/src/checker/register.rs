@@ -6,7 +6,7 @@ use crate::checker::failover;
 use crate::checker::index::{Index, Map, Shown, Write};
 use crate::checker::zones::{self, Zone};
 use crate::checker::{Finding, at};
-use crate::verdict::{Check, Class};
+use crate::verdict::{Check, Class, Span};
 
 /// Where an end of a zone comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +140,11 @@ impl Course<'_, '_> {
             if group.first_end.0 < write.begun_us {
                 let summary = format!("{name} showed {} before it was written", write.value);
                 finding.violated(summary, || self.lines(group));
+                finding.drawn(|| {
+                    let mut spans = write.spans(&index.ops);
+                    spans.push(self.span(group));
+                    spans
+                });
             }
         }
         let zones: Vec<Zone> = self
@@ -157,12 +162,24 @@ impl Course<'_, '_> {
                 self.value(one)
             );
             finding.violated(summary, || [self.lines(one), self.lines(other)].concat());
+            finding.drawn(|| vec![self.span(one), self.span(other)]);
         }
     }
 
     fn value(&self, group: &Group) -> &str {
         let write = group.write.and_then(|place| self.index.writes.get(place));
         write.map_or("nothing", |write| write.value)
+    }
+
+    /// The two times of a group, for a picture.
+    fn span(&self, group: &Group) -> Span {
+        Span {
+            label: self.value(group).to_owned(),
+            from_us: group.first_end.0,
+            from: "in force by".into(),
+            until_us: Some(group.last_begin.0),
+            until: "still in force at".into(),
+        }
     }
 
     /// The two times of a group, who stands for each, and its write.

@@ -63,6 +63,11 @@ impl Course<'_, '_> {
                 .chain(write.into_iter().flat_map(|write| write.lines(&index.ops)))
                 .collect()
         };
+        let spans = |write: Option<(u64, usize)>| {
+            let write = write.and_then(|(_, place)| index.writes.get(place));
+            let write = write.into_iter().flat_map(|write| write.spans(&index.ops));
+            write.chain([op.span()]).collect()
+        };
         if overtaken.is_some() {
             let age_us = acknowledged.map_or(0, |(us, _)| op.begun_us - us);
             self.oldest_us = self.oldest_us.max(age_us);
@@ -71,6 +76,7 @@ impl Course<'_, '_> {
                 if age_us > (max_ms + limits.stale_slack_ms) * 1_000 {
                     let summary = format!("an answer was {} behind an acknowledged write", at(age_us));
                     self.bound.violated(summary, || lines(acknowledged));
+                    self.bound.drawn(|| spans(acknowledged));
                 }
             }
         }
@@ -80,6 +86,7 @@ impl Course<'_, '_> {
             if let Some(us) = behind_us {
                 let summary = format!("a fresh answer misses a write committed {} earlier", at(us));
                 self.fresh.violated(summary, || lines(committed));
+                self.fresh.drawn(|| spans(committed));
             } else if acknowledged.is_some() {
                 numbers.fresh_before_replay += 1;
             }
@@ -94,6 +101,7 @@ impl Course<'_, '_> {
             .or_else(|| without_database(index, op, done, claim, limits));
         if let Some(summary) = broken {
             self.label.violated(summary, || lines(committed));
+            self.label.drawn(|| spans(committed));
         }
     }
 

@@ -103,6 +103,7 @@ fn lost(index: &Index<'_>, rows: &Rows<'_>, gone: &mut Vec<usize>, numbers: &mut
                 finding.violated(format!("the write of {} was acknowledged, but {why}", write.value), || {
                     write.lines(&index.ops)
                 });
+                finding.drawn(|| write.spans(&index.ops));
             }
         }
     }

@@ -96,6 +96,34 @@ pub struct Usage {
     pub tasks: Option<u64>,
 }
 
+/// What one server said about itself at a moment; asked again and again over the run. Nothing is judged by it, since
+/// it is the word of the one who is judged: it is for the reader. What it did not say is absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerState {
+    /// Name of the server.
+    pub process: String,
+    /// When it answered.
+    pub at_us: u64,
+    /// Its breaker towards the database: `closed`, `open` or `half-open`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<String>,
+    /// Its mode, such as `normal` or `degraded`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Whether it calls itself ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
+    /// Connections to the database that it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
+    /// How often it tried to open one since it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_attempts: Option<u64>,
+    /// Entries of its journal not yet applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_entries: Option<u64>,
+}
+
 /// What the table of health demands of one replica from now on, because the harness did something to this replica
 /// alone. Without such a line a replica that was once ready has to stay ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

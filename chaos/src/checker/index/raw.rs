@@ -89,7 +89,7 @@ impl<'a> Raw<'a> {
             Event::Count(count) => seen.counts.push(count),
             Event::Fill(fill) => seen.fills.push(fill),
             Event::Sabotage(sabotage) => seen.sabotages.push(sabotage),
-            Event::Note(_) => {}
+            Event::ServerState(_) | Event::Note(_) => {}
         }
     }
 

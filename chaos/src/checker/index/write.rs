@@ -4,6 +4,7 @@
 use crate::checker::at;
 use crate::checker::index::Map;
 use crate::history::{Action, Completion, Invoke};
+use crate::verdict::Span;
 
 /// In Jepsen's sense: took effect, certainly did not, unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,19 @@ impl<'a> Op<'a> {
     /// A write that was acknowledged, or a read that was answered.
     pub(crate) fn acknowledged(&self) -> bool {
         matches!(self.end, Some((End::Ok, _)))
+    }
+
+    /// Its times, for a picture.
+    pub(crate) fn span(&self) -> Span {
+        let label = format!("{} (operation {})", verb(self.invoke.action), self.invoke.op);
+        let until = if self.ended_us.is_some() { "ended" } else { "never ended" };
+        Span {
+            label,
+            from_us: self.begun_us,
+            from: "begun".into(),
+            until_us: self.ended_us,
+            until: until.into(),
+        }
     }
 
     /// One readable line.
@@ -155,6 +169,11 @@ impl<'a> Write<'a> {
     pub(crate) fn unknown(&self, ops: &[Op<'_>]) -> bool {
         let open = |op: &Op<'_>| op.end.is_none_or(|(end, _)| end == End::Info);
         self.acknowledged.is_none() && self.sends(ops).any(open)
+    }
+
+    /// The times of its sendings, for a picture.
+    pub(crate) fn spans(&self, ops: &[Op<'_>]) -> Vec<Span> {
+        self.sends(ops).map(Op::span).collect()
     }
 
     pub(crate) fn lines(&self, ops: &[Op<'_>]) -> Vec<String> {
