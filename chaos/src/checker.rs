@@ -14,7 +14,7 @@
 use crate::checker::band::Banded;
 use crate::checker::index::Index;
 use crate::history::{Event, Limits};
-use crate::verdict::{Check, Class, Numbers, Outcome, SCHEMA, Span, State, Verdict, Witness};
+use crate::verdict::{Check, Class, Numbers, Outcome, Span, State, Verdict, Witness};
 
 mod band;
 mod bounds;
@@ -168,15 +168,11 @@ fn conclude(checks: &[Check]) -> (Outcome, String) {
 fn blank(events: &[Event]) -> Verdict {
     let run = events.iter().find_map(|event| if let Event::Run(run) = event { Some(run) } else { None });
     Verdict {
-        schema: SCHEMA,
-        outcome: Outcome::HarnessError,
-        reason: String::new(),
         scenario: run.map(|run| run.scenario.clone()).unwrap_or_default(),
         seed: run.map(|run| run.seed).unwrap_or_default(),
         started: run.map(|run| run.started.clone()).unwrap_or_default(),
         rerun: run.map(|run| run.rerun.clone()).unwrap_or_default(),
-        checks: Vec::new(),
-        numbers: Numbers::default(),
+        ..Verdict::unjudged("")
     }
 }
 

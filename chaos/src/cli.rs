@@ -1,5 +1,6 @@
 //! The command line: sub-commands and exit codes. What the commands do is in `run.rs`, `up.rs`, `doctor.rs`.
 
+mod compare;
 mod experiments;
 mod explore;
 mod export;
@@ -91,8 +92,19 @@ enum Command {
     },
     /// Judge the history in a folder again and write its report anew.
     Report {
-        /// A folder with a `history.jsonl`.
+        /// A folder with a `history.jsonl`, or with the folders of several runs.
         dir: PathBuf,
+        /// An earlier run, for a section on what got better and worse.
+        #[arg(long, value_name = "DIR")]
+        against: Option<PathBuf>,
+    },
+    /// Say what got better and what got worse between two runs. Exit code 0: nothing got worse; 1: something did;
+    /// 2: they have no run in common.
+    Diff {
+        /// The folder of the earlier run, or of several.
+        run_a: PathBuf,
+        /// The folder of the later one.
+        run_b: PathBuf,
     },
     /// Show what this machine can inject, proven by doing it, and why not.
     Doctor {
@@ -182,11 +194,8 @@ async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
             Ok(verdict.outcome.exit_code())
         }
         Command::Export { history, format } => export::write(&history, format).map(|()| 0),
-        Command::Report { dir } => {
-            let verdict = run::judge(&dir.join("history.jsonl"), &dir)?;
-            experiments::tell(&verdict, Some(&dir));
-            Ok(verdict.outcome.exit_code())
-        }
+        Command::Report { dir, against } => compare::report(&dir, against.as_deref()),
+        Command::Diff { run_a, run_b } => compare::diff(&run_a, &run_b),
         Command::Doctor { parts } => {
             parts.put_over(&mut config.stack);
             let (text, fit) = doctor::examine(&stack_options(&config.stack)).await;

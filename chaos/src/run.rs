@@ -80,16 +80,17 @@ pub async fn run(experiment: &Experiment, progress: &Progress) -> Result<Verdict
     writer.finish().map_err(broken_history("write the history"))?;
     result?;
     progress.phase("judging the history", None);
-    judge(&path, &experiment.out)
+    judge(&path, &experiment.out, None)
 }
 
-/// Judges a history by the limits in its header and writes `report.html` and `verdict.json` beside it or elsewhere.
+/// Judges a history by the limits in its header and writes its report beside it or elsewhere; the page holds it against
+/// an earlier verdict where there is one.
 ///
 /// # Errors
 /// [`Error::History`] where the history cannot be read or the report not written.
-pub fn judge(history: &Path, out: &Path) -> Result<Verdict, Error> {
+pub fn judge(history: &Path, out: &Path, against: Option<&Verdict>) -> Result<Verdict, Error> {
     let (events, verdict) = check(history)?;
-    report::write(out, &events, &verdict).map_err(broken_history("write the report"))?;
+    report::write(out, &events, &verdict, against).map_err(broken_history("write the report"))?;
     Ok(verdict)
 }
 

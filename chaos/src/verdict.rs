@@ -68,6 +68,22 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// The verdict where nothing could be judged.
+    #[must_use]
+    pub fn unjudged(reason: &str) -> Self {
+        Self {
+            schema: SCHEMA,
+            outcome: Outcome::HarnessError,
+            reason: reason.to_owned(),
+            scenario: String::new(),
+            seed: 0,
+            started: String::new(),
+            rerun: String::new(),
+            checks: Vec::new(),
+            numbers: Numbers::default(),
+        }
+    }
+
     /// The check with this name.
     #[must_use]
     pub fn check(&self, id: &str) -> Option<&Check> {

@@ -12,7 +12,7 @@ use crate::cli::flags::{self, Load, Parts};
 use crate::cli::{Interrupts, eprint, print, stack_options};
 use crate::config::Config;
 use crate::error::Error;
-use crate::report;
+use crate::report::{self, Entry};
 use crate::run::{self, Experiment, Progress};
 use crate::scenario::{self, Scenario};
 use crate::schedule::Schedule;
@@ -135,7 +135,7 @@ fn beside(named: &Path, name: &str) -> PathBuf {
 }
 
 /// A broken promise outweighs a harness that failed elsewhere; both outweigh an open question.
-fn worst(codes: &[u8]) -> u8 {
+pub(super) fn worst(codes: &[u8]) -> u8 {
     [1, 3, 2].into_iter().find(|code| codes.contains(code)).unwrap_or(0)
 }
 
@@ -154,6 +154,14 @@ impl Ended {
             Self::Failed => Outcome::HarnessError,
             // Cut short, it proves nothing.
             Self::Interrupted => Outcome::Inconclusive,
+        }
+    }
+
+    /// The verdict for a page over several runs; of a harness that failed before it could judge, one that says so.
+    fn verdict(&self) -> Verdict {
+        match self {
+            Self::Judged(verdict) => Verdict::clone(verdict),
+            Self::Failed | Self::Interrupted => Verdict::unjudged("it did not get as far as a verdict"),
         }
     }
 
@@ -187,6 +195,7 @@ async fn named(names: &[String], config: &Config) -> Result<u8, Error> {
     let began = Instant::now();
     let mut lines = Vec::new();
     let mut codes = Vec::new();
+    let mut verdicts = Vec::new();
     for (experiment, scenario) in experiments.iter().zip(&chosen) {
         eprint(&format!("{}: {} (seed {})\n", scenario.name, scenario.about, experiment.schedule.seed));
         let ended = or_failed(experiment, one(experiment, true).await);
@@ -195,11 +204,30 @@ async fn named(names: &[String], config: &Config) -> Result<u8, Error> {
         if ended.is_interrupted() {
             break;
         }
+        verdicts.push((scenario.name, ended.verdict()));
     }
+    let entries: Vec<Entry<'_>> = verdicts.iter().map(|(name, verdict)| Entry { name, verdict }).collect();
+    told_to_others(&config.run.out, &entries, experiments.len() > 1)?;
     if experiments.len() > 1 {
         print(&format!("\n{}{} scenarios in {} s\n", lines.concat(), lines.len(), began.elapsed().as_secs()));
     }
     Ok(worst(&codes))
+}
+
+/// Writes what others read about these runs: the page over all where there are several, and the summary of the CI run
+/// where one is asked for.
+fn told_to_others(out: &Path, entries: &[Entry<'_>], is_many: bool) -> Result<(), Error> {
+    let failed = |error: report::ReportError| Error::state("write the report", error.to_string());
+    if is_many && !entries.is_empty() {
+        report::write_all(out, entries).map_err(failed)?;
+        print(&format!("\nReport over all: {}\n", out.join(report::INDEX).display()));
+    }
+    match std::env::var_os("GITHUB_STEP_SUMMARY").filter(|file| !file.is_empty()) {
+        Some(file) if !entries.is_empty() => {
+            report::append_summary(Path::new(&file), entries).map_err(failed)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `run --schedule FILE` and `replay DIR`: exactly what the file says.

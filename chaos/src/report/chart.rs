@@ -1,20 +1,26 @@
-//! The picture of a run: what users got per tenth of a second, and aligned below it the lanes. Draws; counts
-//! nothing that the verdict has not counted.
+//! The picture of a run: what users got per tenth of a second, and aligned below it how long they waited, the lanes and
+//! the curves. Draws; counts nothing that the verdict has not counted.
 
 use crate::checker::{Answered, Band, answered};
 use crate::history::{Event, Load};
+use crate::report::curves::{self, Curve};
+use crate::report::heat::{self, Heat};
 use crate::report::lanes::{self, Lane, Stretch};
 use crate::report::svg::{Anchor, Rect, Svg};
 use crate::verdict::Verdict;
 
 const WIDTH: f64 = 960.0;
-const LEFT: f64 = 78.0;
+const LEFT: f64 = 124.0;
 const RIGHT: f64 = 10.0;
 const TOP: f64 = 26.0;
 const BAND_HEIGHT: f64 = 220.0;
 const AXIS_HEIGHT: f64 = 26.0;
 const LANE_HEIGHT: f64 = 20.0;
 const LANE_GAP: f64 = 6.0;
+const HEAT_ROW_HEIGHT: f64 = 9.0;
+const CURVE_HEIGHT: f64 = 34.0;
+/// Between two parts of the picture.
+const PART_GAP: f64 = 14.0;
 /// Width of one column of the band.
 const BIN_US: u64 = 100_000;
 
@@ -111,23 +117,82 @@ impl Frame {
     }
 }
 
+/// All that is drawn.
+struct Parts {
+    frame: Frame,
+    counts: Counts,
+    heat: Heat,
+    lanes: Vec<Lane>,
+    curves: Vec<Curve>,
+}
+
+impl Parts {
+    fn of(events: &[Event], verdict: &Verdict) -> Option<Self> {
+        let load = load(events)?;
+        let frame = Frame { from_us: load.at_us, until_us: load.until_us.max(load.at_us + BIN_US) };
+        let answered = answered(events);
+        Some(Self {
+            counts: Counts::of(&answered, load, BIN_US),
+            heat: Heat::of(&answered, load, BIN_US),
+            lanes: lanes::all(events, &verdict.numbers.outages, frame.from_us, frame.until_us),
+            curves: curves::all(events, frame.from_us, frame.until_us, BIN_US),
+            frame,
+        })
+    }
+}
+
+/// One stretch of one lane or the height of one curve, for those who read the picture as a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) lane: String,
+    pub(crate) what: String,
+    pub(crate) from: String,
+    pub(crate) until: String,
+}
+
+/// The lanes and curves as rows of a table.
+pub(crate) fn rows(events: &[Event], verdict: &Verdict) -> Vec<Row> {
+    let Some(parts) = Parts::of(events, verdict) else { return Vec::new() };
+    let time = |us: u64| format!("{:.1} s", us.saturating_sub(parts.frame.from_us) as f64 / 1e6);
+    let of_lane = |lane: &Lane| -> Vec<Row> {
+        let row = |part: &Stretch| Row {
+            lane: lane.name.clone(),
+            what: part.label.clone(),
+            from: time(part.from_us),
+            until: time(part.until_us),
+        };
+        lane.stretches.iter().map(row).collect()
+    };
+    let of_curve = |curve: &Curve| Row {
+        lane: curve.name.to_owned(),
+        what: format!("at most {}", curve.max()),
+        from: time(parts.frame.from_us),
+        until: time(parts.frame.until_us),
+    };
+    parts.lanes.iter().flat_map(of_lane).chain(parts.curves.iter().map(of_curve)).collect()
+}
+
 /// The whole picture; nothing where the load never began.
 pub(crate) fn draw(events: &[Event], verdict: &Verdict) -> Option<String> {
-    let load = load(events)?;
-    let frame = Frame { from_us: load.at_us, until_us: load.until_us.max(load.at_us + BIN_US) };
-    let counts = Counts::of(&answered(events), load, BIN_US);
-    let lanes = lanes::all(events, &verdict.numbers.outages, frame.from_us, frame.until_us);
-    let height = TOP + BAND_HEIGHT + AXIS_HEIGHT + lanes.len() as f64 * (LANE_HEIGHT + LANE_GAP) + 8.0;
+    let parts = Parts::of(events, verdict)?;
+    let Parts { frame, counts, heat, lanes, curves } = &parts;
+    let heat_top = TOP + BAND_HEIGHT + AXIS_HEIGHT + PART_GAP;
+    let lanes_top = heat_top + heat::ROWS as f64 * HEAT_ROW_HEIGHT + PART_GAP;
+    let curves_top = lanes_top + lanes.len() as f64 * (LANE_HEIGHT + LANE_GAP) + PART_GAP - LANE_GAP;
+    let height = curves_top + curves.len() as f64 * (CURVE_HEIGHT + PART_GAP) + 8.0;
     let title = "What users got, per tenth of a second";
-    let mut svg = Svg::new("band", WIDTH, height, title, &describe(verdict, &lanes, &frame));
+    let mut svg = Svg::new("band", WIDTH, height, title, &describe(verdict, &parts));
     svg.stripes("stripes-stale", "stripe-stale", 45);
     svg.stripes("stripes-journaled", "stripe-journaled", -45);
     svg.stripes("stripes-away", "stripe-away", 45);
-    draw_band(&mut svg, &counts, &frame);
-    draw_axis(&mut svg, &frame, height);
+    draw_axis(&mut svg, frame, height);
+    draw_band(&mut svg, counts, frame);
+    draw_heat(&mut svg, heat, frame, heat_top);
     for (place, lane) in lanes.iter().enumerate() {
-        let y = TOP + BAND_HEIGHT + AXIS_HEIGHT + place as f64 * (LANE_HEIGHT + LANE_GAP);
-        draw_lane(&mut svg, lane, &frame, y);
+        draw_lane(&mut svg, lane, frame, lanes_top + place as f64 * (LANE_HEIGHT + LANE_GAP));
+    }
+    for (place, curve) in curves.iter().enumerate() {
+        draw_curve(&mut svg, curve, frame, curves_top + place as f64 * (CURVE_HEIGHT + PART_GAP));
     }
     Some(svg.finish())
 }
@@ -173,6 +238,44 @@ fn draw_axis(svg: &mut Svg, frame: &Frame, height: f64) {
     }
 }
 
+fn draw_heat(svg: &mut Svg, heat: &Heat, frame: &Frame, top: f64) {
+    let floor = top + heat::ROWS as f64 * HEAT_ROW_HEIGHT;
+    let row_top = |row: usize| floor - (row + 1) as f64 * HEAT_ROW_HEIGHT;
+    let mut shades: Vec<Vec<Rect>> = vec![Vec::new(); heat::SHADES_COUNT];
+    for (step, row, shade) in heat.cells() {
+        let from_us = frame.from_us + step as u64 * BIN_US;
+        let (x, end) = (frame.x(from_us), frame.x(from_us + BIN_US));
+        if let Some(rects) = shades.get_mut(shade) {
+            rects.push(Rect { x, y: row_top(row), width: end - x, height: HEAT_ROW_HEIGHT });
+        }
+    }
+    for (shade, rects) in shades.iter().enumerate() {
+        svg.rects(rects, &format!("heat heat-{shade}"));
+    }
+    // Every second bound, because text is higher than a row.
+    for row in (1..heat::ROWS).step_by(2) {
+        svg.text((LEFT - 8.0, row_top(row) + HEAT_ROW_HEIGHT + 4.5), Anchor::End, "tick", heat::label(row));
+    }
+    svg.line((LEFT, floor), (WIDTH - RIGHT, floor), "grid");
+    svg.text((4.0, top + 14.0), Anchor::Start, "tick", "latency");
+}
+
+fn draw_curve(svg: &mut Svg, curve: &Curve, frame: &Frame, top: f64) {
+    let max = curve.max();
+    let unit = CURVE_HEIGHT / max.max(1) as f64;
+    let mut rects = Vec::new();
+    for (step, value) in curve.values.iter().enumerate().filter(|(_, value)| **value > 0) {
+        let from_us = frame.from_us + step as u64 * curve.step_us;
+        let (x, end) = (frame.x(from_us), frame.x(from_us + curve.step_us));
+        let height = *value as f64 * unit;
+        rects.push(Rect { x, y: top + CURVE_HEIGHT - height, width: end - x, height });
+    }
+    svg.rects(&rects, "curve");
+    svg.line((LEFT, top + CURVE_HEIGHT), (WIDTH - RIGHT, top + CURVE_HEIGHT), "axis");
+    svg.text((LEFT - 8.0, top + 14.0), Anchor::End, "tick", curve.name);
+    svg.text((LEFT - 8.0, top + 30.0), Anchor::End, "tick", &format!("at most {max}"));
+}
+
 fn draw_lane(svg: &mut Svg, lane: &Lane, frame: &Frame, y: f64) {
     svg.text((LEFT - 8.0, y + 14.5), Anchor::End, "tick", &lane.name);
     for Stretch { from_us, until_us, kind, label } in &lane.stretches {
@@ -191,7 +294,8 @@ fn draw_lane(svg: &mut Svg, lane: &Lane, frame: &Frame, y: f64) {
 }
 
 /// The picture in words.
-fn describe(verdict: &Verdict, lanes: &[Lane], frame: &Frame) -> String {
+fn describe(verdict: &Verdict, parts: &Parts) -> String {
+    let Parts { frame, lanes, curves, .. } = parts;
     let second = |us: u64| format!("{:.1} s", us.saturating_sub(frame.from_us) as f64 / 1e6);
     let mut text = crate::report::headline(verdict);
     for lane in lanes {
@@ -203,6 +307,9 @@ fn describe(verdict: &Verdict, lanes: &[Lane], frame: &Frame) -> String {
             .collect();
         text.push_str(&format!(" {}: {}.", lane.name, parts.join(", ")));
     }
-    text.push_str(" The same counts stand in the table per second below.");
+    for curve in curves {
+        text.push_str(&format!(" {}: at most {}.", curve.name, curve.max()));
+    }
+    text.push_str(" The same stands in the tables below.");
     text
 }

@@ -1,9 +1,9 @@
-//! The lanes below the band: faults, what the canary saw of the database, probes of each process. Turns
-//! events into stretches of time; draws nothing.
+//! The lanes below the band: faults, what the canary saw of the database, probes of each process, the breaker of each
+//! server. Turns events into stretches of time; draws nothing.
 
 use std::collections::BTreeMap;
 
-use crate::history::{Event, Probe};
+use crate::history::{Event, Probe, ServerState};
 use crate::verdict::Outage;
 
 /// The lanes are looked at in steps of this length.
@@ -33,6 +33,8 @@ pub(crate) struct Stretch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Good,
+    /// Neither good nor bad, such as a breaker on trial.
+    Half,
     Bad,
     Fault,
 }
@@ -41,6 +43,7 @@ impl Kind {
     pub(crate) fn class(self) -> &'static str {
         match self {
             Self::Good => "lane-good",
+            Self::Half => "lane-half",
             Self::Bad => "lane-bad",
             Self::Fault => "lane-fault",
         }
@@ -50,6 +53,7 @@ impl Kind {
 /// All lanes of a run, cut to this time.
 pub(crate) fn all(events: &[Event], outages: &[Outage], from_us: u64, until_us: u64) -> Vec<Lane> {
     let mut lanes = vec![faults(events, until_us), database(events, outages)];
+    lanes.extend(breakers(events));
     lanes.extend(probes(events));
     for lane in &mut lanes {
         for stretch in &mut lane.stretches {
@@ -129,9 +133,48 @@ fn probes(events: &[Event]) -> Vec<Lane> {
                 stretch.label =
                     if stretch.kind == Kind::Good { word.to_owned() } else { format!("not {word}") };
             }
-            Lane { name: process.to_owned(), stretches }
+            Lane { name: format!("{process} {word}"), stretches }
         })
         .collect()
+}
+
+/// What each server said of its breaker; no lane for one that says nothing.
+fn breakers(events: &[Event]) -> Vec<Lane> {
+    let mut lanes: BTreeMap<&str, Vec<(u64, &str)>> = BTreeMap::new();
+    for event in events {
+        let Event::ServerState(ServerState { process, at_us, breaker: Some(state), .. }) = event else {
+            continue;
+        };
+        lanes.entry(process).or_default().push((*at_us, state));
+    }
+    lanes
+        .into_iter()
+        .map(|(process, mut looks)| {
+            looks.sort_unstable();
+            Lane { name: format!("{process} breaker"), stretches: hold(&looks) }
+        })
+        .collect()
+}
+
+/// A state holds from the look that saw it to the next look, or for the longest silence.
+fn hold(looks: &[(u64, &str)]) -> Vec<Stretch> {
+    let mut stretches: Vec<Stretch> = Vec::new();
+    for (place, (from_us, state)) in looks.iter().enumerate() {
+        let next = looks.get(place + 1).map_or(from_us + STEP_US, |(us, _)| *us);
+        let until_us = next.min(from_us + SILENCE_MAX_US);
+        match stretches.last_mut() {
+            Some(last) if last.label == *state && last.until_us == *from_us => last.until_us = until_us,
+            _ => {
+                let kind = match *state {
+                    "closed" => Kind::Good,
+                    "open" => Kind::Bad,
+                    _ => Kind::Half,
+                };
+                stretches.push(Stretch { from_us: *from_us, until_us, kind, label: (*state).to_owned() });
+            }
+        }
+    }
+    stretches
 }
 
 /// Joins steps of one kind that follow each other.
@@ -232,5 +275,35 @@ mod tests {
         let lanes = all(&events, &[], 600_000, 1_000_000);
         assert_eq!(lanes.len(), 1, "the probe lies outside");
         assert_eq!(parts(&lanes[0]), [(600, 1_000, Kind::Fault)]);
+    }
+
+    #[test]
+    fn a_breaker_holds_its_state_until_it_says_another_or_falls_silent() {
+        let said = |at_ms: u64, state: &str| {
+            Event::ServerState(ServerState {
+                process: "server-1".into(),
+                at_us: at_ms * 1_000,
+                breaker: Some(state.into()),
+                ..ServerState::default()
+            })
+        };
+        let events = [
+            said(0, "closed"),
+            said(200, "closed"),
+            said(400, "open"),
+            said(600, "half-open"),
+            said(5_000, "closed"),
+        ];
+        let lanes = all(&events, &[], 0, 6_000_000);
+        assert_eq!(lanes[0].name, "server-1 breaker");
+        assert_eq!(
+            parts(&lanes[0]),
+            [
+                (0, 400, Kind::Good),
+                (400, 600, Kind::Bad),
+                (600, 1_600, Kind::Half),
+                (5_000, 5_100, Kind::Good)
+            ]
+        );
     }
 }

@@ -133,7 +133,7 @@ impl Svg {
 }
 
 /// Text that cannot end an element or an attribute.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

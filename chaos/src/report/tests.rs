@@ -1,10 +1,13 @@
 //! The report of a small run: complete, closed in itself, and safe whatever text a run brings along.
 
+mod schema;
+
 use super::*;
 use crate::checker::judge;
 use crate::history::{
-    Action, Completion, FORMAT, FaultEnd, FaultStart, FinalRows, Got, Invoke, Limits, Load, Run,
+    Action, Completion, FORMAT, FaultEnd, FaultStart, FinalRows, Got, Invoke, Limits, Load, Run, ServerState,
 };
+use crate::verdict::{Outcome, Span, State, Witness};
 
 fn run(scenario: &str) -> Vec<Event> {
     let rerun = "ridethrough-chaos run db-kill --seed 42".to_owned();
@@ -56,9 +59,9 @@ fn run(scenario: &str) -> Vec<Event> {
 fn written(events: &[Event]) -> (Verdict, String, String) {
     let verdict = judge(events, &Limits::default());
     let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), events, &verdict).unwrap();
+    write(folder.path(), events, &verdict, None).unwrap();
     let read = |name| fs::read_to_string(folder.path().join(name)).unwrap();
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing half-written is left");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "nothing half-written is left");
     (verdict, read(PAGE), read(VERDICT))
 }
 
@@ -120,4 +123,208 @@ fn numbers_read_easily() {
     assert_eq!([count(0), count(999), count(1_000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
     assert_eq!([seconds(80_000), seconds(8_240_000)], ["0.08 s", "8.2 s"]);
     assert_eq!([millis(1_234), millis(250_400)], ["1.2 ms", "250 ms"]);
+}
+
+const HOSTILE: &str = "</title></pre></svg>]]><script>alert(1)</script>\" onload='x' | `b` \u{0}\u{1b}[31m";
+
+/// A verdict in which every text that may come from a run or a service is hostile.
+fn hostile() -> (Vec<Event>, Verdict) {
+    let mut events = run(HOSTILE);
+    for process in ["server-1", HOSTILE] {
+        events.push(Event::ServerState(ServerState {
+            process: process.into(),
+            at_us: 1_000_000,
+            breaker: Some(HOSTILE.into()),
+            journal_entries: Some(3),
+            ..ServerState::default()
+        }));
+    }
+    let mut verdict = judge(&events, &Limits::default());
+    verdict.outcome = Outcome::Violated;
+    for text in [&mut verdict.reason, &mut verdict.rerun, &mut verdict.started] {
+        *text = HOSTILE.into();
+    }
+    let check = verdict.checks.first_mut().unwrap();
+    (check.state, check.violations, check.measured) = (State::Violated, 1, HOSTILE.into());
+    let span = |until_us| Span {
+        label: HOSTILE.into(),
+        from_us: 5,
+        from: HOSTILE.into(),
+        until_us,
+        until: HOSTILE.into(),
+    };
+    check.witnesses = vec![Witness {
+        summary: HOSTILE.into(),
+        lines: vec![HOSTILE.into()],
+        spans: vec![span(Some(9)), span(None)],
+    }];
+    (events, verdict)
+}
+
+/// What is wrong with the nesting of the elements of a page or an XML file, and which ids it has twice.
+fn nesting(text: &str) -> Vec<String> {
+    const VOID: [&str; 3] = ["meta", "!doctype", "?xml"];
+    let (mut open, mut wrong, mut ids) = (Vec::new(), Vec::new(), std::collections::HashSet::new());
+    for tag in text.split('<').skip(1) {
+        let (inside, _) = tag.split_once('>').unwrap_or((tag, ""));
+        let name = inside.split([' ', '\n', '/']).find(|part| !part.is_empty()).unwrap_or_default();
+        if let Some(id) = inside.split(" id=\"").nth(1).and_then(|rest| rest.split('"').next())
+            && !ids.insert(id)
+        {
+            wrong.push(format!("the id {id} is there twice"));
+        }
+        if VOID.contains(&name) || inside.ends_with('/') {
+            continue;
+        }
+        if !inside.starts_with('/') {
+            open.push(name);
+        } else if open.pop() != Some(name) {
+            wrong.push(format!("</{name}> closes what it did not open"));
+        }
+    }
+    wrong.extend(open.iter().map(|name| format!("<{name}> is never closed")));
+    wrong
+}
+
+#[test]
+fn every_file_stays_whole_whatever_text_a_run_brings_along() {
+    let (events, verdict) = hostile();
+    let entries = [Entry { name: HOSTILE, verdict: &verdict }, Entry { name: "../other", verdict: &verdict }];
+    let pages = [
+        ("page", html::page(&events, &verdict, Some(&verdict)).unwrap()),
+        ("index", index::page(&entries).unwrap()),
+        ("junit", junit::xml(&entries)),
+    ];
+    for (name, page) in &pages {
+        assert_eq!(nesting(page), Vec::<String>::new(), "{name}");
+        assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "{name}");
+        assert!(!page.contains(" onload='x'"), "{name}");
+    }
+    let junit = &pages[2].1;
+    assert!(!junit.contains(['\u{0}', '\u{1b}']), "XML has no way to write these");
+    let summary = markdown::text(&entries);
+    // In a code span text is only text, as long as it cannot end the span.
+    let (code, prose): (Vec<&str>, Vec<&str>) = summary.lines().partition(|line| line.starts_with("Again: "));
+    assert!(!prose.concat().contains("<script") && !summary.contains(['\u{0}', '\u{1b}']), "{summary}");
+    assert_eq!(code.len(), 2);
+    assert!(code.iter().all(|line| line.matches('`').count() == 2), "{code:?}");
+}
+
+#[test]
+fn a_broken_check_has_a_card_with_its_times_its_lines_and_the_way_to_run_it_again() {
+    let (events, mut verdict) = hostile();
+    verdict.rerun = "ridethrough-chaos run db-kill --seed 42".into();
+    verdict.checks[0].witnesses[0].summary = "two values at once".into();
+    let page = html::page(&events, &verdict, None).unwrap();
+    let card = page.split("<section class=\"card").nth(1).unwrap().split("</section>").next().unwrap();
+    for part in ["two values at once", "<svg", "0.000 s", "<table", "<pre>", "run db-kill --seed 42"] {
+        assert!(card.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn the_page_forbids_all_but_its_own_style() {
+    let (_, page, _) = written(&run("db-kill"));
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+    assert!(page.contains(&format!("content=\"{policy}\"")));
+    assert!(!page.contains(" style="), "colours come from classes");
+}
+
+#[test]
+fn a_history_from_before_servers_were_asked_has_no_lane_for_them_and_says_so() {
+    let events = run("db-kill");
+    let (_, page, _) = written(&events);
+    assert!(page.contains("told nothing of their breakers") && !page.contains("breaker</text>"));
+    let mut asked = events;
+    asked.push(Event::ServerState(ServerState {
+        process: "server-1".into(),
+        at_us: 500_000,
+        breaker: Some("open".into()),
+        connections: Some(4),
+        ..ServerState::default()
+    }));
+    let (_, page, _) = written(&asked);
+    assert!(!page.contains("told nothing") && page.contains("server-1 breaker</text>"));
+    assert!(page.contains("connections</text>") && !page.contains("in journals</text>"));
+}
+
+#[test]
+fn junit_counts_a_broken_promise_as_failure_and_what_kept_the_run_from_proving_as_error() {
+    let mut verdict = judge(&run("db-kill"), &Limits::default());
+    for check in &mut verdict.checks {
+        check.state = State::Held;
+    }
+    let set = |verdict: &mut Verdict, id: &str, state, required| {
+        let check = verdict.checks.iter_mut().find(|check| check.id == id).unwrap();
+        (check.state, check.required) = (state, required);
+    };
+    set(&mut verdict, "W1", State::Violated, true);
+    set(&mut verdict, "X1", State::Violated, true);
+    set(&mut verdict, "S1", State::NotMeasured, false);
+    set(&mut verdict, "W2", State::NotMeasured, true);
+    let xml = junit::xml(&[Entry { name: "", verdict: &verdict }]);
+    assert!(xml.contains("failures=\"1\" errors=\"2\" skipped=\"1\""), "{xml}");
+    for part in ["name=\"seed\" value=\"42\"", "value=\"schedule.toml\"", "run db-kill --seed 42"] {
+        assert!(xml.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn a_harness_that_failed_is_an_error_in_junit_and_not_an_empty_suite() {
+    let verdict = Verdict::unjudged("no PostgreSQL");
+    let xml = junit::xml(&[Entry { name: "db-kill", verdict: &verdict }]);
+    assert!(xml.contains("tests=\"1\" failures=\"0\" errors=\"1\""), "{xml}");
+    assert!(xml.contains("<testsuite name=\"db-kill\"") && xml.contains("no PostgreSQL"));
+}
+
+#[test]
+fn the_matrix_has_a_cell_for_each_scenario_and_invariant_and_links_to_each_page() {
+    let one = judge(&run("db-kill"), &Limits::default());
+    let mut other = one.clone();
+    other.checks.retain(|check| check.id != "W1");
+    let entries = [Entry { name: "a b", verdict: &one }, Entry { name: "other", verdict: &other }];
+    let page = index::page(&entries).unwrap().replace("&#x2f;", "/");
+    assert!(page.contains("href=\"./a%20b/report.html\"") && page.contains("href=\"./other/report.html\""));
+    let matrix = page.split("<table class=\"matrix\">").nth(1).unwrap().split("</table>").next().unwrap();
+    assert_eq!(matrix.matches("<td>").count(), 2 * one.checks.len());
+    assert_eq!(matrix.matches("not looked at").count(), 1);
+    assert!(matrix.find(">W1<").unwrap() < matrix.find(">W2<").unwrap(), "in the order of the runs");
+}
+
+#[test]
+fn verdicts_are_found_alone_and_below_and_a_newer_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(read(folder.path()).is_err(), "nothing there");
+    let events = run("db-kill");
+    let verdict = judge(&events, &Limits::default());
+    for name in ["b", "a"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+        write(&folder.path().join(name), &events, &verdict, None).unwrap();
+    }
+    let names: Vec<String> = read(folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(read(&folder.path().join("a")).unwrap(), [(String::new(), verdict)]);
+
+    let path = folder.path().join("a").join(VERDICT);
+    let newer = fs::read_to_string(&path).unwrap().replace("\"schema\": 1", "\"schema\": 2");
+    fs::write(&path, newer).unwrap();
+    assert!(read(folder.path()).unwrap_err().to_string().contains("its schema is 2"));
+}
+
+#[test]
+fn a_verdict_from_before_witnesses_had_times_is_still_read() {
+    let text = r#"{"summary": "lost", "lines": ["operation 1"]}"#;
+    let witness: Witness = serde_json::from_str(text).unwrap();
+    assert_eq!(witness.spans, []);
+}
+
+#[test]
+fn a_summary_is_appended_to_what_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("summary");
+    fs::write(&file, "before\n").unwrap();
+    let verdict = judge(&run("db-kill"), &Limits::default());
+    append_summary(&file, &[Entry { name: "", verdict: &verdict }]).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("before\n## 1 run: ") && text.contains("| db-kill |"), "{text}");
 }
