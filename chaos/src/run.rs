@@ -3,6 +3,8 @@
 
 mod course;
 mod finish;
+mod line;
+mod live;
 mod progress;
 mod usage;
 
@@ -71,6 +73,7 @@ pub async fn run(experiment: &Experiment, progress: &Progress) -> Result<Verdict
     experiment.schedule.write(&experiment.out)?;
     let path = experiment.out.join("history.jsonl");
     let (recorder, writer) = Recorder::create(&path).map_err(broken_history("write the history"))?;
+    let recorder = progress.watching(recorder);
     recorder.record(Event::Run(Box::new(header(experiment))));
     let result = Box::pin(record(experiment, &recorder, progress)).await;
     if let Err(error) = &result {

@@ -1,6 +1,7 @@
 //! `up`: a stack left running for a person to use, break and heal. Everything goes when it is stopped.
-//! How `break` and `heal` reach it is in `up/control.rs`.
+//! How `break` and `heal` reach it is in `up/control.rs`; what it tells of the servers, in `up/changes.rs`.
 
+mod changes;
 mod control;
 
 use std::collections::BTreeMap;
@@ -60,6 +61,7 @@ pub(crate) async fn up(options: &Options, interrupts: &mut Interrupts) -> Result
     let mut doors = JoinSet::new();
     doors.spawn(control::listen(stack.folder(), stack.proxy().main(), requests)?);
     say(&welcome(&stack));
+    doors.spawn(changes::tell(stack.targets(), say));
 
     let mut bites = Vec::new();
     let mut told = BTreeMap::new();
@@ -146,7 +148,7 @@ fn welcome(stack: &Stack) -> String {
     let program = program();
     text += &format!("Break it:  {program} break db-kill   (`{program} list` shows the others)\n");
     text += &format!("Heal it:   {program} heal\n");
-    text += "Stop it:   Ctrl-C\n\n";
+    text += "Stop it:   Ctrl-C\n\nWhat changes at a server is told below.\n";
     text
 }
 

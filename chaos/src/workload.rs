@@ -31,6 +31,7 @@ pub use crate::workload::counts::Counts;
 pub use crate::workload::probe::probe_health;
 pub(crate) use crate::workload::settle::journal_entries_of;
 pub use crate::workload::settle::{Settled, settle};
+pub(crate) use crate::workload::state::state_of;
 pub use crate::workload::state::watch_states;
 pub use crate::workload::warm::{WarmUpError, Warmed, warm_up};
 

@@ -3,6 +3,7 @@
 //! It loses nothing silently: what did not fit in the queue or could not be written is counted, and
 //! [`Writer::finish`] returns it as an error. It does not look at what it writes.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -29,6 +30,17 @@ pub struct Recorder {
     lines: SyncSender<Message>,
     lost: Arc<AtomicU64>,
     start: Instant,
+    watch: Option<Watch>,
+}
+
+/// Sees every event before it is queued.
+#[derive(Clone)]
+struct Watch(Arc<dyn Fn(&Event) + Send + Sync>);
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watch")
+    }
 }
 
 /// Owns the writing thread; [`Writer::finish`] ends it and says whether the file is whole.
@@ -68,13 +80,24 @@ impl Recorder {
             thread::Builder::new().name("history-writer".into()).spawn(move || write_lines(file, &queue))?;
         let lost = Arc::new(AtomicU64::new(0));
         let start = Instant::now();
-        let recorder = Self { lines: lines.clone(), lost: Arc::clone(&lost), start };
+        let recorder = Self { lines: lines.clone(), lost: Arc::clone(&lost), start, watch: None };
         Ok((recorder, Writer { lines, lost, start, thread: Some(thread) }))
+    }
+
+    /// Shows every event that goes through this handle, or a clone made of it later, to `watch` as well. It runs on the
+    /// task that records, so it must be quick and never wait.
+    #[must_use]
+    pub fn watched_by(mut self, watch: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.watch = Some(Watch(Arc::new(watch)));
+        self
     }
 
     /// Queues one line. Never waits; a line that finds the queue full is counted as lost, and the end of
     /// the run reports it.
     pub fn record(&self, event: Event) {
+        if let Some(Watch(watch)) = &self.watch {
+            watch(&event);
+        }
         match self.lines.try_send(Message::Line(Box::new(event))) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
@@ -83,7 +106,8 @@ impl Recorder {
         }
     }
 
-    /// As [`Recorder::record`], and waits for room in the queue: for what comes all at once. Blocks.
+    /// As [`Recorder::record`], and waits for room in the queue: for what comes all at once, such as the final rows, which
+    /// is nothing to watch. Blocks.
     pub fn record_in_time(&self, event: Event) {
         if self.lines.send(Message::Line(Box::new(event))).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -211,6 +235,20 @@ mod tests {
         for part in 0..4 {
             assert!((0..500).all(|step| events.contains(&note(part * 1_000 + step))));
         }
+    }
+
+    #[test]
+    fn who_watches_sees_what_is_recorded_through_every_later_clone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (recorder, writer) = Recorder::create(&folder.path().join("history.jsonl")).unwrap();
+        let seen = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&seen);
+        let recorder = recorder.watched_by(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        recorder.record(note(1));
+        recorder.clone().record(note(2));
+        assert_eq!((seen.load(Ordering::Relaxed), writer.finish().unwrap()), (2, 2));
     }
 
     #[test]

@@ -37,6 +37,14 @@ pub async fn watch_states(servers: Vec<Target>, recorder: Recorder) {
     }
 }
 
+/// What this server says of itself now, without a name and a time; `None` where it does not answer.
+///
+/// # Cancel safety
+/// Dropping it closes the connection; nothing else was begun.
+pub(crate) async fn state_of(server: &Target) -> Option<ServerState> {
+    ask(&Client::new(server.admin, 1)).await
+}
+
 async fn ask(client: &Client) -> Option<ServerState> {
     let document = get(client, "/debug/state").await?;
     let mut state = parse(&serde_json::from_slice(&document).ok()?);
