@@ -106,7 +106,7 @@ fn of_the_run(index: &Index<'_>, bands: &[Banded], limits: &Limits, numbers: &mu
         health::check(index, limits, numbers),
         recovery::check(index, bands, limits, numbers),
         steady::check(index, bands, limits),
-        budget::check(numbers, limits),
+        budget::check(index, bands, numbers, limits),
         quiet::check(index, limits),
     ];
     checks.extend(readiness::check(index, limits));

@@ -65,7 +65,7 @@ async fn a_run_holds_and_writes_its_report() {
     assert_eq!(output.exit, Exit::Code(0), "{}\n{}", output.stdout, output.stderr);
     assert!(output.stdout.contains("0 were lost and 0 doubled"), "{}", output.stdout);
     let out = home.path().join("run").join("reports").join("db-kill");
-    for file in ["history.jsonl", "verdict.json", "report.html"] {
+    for file in ["history.jsonl", "verdict.json", "report.html", "junit.xml", "summary.md"] {
         let length = std::fs::metadata(out.join(file)).map_or(0, |file| file.len());
         assert!(length > 100, "{file} has {length} bytes");
     }
@@ -73,9 +73,16 @@ async fn a_run_holds_and_writes_its_report() {
     let history = out.join("history.jsonl").display().to_string();
     let again = run_in(home.path(), "check", &["check", &history]).await;
     assert_eq!(again.exit, Exit::Code(0), "{}\n{}", again.stdout, again.stderr);
+    // What the servers said of themselves reached the picture.
+    let page = std::fs::read_to_string(out.join("report.html")).expect("the report is text");
+    for lane in ["server-1 breaker", "server-2 breaker", "in journals", "connections", "connects per s"] {
+        assert!(page.contains(&format!("{lane}</text>")), "no lane for {lane}");
+    }
+    let folder = out.display().to_string();
+    let same = run_in(home.path(), "diff", &["diff", &folder, &folder]).await;
+    assert_eq!(same.exit, Exit::Code(0), "{}\n{}", same.stdout, same.stderr);
     // Nothing kept of the run may tell the way into a database.
-    let report = std::fs::read_to_string(out.join("report.html")).expect("the report is text");
-    assert!(!report.contains("postgres://"), "the report tells the URL of the database");
+    assert!(!page.contains("postgres://"), "the report tells the URL of the database");
 }
 
 /// A short run of a scenario that must hold.

@@ -1,10 +1,20 @@
 //! E1: how many of the planned requests went bad, against the budget of the scenario.
 
 use crate::checker::Finding;
+use crate::checker::band::Banded;
+use crate::checker::index::{Index, Op};
 use crate::history::Limits;
 use crate::verdict::{Bands, Check, Class, Numbers};
 
-pub(crate) fn check(numbers: &Numbers, limits: &Limits) -> Check {
+/// So many of the bad requests are shown; which they were tells more than how many.
+const SHOWN_MAX: usize = 5;
+
+pub(crate) fn check(index: &Index<'_>, bands: &[Banded], numbers: &Numbers, limits: &Limits) -> Check {
+    let bad = |write: bool| {
+        let measured = index.ops.iter().zip(bands).filter(|(op, _)| op.measured);
+        let bad = measured.filter(|(op, banded)| op.write == write && !banded.band.is_good());
+        bad.take(SHOWN_MAX).map(|(op, _): (&Op<'_>, _)| op.line()).collect::<Vec<_>>()
+    };
     let mut finding = Finding::new("E1", "few planned requests go bad", Class::Liveness);
     let kinds =
         [("reads", numbers.reads, limits.reads_bad_max), ("writes", numbers.writes, limits.writes_bad_max)];
@@ -19,7 +29,7 @@ pub(crate) fn check(numbers: &Numbers, limits: &Limits) -> Check {
             bands.planned
         );
         if share > allowed {
-            finding.violated(text.clone(), || vec![parts(&bands)]);
+            finding.violated(text.clone(), || [vec![parts(&bands)], bad(kind == "writes")].concat());
         }
         measured.push(text);
     }

@@ -153,6 +153,16 @@ fn s2_a_fresh_answer_older_than_a_committed_update_is_a_lie() {
     assert_eq!(broken(&scene), (Outcome::Held, vec![]), "begun before the acknowledgement");
     scene.read(0, "fresh", ms(1_011), ms(1_020));
     assert_eq!(broken(&scene), all_violated(&["W5", "S2", "S3"]));
+    let verdict = scene.judge();
+    let spans = |id| verdict.check(id).unwrap().witnesses[0].spans.clone();
+    for id in ["S2", "S3"] {
+        let times: Vec<_> = spans(id).iter().map(|span| (span.from_us, span.until_us)).collect();
+        assert_eq!(times, [(ms(1_000), Some(ms(1_010))), (ms(1_011), Some(ms(1_020)))], "{id}");
+    }
+    let both = spans("W5");
+    let in_force_before_the_other_ends = |one: &Span, other: &Span| Some(one.from_us) < other.until_us;
+    assert!(in_force_before_the_other_ends(&both[0], &both[1]), "{both:?}");
+    assert!(in_force_before_the_other_ends(&both[1], &both[0]), "{both:?}");
 }
 
 #[test]
@@ -259,6 +269,9 @@ fn e1_counts_every_way_of_getting_nothing_against_the_planned_requests() {
         scene.fail_read(got, ms(6_000));
         let (outcome, ids) = broken(&scene);
         assert_eq!((outcome, ids), violated("E1"), "{got:?}");
+        let verdict = scene.judge();
+        let lines = &verdict.check("E1").unwrap().witnesses[0].lines;
+        assert!(lines.iter().any(|line| line.contains(&format!("with {got:?}"))), "which one: {lines:?}");
     }
     let mut scene = Scene::outage();
     scene.planned_but_never_begun(1);
@@ -384,4 +397,23 @@ fn t6_answers_that_are_slow_while_the_backlog_goes_are_found() {
     let mut scene = bounded(0, 0, 0);
     scene.read(1, "fresh", ms(12_500), ms(12_507));
     assert_eq!(broken(&scene), violated("T6"));
+}
+
+#[test]
+fn a_kept_witness_has_its_own_times_and_one_too_many_changes_none() {
+    let mut finding = Finding::new("W5", "a promise", Class::Safety);
+    let span = |from_us| Span {
+        label: String::new(),
+        from_us,
+        from: "begun".into(),
+        until_us: None,
+        until: "never ended".into(),
+    };
+    for from_us in 0..WITNESSES_MAX as u64 + 2 {
+        finding.violated(String::new(), Vec::new);
+        finding.drawn(|| vec![span(from_us)]);
+    }
+    let check = finding.done(String::new());
+    let times: Vec<u64> = check.witnesses.iter().map(|witness| witness.spans[0].from_us).collect();
+    assert_eq!(times, [0, 1, 2, 3, 4]);
 }

@@ -23,6 +23,8 @@ const CURVE_HEIGHT: f64 = 34.0;
 const PART_GAP: f64 = 14.0;
 /// Width of one column of the band.
 const BIN_US: u64 = 100_000;
+/// A long run gets wider columns: more of them than the picture has points would only make the page large.
+const COLUMNS_MAX: u64 = 1_000;
 
 /// From the bottom of the stack to its top: the good ones below, so that trouble sticks out.
 const STACK: [Band; 10] = [
@@ -120,6 +122,8 @@ impl Frame {
 /// All that is drawn.
 struct Parts {
     frame: Frame,
+    /// Width of one column.
+    step_us: u64,
     counts: Counts,
     heat: Heat,
     lanes: Vec<Lane>,
@@ -130,13 +134,15 @@ impl Parts {
     fn of(events: &[Event], verdict: &Verdict) -> Option<Self> {
         let load = load(events)?;
         let frame = Frame { from_us: load.at_us, until_us: load.until_us.max(load.at_us + BIN_US) };
+        let step_us = BIN_US * (frame.until_us - frame.from_us).div_ceil(BIN_US * COLUMNS_MAX);
         let answered = answered(events);
         Some(Self {
-            counts: Counts::of(&answered, load, BIN_US),
-            heat: Heat::of(&answered, load, BIN_US),
+            counts: Counts::of(&answered, load, step_us),
+            heat: Heat::of(&answered, load, step_us),
             lanes: lanes::all(events, &verdict.numbers.outages, frame.from_us, frame.until_us),
-            curves: curves::all(events, frame.from_us, frame.until_us, BIN_US),
+            curves: curves::all(events, frame.from_us, frame.until_us, step_us),
             frame,
+            step_us,
         })
     }
 }
@@ -175,19 +181,19 @@ pub(crate) fn rows(events: &[Event], verdict: &Verdict) -> Vec<Row> {
 /// The whole picture; nothing where the load never began.
 pub(crate) fn draw(events: &[Event], verdict: &Verdict) -> Option<String> {
     let parts = Parts::of(events, verdict)?;
-    let Parts { frame, counts, heat, lanes, curves } = &parts;
+    let Parts { frame, step_us, counts, heat, lanes, curves } = &parts;
     let heat_top = TOP + BAND_HEIGHT + AXIS_HEIGHT + PART_GAP;
     let lanes_top = heat_top + heat::ROWS as f64 * HEAT_ROW_HEIGHT + PART_GAP;
     let curves_top = lanes_top + lanes.len() as f64 * (LANE_HEIGHT + LANE_GAP) + PART_GAP - LANE_GAP;
     let height = curves_top + curves.len() as f64 * (CURVE_HEIGHT + PART_GAP) + 8.0;
-    let title = "What users got, per tenth of a second";
-    let mut svg = Svg::new("band", WIDTH, height, title, &describe(verdict, &parts));
+    let title = format!("What users got, per {}", column(*step_us));
+    let mut svg = Svg::new("band", WIDTH, height, &title, &describe(verdict, &parts));
     svg.stripes("stripes-stale", "stripe-stale", 45);
     svg.stripes("stripes-journaled", "stripe-journaled", -45);
     svg.stripes("stripes-away", "stripe-away", 45);
     draw_axis(&mut svg, frame, height);
-    draw_band(&mut svg, counts, frame);
-    draw_heat(&mut svg, heat, frame, heat_top);
+    draw_band(&mut svg, counts, frame, *step_us);
+    draw_heat(&mut svg, heat, frame, *step_us, heat_top);
     for (place, lane) in lanes.iter().enumerate() {
         draw_lane(&mut svg, lane, frame, lanes_top + place as f64 * (LANE_HEIGHT + LANE_GAP));
     }
@@ -197,7 +203,12 @@ pub(crate) fn draw(events: &[Event], verdict: &Verdict) -> Option<String> {
     Some(svg.finish())
 }
 
-fn draw_band(svg: &mut Svg, counts: &Counts, frame: &Frame) {
+/// The width of a column in words.
+fn column(step_us: u64) -> String {
+    if step_us == BIN_US { "tenth of a second".to_owned() } else { format!("{:.1} s", step_us as f64 / 1e6) }
+}
+
+fn draw_band(svg: &mut Svg, counts: &Counts, frame: &Frame, step_us: u64) {
     let tallest = counts.steps.iter().map(|step| step.iter().sum::<u64>()).max().unwrap_or(0).max(1);
     let unit = BAND_HEIGHT / tallest as f64;
     let mut floor = vec![0_u64; counts.steps.len()];
@@ -208,8 +219,8 @@ fn draw_band(svg: &mut Svg, counts: &Counts, frame: &Frame) {
             if many == 0 {
                 continue;
             }
-            let from_us = frame.from_us + step as u64 * BIN_US;
-            let (x, end) = (frame.x(from_us), frame.x(from_us + BIN_US));
+            let from_us = frame.from_us + step as u64 * step_us;
+            let (x, end) = (frame.x(from_us), frame.x(from_us + step_us));
             *floor += many;
             let y = TOP + BAND_HEIGHT - *floor as f64 * unit;
             rects.push(Rect { x, y, width: end - x, height: many as f64 * unit });
@@ -218,7 +229,12 @@ fn draw_band(svg: &mut Svg, counts: &Counts, frame: &Frame) {
     }
     svg.text((LEFT - 8.0, TOP + 10.0), Anchor::End, "tick", &tallest.to_string());
     svg.text((LEFT - 8.0, TOP + BAND_HEIGHT), Anchor::End, "tick", "0");
-    svg.text((LEFT, TOP - 10.0), Anchor::Start, "tick", "requests planned in each tenth of a second");
+    svg.text(
+        (LEFT, TOP - 10.0),
+        Anchor::Start,
+        "tick",
+        &format!("requests planned in each {}", column(step_us)),
+    );
 }
 
 fn draw_axis(svg: &mut Svg, frame: &Frame, height: f64) {
@@ -238,13 +254,13 @@ fn draw_axis(svg: &mut Svg, frame: &Frame, height: f64) {
     }
 }
 
-fn draw_heat(svg: &mut Svg, heat: &Heat, frame: &Frame, top: f64) {
+fn draw_heat(svg: &mut Svg, heat: &Heat, frame: &Frame, step_us: u64, top: f64) {
     let floor = top + heat::ROWS as f64 * HEAT_ROW_HEIGHT;
     let row_top = |row: usize| floor - (row + 1) as f64 * HEAT_ROW_HEIGHT;
     let mut shades: Vec<Vec<Rect>> = vec![Vec::new(); heat::SHADES_COUNT];
     for (step, row, shade) in heat.cells() {
-        let from_us = frame.from_us + step as u64 * BIN_US;
-        let (x, end) = (frame.x(from_us), frame.x(from_us + BIN_US));
+        let from_us = frame.from_us + step as u64 * step_us;
+        let (x, end) = (frame.x(from_us), frame.x(from_us + step_us));
         if let Some(rects) = shades.get_mut(shade) {
             rects.push(Rect { x, y: row_top(row), width: end - x, height: HEAT_ROW_HEIGHT });
         }

@@ -1,4 +1,4 @@
-//! The latency strip: for each tenth of a second, how many of its requests took how long. A class of latency is a row;
+//! The latency strip: for each column of the band, how many of its requests took how long. A class of latency is a row;
 //! the more of the column's requests fall into it, the stronger its colour. Counts; draws nothing.
 
 use crate::checker::{Answered, Band};

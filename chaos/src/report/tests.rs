@@ -223,6 +223,63 @@ fn a_broken_check_has_a_card_with_its_times_its_lines_and_the_way_to_run_it_agai
 }
 
 #[test]
+fn a_run_of_an_hour_has_wider_columns_and_no_larger_picture() {
+    let mut events = run("db-kill");
+    for event in &mut events {
+        if let Event::Load(load) = event {
+            load.until_us = 3_600_000_000;
+        }
+    }
+    let verdict = judge(&events, &Limits::default());
+    let drawing = chart::draw(&events, &verdict).unwrap();
+    assert!(drawing.contains("What users got, per 3.6 s") && drawing.len() < 100_000, "{}", drawing.len());
+    assert!(chart::draw(&run("db-kill"), &verdict).unwrap().contains("per tenth of a second"));
+}
+
+/// How well one colour stands out from another, as WCAG 2 counts it: 1 to 21.
+fn contrast(one: &str, other: &str) -> f64 {
+    let luminance = |colour: &str| {
+        let part = |at: usize| {
+            let share = f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap()) / 255.0;
+            if share <= 0.03928 { share / 12.92 } else { ((share + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * part(1) + 0.7152 * part(3) + 0.0722 * part(5)
+    };
+    let (one, other) = (luminance(one), luminance(other));
+    (one.max(other) + 0.05) / (one.min(other) + 0.05)
+}
+
+#[test]
+fn every_text_can_be_read_by_day_and_by_night() {
+    let colours = |css: &str| -> std::collections::HashMap<String, String> {
+        let parts = css.split("--").filter_map(|part| part.split_once(": #"));
+        parts.map(|(name, rest)| (name.to_owned(), format!("#{}", &rest[..6]))).collect()
+    };
+    let (day, night) = html::STYLE.split_once("prefers-color-scheme: dark").unwrap();
+    let day = colours(day);
+    let night = day.clone().into_iter().chain(colours(night)).collect();
+    for colours in [&day, &night] {
+        for (text, ground) in [
+            ("text", "page"),
+            ("text", "panel"),
+            ("soft", "page"),
+            ("soft", "panel"),
+            ("held", "page"),
+            ("violated", "page"),
+            ("open", "page"),
+            ("fresh", "page"),
+            ("good-text", "good-lane"),
+            ("away-text", "away-ground"),
+            ("fault-text", "fault"),
+            ("half-text", "half"),
+        ] {
+            let found = contrast(&colours[text], &colours[ground]);
+            assert!(found >= 4.5, "{text} {} on {ground} {}: {found:.1}", colours[text], colours[ground]);
+        }
+    }
+}
+
+#[test]
 fn the_page_forbids_all_but_its_own_style() {
     let (_, page, _) = written(&run("db-kill"));
     let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
