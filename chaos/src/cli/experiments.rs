@@ -207,19 +207,22 @@ async fn named(names: &[String], config: &Config) -> Result<u8, Error> {
         verdicts.push((scenario.name, ended.verdict()));
     }
     let entries: Vec<Entry<'_>> = verdicts.iter().map(|(name, verdict)| Entry { name, verdict }).collect();
-    told_to_others(&config.run.out, &entries, experiments.len() > 1)?;
+    told_to_others(&config.run.out, &entries)?;
     if experiments.len() > 1 {
         print(&format!("\n{}{} scenarios in {} s\n", lines.concat(), lines.len(), began.elapsed().as_secs()));
     }
     Ok(worst(&codes))
 }
 
-/// Writes what others read about these runs: the page over all where there are several, and the summary of the CI run
-/// where one is asked for.
-fn told_to_others(out: &Path, entries: &[Entry<'_>], is_many: bool) -> Result<(), Error> {
+/// Writes what others read about these runs, also where the harness failed in all of them: the page over all, and the
+/// summary of the CI run where one is asked for.
+fn told_to_others(out: &Path, entries: &[Entry<'_>]) -> Result<(), Error> {
     let failed = |error: report::ReportError| Error::state("write the report", error.to_string());
-    if is_many && !entries.is_empty() {
+    if !entries.is_empty() {
+        std::fs::create_dir_all(out).map_err(Error::io(format!("make the folder {}", out.display())))?;
         report::write_all(out, entries).map_err(failed)?;
+    }
+    if entries.len() > 1 {
         print(&format!("\nReport over all: {}\n", out.join(report::INDEX).display()));
     }
     match std::env::var_os("GITHUB_STEP_SUMMARY").filter(|file| !file.is_empty()) {

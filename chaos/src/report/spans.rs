@@ -4,15 +4,16 @@
 use crate::report::svg::{Anchor, Rect, Svg};
 use crate::verdict::Span;
 
-const WIDTH: f64 = 640.0;
-const SIDE: f64 = 10.0;
-const ROW_HEIGHT: f64 = 50.0;
+/// Narrow enough that a phone shows all of it.
+const WIDTH: f64 = 400.0;
+const SIDE: f64 = 6.0;
+const ROW_HEIGHT: f64 = 70.0;
 const BAR_HEIGHT: f64 = 14.0;
-const BAR_TOP: f64 = 24.0;
+const BAR_TOP: f64 = 42.0;
 /// More rows than this help nobody; the table beside has them all.
 const ROWS_MAX: usize = 8;
 /// A longer label would leave the picture.
-const LABEL_MAX: usize = 34;
+const LABEL_MAX: usize = 40;
 
 /// A time of the run, with the digits that tell two operations apart.
 pub(crate) fn time(us: u64) -> String {
@@ -47,7 +48,8 @@ pub(crate) fn draw(spans: &[Span], name: &str) -> Option<String> {
     }
     for (place, span) in shown.iter().enumerate() {
         let top = place as f64 * ROW_HEIGHT;
-        svg.text((SIDE, top + 17.0), Anchor::Start, "span-text", &caption(span));
+        svg.text((SIDE, top + 17.0), Anchor::Start, "span-text", &label(span));
+        svg.text((SIDE, top + 34.0), Anchor::Start, "span-times", &words(span));
         let end = span.until_us.map_or(WIDTH, x);
         let (left, right) = (x(span.from_us).min(end), x(span.from_us).max(end));
         let class = match span.until_us {
@@ -64,12 +66,12 @@ pub(crate) fn draw(spans: &[Span], name: &str) -> Option<String> {
     Some(svg.finish())
 }
 
-fn caption(span: &Span) -> String {
+fn label(span: &Span) -> String {
     let mut label: String = span.label.chars().take(LABEL_MAX).collect();
     if span.label.chars().count() > LABEL_MAX {
         label.push('…');
     }
-    format!("{label}: {}", words(span))
+    label
 }
 
 /// Where two values are both in force, and neither can come first. Only of a pair of which that can be said.
