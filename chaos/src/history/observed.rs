@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// One health probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
-    /// Name of the process asked; the same as in [`ProcessStart`].
+    /// Name of the process asked; the same as in [`ProcessStart`](crate::history::ProcessStart).
     pub process: String,
     /// Path asked, such as `/livez`.
     pub path: String,

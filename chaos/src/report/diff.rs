@@ -1,7 +1,7 @@
 //! Two verdicts held against each other: what got better, what got worse. Figures of time count only where they moved
 //! by more than two runs of the same schedule do; promises and counts of lost or doubled writes always count.
 
-use crate::report::sentences::{count, millis, seconds};
+use crate::report::sentences::{count, millis, phase, seconds};
 use crate::verdict::{Check, Latency, Outcome, State, Verdict};
 
 /// A time must have grown or shrunk by this share to count.
@@ -204,7 +204,7 @@ fn latency(was: &Latency, is: &Latency, found: &mut Difference) {
     ];
     for (name, was_us, is_us, floor_us) in percentiles {
         if let Some(turn) = moved(was_us, is_us, floor_us) {
-            let (kind, phase) = (&is.kind, &is.phase);
+            let (kind, phase) = (&is.kind, phase(&is.phase));
             found.add(
                 turn,
                 format!("{name} of {kind} {phase}: {} before, {} now", millis(was_us), millis(is_us)),

@@ -8,7 +8,7 @@ use crate::checker::{Answered, Band, answered};
 use crate::history::{Event, Load};
 use crate::report::chart::{self, Counts, Row};
 use crate::report::diff::diff;
-use crate::report::sentences::{count, headline, millis, seconds, sentences};
+use crate::report::sentences::{count, headline, millis, phase, seconds, sentences};
 use crate::report::spans;
 use crate::verdict::{Bands, Check, Class, Numbers, Outcome, Span, State, Verdict, Witness};
 
@@ -194,11 +194,6 @@ fn differences(before: &Verdict, after: &Verdict) -> Value {
 }
 
 fn latency(verdict: &Verdict) -> Vec<Value> {
-    let phase = |phase: &str| match phase {
-        "before" => "before the fault",
-        "during" => "database gone",
-        _ => "after its return",
-    };
     let rows = verdict.numbers.latency.iter();
     rows.map(|row| {
         context! {

@@ -12,16 +12,32 @@ pub fn headline(verdict: &Verdict) -> String {
         Outcome::Inconclusive => "Inconclusive",
         Outcome::HarnessError => return format!("Harness error: {}.", verdict.reason),
     };
-    let good = numbers.reads.good() + numbers.writes.good();
-    let planned = numbers.reads.planned + numbers.writes.planned;
+    let (reads, writes) = (&numbers.reads, &numbers.writes);
+    let stale = match numbers.oldest_stale_seconds {
+        oldest if reads.stale > 0 => format!("{} stale (at most {oldest} s)", count(reads.stale)),
+        _ => "0 stale".to_owned(),
+    };
     format!(
-        "{answer}: {}; {} of {} planned requests were answered as promised; {} acknowledged writes were lost, {} doubled.",
+        "{answer}: {}; of {} planned requests users got {} fresh, {stale}, {} committed, {} journaled and {} bad; {} \
+         acknowledged writes were lost, {} doubled.",
         gone(numbers),
-        count(good),
-        count(planned),
+        count(reads.planned + writes.planned),
+        count(reads.fresh),
+        count(writes.committed),
+        count(writes.journaled),
+        count(reads.bad() + writes.bad()),
         count(numbers.lost),
         count(numbers.doubled)
     )
+}
+
+/// A phase of the latencies, as people say it.
+pub(crate) fn phase(name: &str) -> &'static str {
+    match name {
+        "before" => "before the fault",
+        "during" => "while the database was gone",
+        _ => "after its return",
+    }
 }
 
 /// The verdict in sentences, one line each, the verdict itself last.

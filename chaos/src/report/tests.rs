@@ -115,6 +115,13 @@ fn the_sentences_say_what_was_counted() {
         assert!(lines.contains(part), "{part} in\n{lines}");
     }
     assert!(lines.lines().last().unwrap().starts_with("Verdict: inconclusive"));
+    let headline = headline(&verdict);
+    assert!(
+        headline.contains(
+            "of 60 planned requests users got 60 fresh, 0 stale, 0 committed, 0 journaled and 0 bad"
+        ),
+        "{headline}"
+    );
 }
 
 #[test]
