@@ -161,7 +161,9 @@ async fn measure(
     if experiment.schedule.limits.bounds.is_some() {
         observers.endless.spawn(usage::watch(stack.servers().to_vec(), stack.targets(), recorder.clone()));
     }
-    observers.endless.spawn(workload::watch_states(stack.targets(), recorder.clone()));
+    for server in stack.targets() {
+        observers.endless.spawn(workload::watch_state(server, recorder.clone()));
+    }
     let total = Duration::from_millis(plan.load.load_ms);
     progress.phase("traffic, nothing broken", Some(total));
     let course = Course {

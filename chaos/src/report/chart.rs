@@ -1,7 +1,7 @@
 //! The picture of a run: what users got per tenth of a second, and aligned below it how long they waited, the lanes and
 //! the curves. Draws; counts nothing that the verdict has not counted.
 
-use crate::checker::{Answered, Band, answered};
+use crate::checker::{Answered, Band};
 use crate::history::{Event, Load};
 use crate::report::curves::{self, Curve};
 use crate::report::heat::{self, Heat};
@@ -120,7 +120,7 @@ impl Frame {
 }
 
 /// All that is drawn.
-struct Parts {
+pub(crate) struct Parts {
     frame: Frame,
     /// Width of one column.
     step_us: u64,
@@ -131,14 +131,14 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(events: &[Event], verdict: &Verdict) -> Option<Self> {
+    /// Counted from the events and what their users got; nothing where the load never began.
+    pub(crate) fn of(events: &[Event], answered: &[Answered], verdict: &Verdict) -> Option<Self> {
         let load = load(events)?;
         let frame = Frame { from_us: load.at_us, until_us: load.until_us.max(load.at_us + BIN_US) };
         let step_us = BIN_US * (frame.until_us - frame.from_us).div_ceil(BIN_US * COLUMNS_MAX);
-        let answered = answered(events);
         Some(Self {
-            counts: Counts::of(&answered, load, step_us),
-            heat: Heat::of(&answered, load, step_us),
+            counts: Counts::of(answered, load, step_us),
+            heat: Heat::of(answered, load, step_us),
             lanes: lanes::all(events, &verdict.numbers.outages, frame.from_us, frame.until_us),
             curves: curves::all(events, frame.from_us, frame.until_us, step_us),
             frame,
@@ -157,8 +157,7 @@ pub(crate) struct Row {
 }
 
 /// The lanes and curves as rows of a table.
-pub(crate) fn rows(events: &[Event], verdict: &Verdict) -> Vec<Row> {
-    let Some(parts) = Parts::of(events, verdict) else { return Vec::new() };
+pub(crate) fn rows(parts: &Parts) -> Vec<Row> {
     let time = |us: u64| format!("{:.1} s", us.saturating_sub(parts.frame.from_us) as f64 / 1e6);
     let of_lane = |lane: &Lane| -> Vec<Row> {
         let row = |part: &Stretch| Row {
@@ -178,16 +177,15 @@ pub(crate) fn rows(events: &[Event], verdict: &Verdict) -> Vec<Row> {
     parts.lanes.iter().flat_map(of_lane).chain(parts.curves.iter().map(of_curve)).collect()
 }
 
-/// The whole picture; nothing where the load never began.
-pub(crate) fn draw(events: &[Event], verdict: &Verdict) -> Option<String> {
-    let parts = Parts::of(events, verdict)?;
-    let Parts { frame, step_us, counts, heat, lanes, curves } = &parts;
+/// The whole picture.
+pub(crate) fn draw(parts: &Parts, verdict: &Verdict) -> String {
+    let Parts { frame, step_us, counts, heat, lanes, curves } = parts;
     let heat_top = TOP + BAND_HEIGHT + AXIS_HEIGHT + PART_GAP;
     let lanes_top = heat_top + heat::ROWS as f64 * HEAT_ROW_HEIGHT + PART_GAP;
     let curves_top = lanes_top + lanes.len() as f64 * (LANE_HEIGHT + LANE_GAP) + PART_GAP - LANE_GAP;
     let height = curves_top + curves.len() as f64 * (CURVE_HEIGHT + PART_GAP) + 8.0;
     let title = format!("What users got, per {}", column(*step_us));
-    let mut svg = Svg::new("band", WIDTH, height, &title, &describe(verdict, &parts));
+    let mut svg = Svg::new("band", WIDTH, height, &title, &describe(verdict, parts));
     svg.stripes("stripes-stale", "stripe-stale", 45);
     svg.stripes("stripes-journaled", "stripe-journaled", -45);
     svg.stripes("stripes-away", "stripe-away", 45);
@@ -200,7 +198,7 @@ pub(crate) fn draw(events: &[Event], verdict: &Verdict) -> Option<String> {
     for (place, curve) in curves.iter().enumerate() {
         draw_curve(&mut svg, curve, frame, curves_top + place as f64 * (CURVE_HEIGHT + PART_GAP));
     }
-    Some(svg.finish())
+    svg.finish()
 }
 
 /// The width of a column in words.

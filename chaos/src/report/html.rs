@@ -6,7 +6,7 @@ use minijinja::{Environment, context};
 
 use crate::checker::{Answered, Band, answered};
 use crate::history::{Event, Load};
-use crate::report::chart::{self, Counts, Row};
+use crate::report::chart::{self, Counts, Parts, Row};
 use crate::report::diff::diff;
 use crate::report::sentences::{count, headline, millis, phase, seconds, sentences};
 use crate::report::spans;
@@ -27,7 +27,10 @@ pub(crate) fn page(
     templates.add_template("report.html", PAGE)?;
     let numbers = &verdict.numbers;
     let broken = verdict.checks.iter().filter(|check| !check.witnesses.is_empty());
-    let drawing = chart::draw(events, verdict).map(Value::from_safe_string);
+    let answered = answered(events);
+    let parts = Parts::of(events, &answered, verdict);
+    let drawing = parts.as_ref().map(|parts| Value::from_safe_string(chart::draw(parts, verdict)));
+    let lanes = parts.as_ref().map(chart::rows).unwrap_or_default();
     let has_state = events.iter().any(|event| matches!(event, Event::ServerState(_)));
     templates.get_template("report.html")?.render(context! {
         style => Value::from_safe_string(STYLE.to_owned()),
@@ -38,9 +41,9 @@ pub(crate) fn page(
         sentences => sentences(verdict),
         drawing,
         has_state,
-        lanes => chart::rows(events, verdict).iter().map(lane).collect::<Vec<_>>(),
+        lanes => lanes.iter().map(lane).collect::<Vec<_>>(),
         legend => legend(numbers),
-        per_second => per_second(events),
+        per_second => per_second(events, &answered),
         bands => Band::ALL.map(chart::label).to_vec(),
         latency => latency(verdict),
         checks => verdict.checks.iter().map(check).collect::<Vec<_>>(),
@@ -100,12 +103,11 @@ fn legend(numbers: &Numbers) -> Vec<Value> {
 }
 
 /// The counts of the drawing, a row for each second, for those who cannot see it.
-fn per_second(events: &[Event]) -> Vec<Value> {
+fn per_second(events: &[Event], answered: &[Answered]) -> Vec<Value> {
     const SECOND_US: u64 = 1_000_000;
     let Some(load) = chart::load(events) else { return Vec::new() };
-    let answered = answered(events);
-    let counts = Counts::of(&answered, load, SECOND_US);
-    let mut took = took(&answered, load, SECOND_US, counts.steps.len());
+    let counts = Counts::of(answered, load, SECOND_US);
+    let mut took = took(answered, load, SECOND_US, counts.steps.len());
     (0..counts.steps.len())
         .map(|step| {
             let many: Vec<u64> = Band::ALL.iter().map(|band| counts.get(step, *band)).collect();

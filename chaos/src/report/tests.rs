@@ -3,7 +3,7 @@
 mod schema;
 
 use super::*;
-use crate::checker::judge;
+use crate::checker::{answered, judge};
 use crate::history::{
     Action, Completion, FORMAT, FaultEnd, FaultStart, FinalRows, Got, Invoke, Limits, Load, Run, ServerState,
 };
@@ -238,9 +238,13 @@ fn a_run_of_an_hour_has_wider_columns_and_no_larger_picture() {
         }
     }
     let verdict = judge(&events, &Limits::default());
-    let drawing = chart::draw(&events, &verdict).unwrap();
+    let draw = |events: &[Event]| {
+        let parts = chart::Parts::of(events, &answered(events), &verdict).unwrap();
+        chart::draw(&parts, &verdict)
+    };
+    let drawing = draw(&events);
     assert!(drawing.contains("What users got, per 3.6 s") && drawing.len() < 100_000, "{}", drawing.len());
-    assert!(chart::draw(&run("db-kill"), &verdict).unwrap().contains("per tenth of a second"));
+    assert!(draw(&run("db-kill")).contains("per tenth of a second"));
 }
 
 /// How well one colour stands out from another, as WCAG 2 counts it: 1 to 21.

@@ -17,22 +17,20 @@ const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// The counter of attempts to connect, one line for each outcome.
 const ATTEMPTS: &str = "ridethrough_connect_attempts_total";
 
-/// Asks every server again and again; never ends.
+/// Asks one server again and again; never ends. Each has its own, so that one that hangs hides no other.
 ///
 /// # Cancel safety
 /// Dropping it loses the look under way.
-pub async fn watch_states(servers: Vec<Target>, recorder: Recorder) {
-    let clients: Vec<_> = servers.into_iter().map(|server| (Client::new(server.admin, 1), server)).collect();
+pub async fn watch_state(server: Target, recorder: Recorder) {
+    let client = Client::new(server.admin, 1);
     let mut ticks = tokio::time::interval(EVERY);
     // A machine that was late must not ask twice as often afterwards.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        for (client, server) in &clients {
-            if let Some(state) = ask(client).await {
-                let (process, at_us) = (server.name.clone(), recorder.now_us());
-                recorder.record(Event::ServerState(ServerState { process, at_us, ..state }));
-            }
+        if let Some(state) = ask(&client).await {
+            let (process, at_us) = (server.name.clone(), recorder.now_us());
+            recorder.record(Event::ServerState(ServerState { process, at_us, ..state }));
         }
     }
 }
