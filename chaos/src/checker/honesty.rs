@@ -38,7 +38,12 @@ fn faults_bit(index: &Index<'_>, limits: &Limits) -> Check {
         }
     }
     let words: Vec<&str> = index.faults.iter().filter_map(|fault| fault.witness).collect();
-    finding.done(if words.is_empty() { "no fault planned".into() } else { words.join("; ") })
+    let measured = match (words.as_slice(), index.faults.len()) {
+        ([], 0) => "no fault planned".to_owned(),
+        ([], many) => format!("{many} begun, none with a witness"),
+        (words, _) => words.join("; "),
+    };
+    finding.done(measured)
 }
 
 fn load_was_real(index: &Index<'_>, bands: &[Banded], limits: &Limits) -> Check {

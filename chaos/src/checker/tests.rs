@@ -287,6 +287,8 @@ fn x1_a_fault_without_a_witness_or_without_effect_makes_the_run_inconclusive() {
     let mut scene = Scene::outage();
     scene.fault_witness(None);
     assert_eq!(broken(&scene), inconclusive("X1"));
+    // It once said that no fault had been planned.
+    assert_eq!(scene.judge().check("X1").unwrap().measured, "1 begun, none with a witness");
     let mut scene = Scene::outage();
     scene.canary_never_failed();
     assert_eq!(broken(&scene).0, Outcome::Inconclusive);
