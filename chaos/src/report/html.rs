@@ -102,12 +102,16 @@ fn legend(numbers: &Numbers) -> Vec<Value> {
         .collect()
 }
 
+/// Rows of the table of counts; of a longer run each stands for more than a second.
+const ROWS_MAX: u64 = 600;
+
 /// The counts of the drawing, a row for each second, for those who cannot see it.
 fn per_second(events: &[Event], answered: &[Answered]) -> Vec<Value> {
     const SECOND_US: u64 = 1_000_000;
     let Some(load) = chart::load(events) else { return Vec::new() };
-    let counts = Counts::of(answered, load, SECOND_US);
-    let mut took = took(answered, load, SECOND_US, counts.steps.len());
+    let every = load.until_us.saturating_sub(load.at_us).div_ceil(SECOND_US * ROWS_MAX).max(1);
+    let counts = Counts::of(answered, load, every * SECOND_US);
+    let mut took = took(answered, load, every * SECOND_US, counts.steps.len());
     (0..counts.steps.len())
         .map(|step| {
             let many: Vec<u64> = Band::ALL.iter().map(|band| counts.get(step, *band)).collect();
@@ -119,7 +123,7 @@ fn per_second(events: &[Event], answered: &[Answered]) -> Vec<Value> {
             });
             let (p50, slowest) = times.unwrap_or_default();
             let words = |us: Option<u64>| us.map_or_else(String::new, millis);
-            context! { second => step, counts => many, p50 => words(p50), slowest => words(slowest) }
+            context! { second => step as u64 * every, counts => many, p50 => words(p50), slowest => words(slowest) }
         })
         .collect()
 }

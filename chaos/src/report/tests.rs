@@ -245,6 +245,8 @@ fn a_run_of_an_hour_has_wider_columns_and_no_larger_picture() {
     let drawing = draw(&events);
     assert!(drawing.contains("What users got, per 3.6 s") && drawing.len() < 100_000, "{}", drawing.len());
     assert!(draw(&run("db-kill")).contains("per tenth of a second"));
+    let page = html::page(&events, &verdict, None).unwrap();
+    assert_eq!(page.matches("<tr><th scope=\"row\" class=\"n\">").count(), 600);
 }
 
 /// How well one colour stands out from another, as WCAG 2 counts it: 1 to 21.
