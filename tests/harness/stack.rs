@@ -17,6 +17,7 @@ use crate::{
     app::App,
     launch::{self, Blueprint, Exit, Output},
     logs::{self, Secrets},
+    until,
 };
 
 /// One connection to the database, past the service.
@@ -25,6 +26,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const STATEMENT_LIMIT: Duration = Duration::from_secs(15);
 /// A drain without a delay, with everything in flight.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// The backends of a killed database, none of which computes for long.
+const GONE_LIMIT: Duration = Duration::from_secs(20);
 /// A program that only says what is wrong.
 const RUN_LIMIT: Duration = Duration::from_secs(20);
 /// Lines of each log in the report of a failed test.
@@ -123,13 +126,17 @@ impl Lab {
     /// Kills the database as a crash would.
     ///
     /// # Panics
-    /// Where it does not die.
+    /// Where it does not die, or a backend outlives it.
     ///
     /// # Cancel safety
     /// Once polled the kill has happened.
     pub async fn database_dies(&self) {
         self.expect_outage();
         self.cluster.kill().await.unwrap_or_else(|error| panic!("failed to {error}"));
+        // Its backends notice a moment later, on a busy machine after many. Until then one may still answer, rightly
+        // called fresh.
+        let gone = async || (self.cluster.processes() == 0).then_some(());
+        until("PostgreSQL's processes are gone", GONE_LIMIT, gone).await;
     }
 
     /// Starts the database again on the same data.
