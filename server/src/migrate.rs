@@ -10,7 +10,10 @@ use ridethrough::{
     health::{DatabasePart, SchemaPart},
 };
 use sha2::{Digest as _, Sha256};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tokio_postgres::{Client, NoTls, Row};
 
 use crate::{
@@ -137,8 +140,7 @@ impl NotMigrated {
 pub(crate) async fn when_seen(db: Db, mut draining: Draining) {
     let migrated = async {
         let mut database = db.database();
-        let seen = database.wait_for(answers);
-        if timeout(PATIENCE_AT_START, seen).await.is_err() {
+        if is_away_at_start(&mut database).await {
             tracing::warn!(
                 "database is away; starting degraded: writes go to the journal, reads get what was kept"
             );
@@ -190,6 +192,15 @@ pub(crate) async fn when_seen(db: Db, mut draining: Draining) {
         () = migrated => draining.requested().await,
         () = stopped.requested() => {}
     }
+}
+
+/// Whether the start goes on without the database. A host that was not asked to the end yet is no news, however long this
+/// machine takes for it: the prober's time limit bounds that.
+async fn is_away_at_start(database: &mut watch::Receiver<DatabasePart>) -> bool {
+    if timeout(PATIENCE_AT_START, database.wait_for(answers)).await.is_ok() {
+        return false;
+    }
+    database.wait_for(|part| *part != DatabasePart::Unknown).await.is_ok_and(|part| !answers(&part))
 }
 
 /// Whether the schema can at least be read.
@@ -368,6 +379,31 @@ mod tests {
         assert!(all_there(&newer).err().unwrap().is_mismatch());
         use DatabasePart::{Away, ReadOnly, Standby, Up};
         assert_eq!([Up, ReadOnly, Standby, Away].map(|part| answers(&part)), [true, true, true, false]);
+    }
+
+    /// On a busy machine the first look at a database that was there took longer than the patience, and the log said that it
+    /// was away.
+    #[tokio::test(start_paused = true)]
+    async fn a_database_is_away_at_the_start_once_it_was_asked_and_not_before() {
+        use DatabasePart::{Away, Refused, Standby, Unknown, Up};
+        for (part, is_away) in [(Up, false), (Standby, false), (Away, true), (Refused, true)] {
+            for late in [Duration::ZERO, PATIENCE_AT_START / 2, PATIENCE_AT_START * 3] {
+                let (seen, mut database) = watch::channel(Unknown);
+                let told = async {
+                    sleep(late).await;
+                    seen.send_replace(part);
+                };
+                let (found, ()) = tokio::join!(is_away_at_start(&mut database), told);
+                assert_eq!(found, is_away, "{part:?} after {late:?}");
+            }
+        }
+        // Who comes back in time was never away.
+        let (seen, mut database) = watch::channel(Away);
+        let returns = async {
+            sleep(PATIENCE_AT_START / 2).await;
+            seen.send_replace(Up);
+        };
+        assert!(!tokio::join!(is_away_at_start(&mut database), returns).0);
     }
 
     /// A database of another encoding was taken over: a title with a letter that it lacks was accepted into the journal and

@@ -33,8 +33,10 @@ const RUN_LIMIT: Duration = Duration::from_secs(20);
 /// Lines of each log in the report of a failed test.
 const TAIL_LINES: usize = 40;
 
-/// What a server warns of when its database goes away.
-const OUTAGE_WARNINGS: [&str; 3] = ["the database is away", "the database does not answer", "breaker opened"];
+/// What a server warns of when its database goes away, or is away when it starts: that it says after a second, which is
+/// earlier or later than the database's return by chance.
+const OUTAGE_WARNINGS: [&str; 4] =
+    ["the database is away", "the database does not answer", "breaker opened", "starting degraded"];
 
 /// A private PostgreSQL, and whatever a test starts on it. To be ended by [`Lab::finish`].
 #[derive(Debug)]
