@@ -1,6 +1,7 @@
 //! What each address does: decode, call the library, encode. Which layers stand around it is listed in `app`.
 
 pub(crate) mod decode;
+mod entity_tag;
 pub(crate) mod page;
 pub(crate) mod submit;
 pub(crate) mod todos;

@@ -161,20 +161,23 @@ async fn who_says_what_he_has_is_sent_nothing_older_by_any_server() {
         request.headers_mut().insert("if-none-match", tag);
         request
     };
-    let older = two.main().send(having(&first)).await.expect(200);
+    let older = two.main().send(having(&first)).await.expect(304);
     assert_eq!((older.header("etag"), older.freshness() == "fresh"), (first.header("etag"), false));
+    assert_eq!(older.text(), "");
     let refused = two.main().send(having(&second)).await;
     assert_eq!(member(&refused.problem(503), "type"), "/problems/older-than-seen");
     // The proxy asks another one, where the first one refuses.
     let proxy = lab.proxy(&[two.main().address(), one.main().address()]).await;
     for _ in 0..4 {
-        let found = proxy.main().send(having(&second)).await.expect(200);
-        assert_eq!(member(&found.json(), "title"), title("second"));
+        let found = proxy.main().send(having(&second)).await.expect(304);
+        assert_eq!(found.header("etag"), second.header("etag"));
     }
     lab.database_returns().await;
     two.mode_becomes("normal").await;
-    let fresh = two.main().send(having(&second)).await.expect(200);
+    let fresh = two.main().send(having(&second)).await.expect(304);
     assert_eq!((fresh.freshness(), fresh.header("etag")), ("fresh", second.header("etag")));
+    let newer = two.main().send(having(&first)).await.expect(200);
+    assert_eq!(member(&newer.json(), "title"), title("second"));
     lab.finish().await;
 }
 

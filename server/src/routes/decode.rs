@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 pub(crate) use self::parameters::page_query;
+use super::entity_tag;
 use crate::{error::Trouble, todo::Title};
 
 /// Who says which write this is.
@@ -73,7 +74,7 @@ pub(crate) fn id(parameters: &PathParameters) -> Result<Uuid, Trouble> {
         .map_err(|_| Trouble::bad_request("the id in the path is not a UUID"))
 }
 
-/// The version in `If-Match`, with or without the quotes of an entity tag.
+/// The version in `If-Match`: an entity tag of ours, or the version with or without quotes.
 pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Trouble> {
     let mut values = headers.get_all(header::IF_MATCH).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -87,18 +88,9 @@ pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Trouble> {
         return Ok(None);
     }
     let version = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
-    let digits = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
-    version.parse().ok().filter(|_| digits).map(Some).ok_or_else(|| {
-        Trouble::bad_request("the header If-Match must be one version as it stands in ETag, such as \"3\"")
+    entity_tag::version(version).map(Some).ok_or_else(|| {
+        Trouble::bad_request("the header If-Match must be one version, such as \"3\", or one ETag")
     })
-}
-
-/// The newest version in `If-None-Match`, of those that we gave; whatever else stands there says nothing to us.
-pub(crate) fn if_none_match(headers: &HeaderMap) -> Option<u64> {
-    let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let tags = values.flat_map(|value| value.split(',')).map(str::trim);
-    let version = |tag: &str| tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
-    tags.filter_map(version).max()
 }
 
 /// The bytes of a body, within the bounds of size and time.
@@ -264,18 +256,12 @@ mod tests {
     fn a_version_may_stand_in_quotes() {
         let version = |text| if_match(&headers(header::IF_MATCH, &[text]));
         assert_eq!((version("\"3\"").unwrap(), version("3").unwrap()), (Some(3), Some(3)));
+        assert_eq!(version("\"3-0123456789abcdef\"").unwrap(), Some(3));
         assert_eq!((version("*").unwrap(), if_match(&HeaderMap::new()).unwrap()), (None, None));
-        for wrong in ["", "abc", "W/\"3\"", "\"1\", \"2\"", "-1", "+1", "\"3", "99999999999999999999"] {
+        for wrong in
+            ["", "abc", "W/\"3\"", "\"1\", \"2\"", "-1", "+1", "\"3", "99999999999999999999", "\"3-\""]
+        {
             assert!(detail(version(wrong)).contains("If-Match"), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn of_what_a_client_says_that_it_has_the_newest_counts() {
-        let newest = |texts: &[&str]| if_none_match(&headers(header::IF_NONE_MATCH, texts));
-        assert_eq!((newest(&["\"3\""]), newest(&["\"3\", \"12\"", "\"4\""])), (Some(3), Some(12)));
-        for other in ["*", "", "3", "W/\"3\"", "\"abc\"", "\"-1\""] {
-            assert_eq!(newest(&[other]), None, "{other}");
         }
     }
 

@@ -5,14 +5,14 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header, request::Parts};
+use http::{StatusCode, header, request::Parts};
 use ridethrough::{cache::Freshness, db::UserSession};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
     decode::{self, IDEMPOTENCY_KEY, Members, PathParameters, header_value, percent_encoded},
-    json as json_response, label,
+    entity_tag, json as json_response, label,
     submit::{Submitted, submit},
 };
 use crate::{
@@ -59,7 +59,7 @@ pub(crate) async fn read(State(app): State<App>, parameters: PathParameters, req
     let deadline = super::deadline(request.headers(), app.read_limit);
     // Who says what he has is sent nothing older, at whichever replica he got it.
     let mut session = UserSession::default();
-    if let Some(version) = decode::if_none_match(request.headers()) {
+    if let Some(version) = entity_tag::newest_had(request.headers()) {
         session.wrote(&Todo::cache_key(id), version);
     }
     let (document, freshness, _) = match app.db.read_in(&mut session, &TodoQuery { id }, deadline).await {
@@ -67,7 +67,7 @@ pub(crate) async fn read(State(app): State<App>, parameters: PathParameters, req
         Err(error) => return Trouble::of_read(&error, app.db.retry_after(Instant::now())).into_response(),
     };
     let mut response = match document {
-        Some(document) => todo_response(StatusCode::OK, document),
+        Some(document) => entity_tag::unless_had(request.headers(), todo_response(StatusCode::OK, document)),
         None => Trouble::no_such_todo().into_response(),
     };
     label(&mut response, freshness);
@@ -168,14 +168,10 @@ fn receipt(key: &str, intent: &Intent) -> Bytes {
     }
 }
 
-/// A todo's document, with its version as the entity tag where it is known.
+/// A todo's document, with its entity tag where the version is known.
 fn todo_response(status: StatusCode, document: Bytes) -> Response {
-    let version = Todo::version_of(&document);
+    let tag = entity_tag::of(&document);
     let mut response = json_response(status, document);
-    if let Some(version) = version
-        && let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\""))
-    {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
+    response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));
     response
 }
