@@ -46,13 +46,19 @@ impl Db {
             // What was brought is of no use to this one: from here on each for itself, as far as the guards let it.
             return self.read_asking(query, key, deadline, now).await;
         };
-        let read = match lead {
-            Turn::Lead(_lead) => self.read_asking(query, key, deadline, Instant::now()).await,
+        let _lead = match lead {
+            Turn::Lead(lead) => lead,
             Turn::Kept(read) => return Ok(read),
         };
-        // Where it failed, the lead goes to the next one with the end of this call, and all others go on waiting.
-        if let Ok(read) = &read {
-            flight.end(failure(read.freshness()));
+        let now = Instant::now();
+        let read = self.read_asking(query, key, deadline, now).await;
+        // Where it failed, the lead goes to the next one with the end of this call, and all others go on waiting. So it does
+        // where it took what is kept for lack of time of its own: that says nothing of the database.
+        let has_time = deadline.remaining(now) >= self.0.config.read.attempt;
+        match read.as_ref().map(|read| failure(read.freshness())) {
+            Ok(Some(StaleReason::Slow)) if !has_time => {}
+            Ok(stale) => flight.end(stale),
+            Err(_) => {}
         }
         read
     }

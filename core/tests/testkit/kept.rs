@@ -251,6 +251,21 @@ async fn where_the_one_that_asks_gets_an_old_answer_the_others_take_it_too() {
     assert_eq!(kit.asked() - before, 0, "the one question failed");
 }
 
+/// One reader with next to no time left took the old answer, and all who waited with it were told that the database is slow:
+/// it was not, and they had time to ask.
+#[tokio::test(start_paused = true)]
+async fn who_has_no_time_to_ask_does_not_decide_for_those_who_have() {
+    let kit = Kit::start_as(Path::once()).await;
+    kit.answer(&count(1, 0)).await;
+    sleep(SECOND * 5).await;
+    kit.server.fault(At::statement("SELECT count"), Fault::Delay(SECOND / 5));
+    let query = count(1, 0);
+    let hurried = kit.db.db.read(&query, Deadline::after(Instant::now(), SECOND / 20));
+    let (hurried, patient) = tokio::join!(hurried, join_all((0..5).map(|_| kit.answer(&query))));
+    assert!(is_stale(hurried.unwrap().freshness(), StaleReason::Slow));
+    assert!(patient.iter().all(|(value, _)| value != "ada 1"), "{patient:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_outage_takes_no_good_answer_away_and_is_not_asked_into() {
     let kit = Kit::start().await;
