@@ -16,6 +16,7 @@ mod command;
 mod config;
 mod connector;
 mod dial;
+mod doubts;
 mod fence;
 mod gate;
 mod guards;
@@ -89,8 +90,8 @@ pub use self::{
     user_session::UserSession,
 };
 use self::{
-    begin::Marking, classify::Circuit, fence::Fence, gate::Gate, hosts::Hosts, listen::Telling,
-    overlay::Overlays, refresh::Refreshes,
+    begin::Marking, classify::Circuit, doubts::Doubts, fence::Fence, gate::Gate, hosts::Hosts,
+    listen::Telling, overlay::Overlays, refresh::Refreshes,
 };
 use crate::{
     budget::RetryBudget,
@@ -141,6 +142,7 @@ struct Shared {
     fence: Fence,
     /// Fingerprints of the newest keys that this replica settled.
     settled_keys: Cache<String, [u8; 32]>,
+    doubts: Doubts,
     commands: Arc<dyn Commands>,
     database: watch::Sender<DatabasePart>,
     schema: watch::Sender<SchemaPart>,
@@ -200,6 +202,7 @@ impl Db {
             gate: Gate::default(),
             fence: Fence::default(),
             settled_keys: Cache::new(SETTLED_KEYS_MAX),
+            doubts: Doubts::default(),
             commands,
             schema: watch::Sender::new(SchemaPart::Unknown),
             schema_usable: AtomicBool::new(false),
@@ -327,7 +330,11 @@ impl Db {
     /// A dropped write may or may not have its effect. The same command under the same key is safe and finds out.
     pub async fn write(&self, command: Command, deadline: Deadline) -> Result<Written, WriteError> {
         let started = Instant::now();
+        let under_way = self.0.doubts.begin(&command.key);
         let written = self.write_unmeasured(&command, deadline).await;
+        if !matches!(written, Err(WriteError::Unknown(_))) {
+            under_way.ended();
+        }
         let (outcome, class) = match &written {
             Ok(Written::Committed { .. } | Written::Superseded { .. }) => ("committed", "none"),
             Ok(Written::Journaled { .. }) => ("journaled", "none"),
@@ -339,7 +346,8 @@ impl Db {
         written
     }
 
-    /// What became of `key`: pending in the journal, or settled in the database; `None` where it was never seen here.
+    /// What became of `key`: pending in the journal, or settled in the database; [`WriteState::Unknown`] where it is neither
+    /// and was seen here, by a call that is on its way or ended without finding out; `None` where it was never seen.
     ///
     /// # Errors
     /// Where the key is not in the journal and the database cannot be asked.
@@ -350,10 +358,13 @@ impl Db {
         if self.0.journal.find(key).is_some() {
             return Ok(Some(WriteStatus { state: WriteState::Pending, answer: None, reason: None }));
         }
+        // Before the question: a write that ends while it is asked is not overlooked.
+        let is_in_doubt = self.0.doubts.holds(key, Instant::now());
         let look_up = keys::LookUp(key);
         let asked = self.asked(&look_up, deadline, self.0.config.read.attempt);
-        let known = asked.await.map_err(|failed| failed.error)?;
-        Ok(known.map(|known| known.status))
+        let known = asked.await.map_err(|failed| failed.error)?.map(|known| known.status);
+        let unknown = WriteStatus { state: WriteState::Unknown, answer: None, reason: None };
+        Ok(known.or_else(|| is_in_doubt.then_some(unknown)))
     }
 
     /// The read cache, for what the service itself wants to know or keep.

@@ -260,6 +260,9 @@ pub enum WriteState {
     Superseded,
     /// Had no effect and never will.
     Rejected,
+    /// On its way, or ended without anybody finding out: it may still have its effect. The same write under the same key
+    /// finds out, and does nothing twice.
+    Unknown,
 }
 
 /// What is known of a key.

@@ -236,7 +236,7 @@ impl Known {
             WriteState::Rejected => Settled::Refused(super::command::Refusal::new(
                 self.status.reason.clone().unwrap_or_else(|| "rejected".to_owned()),
             )),
-            WriteState::Applied | WriteState::Pending => Settled::Applied(answer),
+            WriteState::Applied | WriteState::Pending | WriteState::Unknown => Settled::Applied(answer),
         }
     }
 }

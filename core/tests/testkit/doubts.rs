@@ -70,6 +70,43 @@ async fn a_write_in_doubt_holds_up_only_its_own_thing() {
     assert_eq!(path.orders(), 2, "each of them once");
 }
 
+/// A client that had lost patience asked for its key, was told that it had never been seen, and ordered again under another
+/// key, while the first order was still on its way to COMMIT.
+#[tokio::test(start_paused = true)]
+async fn a_write_on_its_way_is_not_called_never_seen() {
+    let path = Path::new(Path::quiet()).await;
+    let state = async || {
+        let status = path.shop.db.write_status("k", within(4)).await.unwrap();
+        status.map(|status| status.state)
+    };
+    assert_eq!(state().await, None);
+    path.server.fault(At::statement("INSERT INTO orders"), Fault::Delay(Duration::from_millis(200)));
+    let (written, during) = tokio::join!(path.write("k"), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        state().await
+    });
+    assert!(written.is_ok(), "{written:?}");
+    assert_eq!((during, state().await), (Some(WriteState::Unknown), Some(WriteState::Applied)));
+}
+
+/// The same after the answer that nobody knows: the row may come yet.
+#[tokio::test(start_paused = true)]
+async fn nor_is_one_that_ended_without_anybody_finding_out() {
+    let server = todos();
+    let shop = TestDb::start(&server, Path::quiet(), Arc::new(Meddler)).await.unwrap();
+    let command = Command { payload: Bytes::from_static(b"COMMIT"), ..order("k") };
+    let written = shop.db.write(command, within(4)).await;
+    assert!(matches!(written, Err(WriteError::Unknown(_))), "{written:?}");
+    let of = async |key| shop.db.write_status(key, within(4)).await.unwrap().map(|status| status.state);
+    let state = of("k").await;
+    assert!(matches!(state, Some(WriteState::Unknown | WriteState::Applied)), "{state:?}");
+    // What was dropped on its way may have its effect, too.
+    server.fault(At::statement("INSERT INTO orders"), Fault::Silence);
+    let dropped = timeout(Duration::from_millis(100), shop.db.write(order("dropped"), within(4))).await;
+    assert!(dropped.is_err());
+    assert_eq!((of("dropped").await, of("other").await), (Some(WriteState::Unknown), None));
+}
+
 /// Places an order and then says what its payload holds.
 #[derive(Debug)]
 struct Meddler;

@@ -45,6 +45,7 @@ fn document(key: &str, status: &WriteStatus) -> Bytes {
         WriteState::Applied => "applied",
         WriteState::Superseded => "superseded",
         WriteState::Rejected => "rejected",
+        WriteState::Unknown => "unknown",
     };
     let mut document = json!({ "key": key, "status": state });
     if let Some(members) = document.as_object_mut() {
@@ -68,6 +69,7 @@ mod tests {
             serde_json::from_slice::<Value>(&document("k", &status)).unwrap()
         };
         assert_eq!(of(WriteState::Pending, None, None), json!({ "key": "k", "status": "pending" }));
+        assert_eq!(of(WriteState::Unknown, None, None), json!({ "key": "k", "status": "unknown" }));
         let applied = json!({ "key": "k", "status": "applied", "outcome": { "id": 1 } });
         assert_eq!(of(WriteState::Applied, Some("{\"id\":1}"), None), applied);
         let rejected = json!({ "key": "k", "status": "rejected", "reason": "not-found" });
