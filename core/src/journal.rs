@@ -388,6 +388,16 @@ impl Journal {
         read::read(&self.handles.paths, &places)
     }
 
+    /// The oldest entries in order that are not done with, also those that are held and those behind them: at most
+    /// `entries_max` and, after the first, at most `bytes_max` in all. Blocks for the reads.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn waiting(&self, entries_max: usize, bytes_max: u64) -> Result<Vec<Entry>, JournalError> {
+        let places = self.handles.shared.with_index(|index| index.waiting(entries_max, bytes_max));
+        read::read(&self.handles.paths, &places)
+    }
+
     /// Says that these entries are done with, in any order; they are never given again in this process, and count no more.
     ///
     /// The position up to which everything is settled reaches the disk about a second later, or when the journal closes;

@@ -314,11 +314,12 @@ impl Db {
         }
     }
 
-    /// Remembers what waits in the journal from before the start, with what was held for this very program.
+    /// Remembers what waits in the journal from before the start: with what was held for this very program, and with what
+    /// waits behind a write that it does not know.
     pub(super) fn recall_pending(&self, now: Instant) {
         // Replay looks again at what cannot be read now.
         let _ = super::replay::release_known(self, 0);
-        let entries = match self.0.journal.batch(WRITES_MAX, RECALLED_BYTES_MAX, &|_| false) {
+        let entries = match self.0.journal.waiting(WRITES_MAX, RECALLED_BYTES_MAX) {
             Ok(entries) => entries,
             Err(error) => {
                 tracing::warn!(%error, "accepted writes cannot be read; they are shown once they are applied");
@@ -327,8 +328,12 @@ impl Db {
         };
         let wall = SystemTime::now();
         for entry in &entries {
-            let age = wall.duration_since(entry.accepted_at).unwrap_or_default();
-            self.note_pending(&super::replay::command(entry), now.checked_sub(age).unwrap_or(now));
+            let command = super::replay::command(entry);
+            // What this program does not know is told nobody.
+            if self.0.commands.knows(&command).is_ok() {
+                let age = wall.duration_since(entry.accepted_at).unwrap_or_default();
+                self.note_pending(&command, now.checked_sub(age).unwrap_or(now));
+            }
         }
     }
 

@@ -245,6 +245,12 @@ impl AsideIndex {
         letters.map(|(sequence, aside)| (*sequence, &aside.slot.key))
     }
 
+    /// All held entries in order, released or not.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (u64, &Slot)> {
+        let held = self.slots.iter().filter(|(_, aside)| matches!(aside.why, Aside::Held { .. }));
+        held.map(|(sequence, aside)| (*sequence, &aside.slot))
+    }
+
     pub(crate) fn slot(&self, sequence: u64) -> Option<&Slot> {
         self.slots.get(&sequence).map(|aside| &aside.slot)
     }

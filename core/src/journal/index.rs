@@ -305,6 +305,29 @@ impl Index {
         }
     }
 
+    /// The oldest entries in order that are not done with, also those that are held back: as many as fit.
+    pub(crate) fn waiting(&self, entries_max: usize, bytes_max: u64) -> Vec<Place> {
+        let mut taken = Taken::new(entries_max, bytes_max);
+        let mut aside = self.aside.held().peekable();
+        let mut pending = self.links.through(u64::MAX).filter(|(_, link)| link.is_pending).peekable();
+        loop {
+            let is_aside_next = match (aside.peek(), pending.peek()) {
+                (Some((one, _)), Some((other, _))) => one < other,
+                (one, _) => one.is_some(),
+            };
+            let fits = if is_aside_next {
+                aside.next().map(|(sequence, slot)| taken.take(sequence, slot.length, || slot.clone()))
+            } else {
+                pending
+                    .next()
+                    .map(|(sequence, link)| taken.take(sequence, link.length, || self.links.slot(link)))
+            };
+            if fits != Some(true) {
+                return taken.places;
+            }
+        }
+    }
+
     /// Number of pending entries.
     pub(crate) fn entries(&self) -> u64 {
         self.entries + self.aside.released_entries()

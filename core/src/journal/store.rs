@@ -41,6 +41,11 @@ pub trait Store: Debug + Send + Sync + 'static {
         bytes_max: u64,
         skip: &dyn Fn(&str) -> bool,
     ) -> Result<Vec<Entry>, JournalError>;
+    /// See [`Journal::waiting`]; it blocks.
+    ///
+    /// # Errors
+    /// As there.
+    fn waiting(&self, entries_max: usize, bytes_max: u64) -> Result<Vec<Entry>, JournalError>;
     /// See [`Journal::settled`].
     fn settled(&self, sequences: &[u64]);
     /// See [`Journal::set_aside`].
@@ -93,6 +98,10 @@ impl Store for Journal {
         skip: &dyn Fn(&str) -> bool,
     ) -> Result<Vec<Entry>, JournalError> {
         Journal::batch(self, entries_max, bytes_max, skip)
+    }
+
+    fn waiting(&self, entries_max: usize, bytes_max: u64) -> Result<Vec<Entry>, JournalError> {
+        Journal::waiting(self, entries_max, bytes_max)
     }
 
     fn settled(&self, sequences: &[u64]) {

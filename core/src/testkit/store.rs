@@ -222,6 +222,17 @@ impl State {
         taken
     }
 
+    fn waiting(&self, entries_max: usize, bytes_max: u64) -> Vec<Entry> {
+        let mut bytes = 0;
+        let entries = self.entries.values().filter(|kept| !kept.is_rejected()).take(entries_max.max(1));
+        let fitting = entries.take_while(|kept| {
+            let is_first = bytes == 0;
+            bytes += kept.bytes;
+            is_first || bytes <= bytes_max
+        });
+        fitting.map(|kept| kept.entry.clone()).collect()
+    }
+
     fn release(&mut self, ordering_key: &str) -> u64 {
         let mut released = 0;
         for kept in self.entries.values_mut().filter(|kept| kept.entry.ordering_key == ordering_key) {
@@ -300,6 +311,10 @@ impl Store for MemoryStore {
         skip: &dyn Fn(&str) -> bool,
     ) -> Result<Vec<Entry>, JournalError> {
         Ok(self.state().batch(entries_max, bytes_max, skip))
+    }
+
+    fn waiting(&self, entries_max: usize, bytes_max: u64) -> Result<Vec<Entry>, JournalError> {
+        Ok(self.state().waiting(entries_max, bytes_max))
     }
 
     fn settled(&self, sequences: &[u64]) {

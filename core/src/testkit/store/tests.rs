@@ -231,6 +231,22 @@ async fn a_held_entry_holds_all_behind_it_and_comes_before_them_once_it_is_relea
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_is_told_in_order_whether_or_not_it_is_held_back() {
+    for bench in both(|_| {}) {
+        appended(&bench, &["a1/a", "b1/b", "a2/a", "b2/b", "c1/c"]).await;
+        bench.store.set_aside(&[3], held()).await.unwrap();
+        bench.store.set_aside(&[5], rejected()).await.unwrap();
+        bench.store.settled(&[2]);
+        let waiting = |entries_max, bytes_max| keys(bench.store.waiting(entries_max, bytes_max).unwrap());
+        assert_eq!(waiting(9, u64::MAX), ["a1", "a2", "b2"], "{}", bench.name);
+        assert_eq!((waiting(2, u64::MAX).len(), waiting(9, 0)), (2, vec!["a1".to_owned()]), "{}", bench.name);
+        // What is set aside may take more room than it did.
+        let fitting = waiting(9, 2 * of("a1", "a").bytes()).len();
+        assert!((1..=2).contains(&fitting), "{}: as many as fit", bench.name);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn at_its_bounds_it_refuses_without_a_trace_and_takes_again_what_fits() {
     let frame = of("a", "a").bytes();
     let entries = |config: &mut JournalConfig| config.entries_max = 2;
@@ -406,7 +422,17 @@ async fn both_answer_the_same_whatever_is_asked() {
                 let counts = bench.store.aside_counts();
                 let backlog = bench.store.backlog().entries;
                 let health = bench.store.health();
-                (sorted(bench), kept(bench), waiting, found, (counts.rejected, counts.held), backlog, health)
+                let not_done = bench.store.waiting(20, u64::MAX).unwrap();
+                (
+                    sorted(bench),
+                    not_done,
+                    kept(bench),
+                    waiting,
+                    found,
+                    (counts.rejected, counts.held),
+                    backlog,
+                    health,
+                )
             };
             assert_eq!(seen(&one), seen(&other), "{context}");
         }
