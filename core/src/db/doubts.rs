@@ -4,7 +4,7 @@
 //! Memory only, and bounded: after a restart the database alone says what is true.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -73,10 +73,11 @@ impl Drop for UnderWay<'_> {
             self.doubts.unknown.insert(self.key.to_owned(), Instant::now());
         }
         // After the note, so that there is no moment without doubt.
-        if let Entry::Occupied(mut calls) = self.doubts.under_way().entry(self.key.to_owned()) {
-            *calls.get_mut() -= 1;
-            if *calls.get() == 0 {
-                calls.remove();
+        let mut under_way = self.doubts.under_way();
+        if let Some(calls) = under_way.get_mut(self.key) {
+            *calls -= 1;
+            if *calls == 0 {
+                under_way.remove(self.key);
             }
         }
     }

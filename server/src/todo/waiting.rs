@@ -1,7 +1,7 @@
 //! What the journaled changes of this replica make of the answers that readers get. The library remembers the changes and
 //! says which of them concern an answer; here they are laid over it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ridethrough::{
     Db,
@@ -10,7 +10,7 @@ use ridethrough::{
 };
 use uuid::Uuid;
 
-use super::{Page, PageQuery, Todo, TodoQuery, encode, queries::PageAnswer};
+use super::{Cursor, Page, PageQuery, Todo, TodoQuery, encode, queries::PageAnswer};
 
 /// A change that waits to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,41 +82,49 @@ pub(super) fn over_page(
 
 /// Lays changes, each with whether it is settled and in the order in which they were accepted, over the items of a page,
 /// newest first. Of todos that were not on the page it shows the newest, one more than a page holds: an outage of some
-/// minutes leaves thousands of them. Answers whether anything changed.
+/// minutes leaves thousands of them. Each of those is looked at once, and none is kept that is not shown. Answers whether
+/// anything changed.
 fn lay_over<'c>(
     query: &PageQuery,
-    changes: impl IntoIterator<Item = (bool, &'c Change)>,
+    changes: impl DoubleEndedIterator<Item = (bool, &'c Change)>,
     items: &mut Vec<Todo>,
     is_last_page: bool,
 ) -> bool {
-    let mut latest: HashMap<Uuid, (bool, &Change)> =
-        changes.into_iter().map(|(is_settled, change)| (change.id, (is_settled, change))).collect();
     let oldest = items.last().map(Todo::cursor);
-    let were_here: HashSet<Uuid> = items.iter().map(|item| item.id).collect();
-    let mut changed = false;
-    items.retain(|item| {
-        let Some((is_settled, change)) = latest.get(&item.id) else { return true };
-        let knows_as_much =
-            *is_settled && change.becomes.as_ref().is_some_and(|becomes| item.version >= becomes.version);
-        if knows_as_much {
-            latest.remove(&item.id);
-        } else {
-            changed = true;
-        }
-        knows_as_much
-    });
     let on_page = |todo: &Todo| {
         let too_old = !is_last_page && oldest.is_some_and(|oldest| todo.cursor() < oldest);
         query.admits(todo) && !too_old
     };
-    let becoming = latest.values().filter_map(|(_, change)| change.becomes.as_ref());
-    let (changed_here, mut new): (Vec<&Todo>, Vec<&Todo>) =
-        becoming.filter(|todo| on_page(todo)).partition(|todo| were_here.contains(&todo.id));
-    new.sort_unstable_by_key(|todo| std::cmp::Reverse(todo.cursor()));
-    // The one more tells that a page follows.
-    new.truncate(usize::from(query.limit) + 1);
-    changed |= !(changed_here.is_empty() && new.is_empty());
-    items.extend(changed_here.into_iter().chain(new).cloned());
+    let mut here: HashMap<Uuid, Option<(bool, &Change)>> = items.iter().map(|item| (item.id, None)).collect();
+    // What is about to be seen last of a todo is seen first here; before its creation there is nothing of it.
+    let mut elsewhere: HashSet<Uuid> = HashSet::new();
+    let mut new: BTreeMap<Cursor, &Todo> = BTreeMap::new();
+    for (is_settled, change) in changes.rev() {
+        if let Some(last) = here.get_mut(&change.id) {
+            last.get_or_insert((is_settled, change));
+            continue;
+        }
+        let is_creation = change.becomes.as_ref().is_some_and(|becomes| becomes.version == 1);
+        let is_last = if is_creation { !elsewhere.contains(&change.id) } else { elsewhere.insert(change.id) };
+        let Some(todo) = change.becomes.as_ref().filter(|todo| is_last && on_page(todo)) else { continue };
+        new.insert(todo.cursor(), todo);
+        // The one more tells that a page follows.
+        if new.len() > usize::from(query.limit) + 1 {
+            new.pop_first();
+        }
+    }
+    let mut changed = !new.is_empty();
+    let kept = std::mem::take(items).into_iter().filter_map(|item| {
+        let Some((is_settled, change)) = here.get(&item.id).copied().flatten() else { return Some(item) };
+        let becomes = change.becomes.as_ref();
+        if is_settled && becomes.is_some_and(|becomes| item.version >= becomes.version) {
+            return Some(item);
+        }
+        changed = true;
+        becomes.filter(|todo| on_page(todo)).cloned()
+    });
+    *items = kept.collect();
+    items.extend(new.into_values().cloned());
     items.sort_by_key(|todo| std::cmp::Reverse(todo.cursor()));
     changed
 }
@@ -132,6 +140,81 @@ mod tests {
 
     fn change(number: u128, becomes: Option<Todo>) -> Change {
         Change { id: Uuid::from_u128(number), becomes }
+    }
+
+    /// The same with all of them at hand: slow, and easy to see through.
+    fn in_the_plainest_way<'c>(
+        query: &PageQuery,
+        changes: impl IntoIterator<Item = (bool, &'c Change)>,
+        items: &mut Vec<Todo>,
+        is_last_page: bool,
+    ) -> bool {
+        let mut latest: HashMap<Uuid, (bool, &Change)> =
+            changes.into_iter().map(|(is_settled, change)| (change.id, (is_settled, change))).collect();
+        let oldest = items.last().map(Todo::cursor);
+        let were_here: HashSet<Uuid> = items.iter().map(|item| item.id).collect();
+        let mut changed = false;
+        items.retain(|item| {
+            let Some((is_settled, change)) = latest.get(&item.id) else { return true };
+            let knows_as_much =
+                *is_settled && change.becomes.as_ref().is_some_and(|becomes| item.version >= becomes.version);
+            if knows_as_much {
+                latest.remove(&item.id);
+            } else {
+                changed = true;
+            }
+            knows_as_much
+        });
+        let on_page = |todo: &Todo| {
+            let too_old = !is_last_page && oldest.is_some_and(|oldest| todo.cursor() < oldest);
+            query.admits(todo) && !too_old
+        };
+        let becoming = latest.values().filter_map(|(_, change)| change.becomes.as_ref());
+        let (changed_here, mut new): (Vec<&Todo>, Vec<&Todo>) =
+            becoming.filter(|todo| on_page(todo)).partition(|todo| were_here.contains(&todo.id));
+        new.sort_unstable_by_key(|todo| std::cmp::Reverse(todo.cursor()));
+        // The one more tells that a page follows.
+        new.truncate(usize::from(query.limit) + 1);
+        changed |= !(changed_here.is_empty() && new.is_empty());
+        items.extend(changed_here.into_iter().chain(new).cloned());
+        items.sort_by_key(|todo| std::cmp::Reverse(todo.cursor()));
+        changed
+    }
+
+    #[test]
+    fn whatever_waits_is_laid_over_as_if_all_of_it_were_looked_at_together() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for run in 0..3_000 {
+            let mut versions: HashMap<u128, i64> = (1..10).map(|number| (number, random.i64(1..4))).collect();
+            let limit = random.u8(1..6);
+            let done = [None, Some(true), Some(false)][random.usize(..3)];
+            let after = random.bool().then(|| todo(random.u128(5..30), 1).cursor());
+            let query = PageQuery { limit, done, after, ..PageQuery::default() };
+            let all = versions.iter().map(|(number, version)| todo(*number, *version));
+            let mut items: Vec<Todo> = all.filter(|todo| query.admits(todo)).collect();
+            items.sort_by_key(|todo| std::cmp::Reverse(todo.cursor()));
+            let is_last_page = items.len() <= usize::from(limit);
+            items.truncate(limit.into());
+            let changes: Vec<(bool, Change)> = (0..random.u128(..25))
+                .map(|step| {
+                    let number = if random.bool() { 10 + step } else { random.u128(1..10 + step) };
+                    let version = versions.entry(number).and_modify(|version| *version += 1).or_insert(1);
+                    let becomes = Todo { done: random.bool(), ..todo(number, *version) };
+                    let is_gone = *version > 1 && random.u8(..5) == 0;
+                    (random.bool(), change(number, (!is_gone).then_some(becomes)))
+                })
+                .collect();
+            let changes = || changes.iter().map(|(is_settled, change)| (*is_settled, change));
+            let mut expected = items.clone();
+            let changed = in_the_plainest_way(&query, changes(), &mut expected, is_last_page);
+            assert_eq!(
+                lay_over(&query, changes(), &mut items, is_last_page),
+                changed,
+                "{run} of seed {seed}"
+            );
+            assert_eq!(items, expected, "run {run} of seed {seed}");
+        }
     }
 
     #[test]
