@@ -78,9 +78,9 @@ pub fn judge(events: &[Event], limits: &Limits) -> Verdict {
     let is_outage = limits.fault_expected && limits.outage_expected;
     for check in &mut checks {
         let stated = limits.bounds.is_some() && BOUNDS.contains(&check.id.as_str());
+        let usual = EVERY_RUN.contains(&check.id.as_str()) || (is_outage && check.id == "T3");
         check.required = stated
-            || (!index.run.foreign && EVERY_RUN.contains(&check.id.as_str()))
-            || (is_outage && !index.run.foreign && check.id == "T3")
+            || (usual && !index.run.foreign && !limits.waived.contains(&check.id))
             || limits.required.contains(&check.id);
     }
     checks.extend(unheard_of(&checks, limits));

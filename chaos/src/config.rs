@@ -1,7 +1,7 @@
 //! The configuration: a TOML file, environment variables over it, wrong keys refused with the nearest known one.
 //! It knows no flags; `cli/flags.rs` puts them over this.
 
-mod text;
+pub(crate) mod text;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -55,6 +55,14 @@ pub enum ConfigError {
         /// What is wrong and what was perhaps meant.
         message: String,
     },
+    /// A target that can be read and makes none.
+    #[error("{}: {message}", path.display())]
+    Target {
+        /// The file.
+        path: PathBuf,
+        /// The key, and what is wrong with it.
+        message: String,
+    },
     /// Values that can be read and make no run.
     #[error("run.rate and run.duration: failed to {0}")]
     Load(String),
@@ -89,11 +97,14 @@ pub struct RunSection {
     /// Where the reports of `run` go. Default `target/chaos`.
     #[serde(deserialize_with = "text::path")]
     pub out: PathBuf,
+    /// A file that describes the service to run against. Default `None`: our own.
+    #[serde(deserialize_with = "text::some_path")]
+    pub target: Option<PathBuf>,
 }
 
 impl Default for RunSection {
     fn default() -> Self {
-        Self { seed: None, duration: None, rate: None, out: PathBuf::from("target/chaos") }
+        Self { seed: None, duration: None, rate: None, out: PathBuf::from("target/chaos"), target: None }
     }
 }
 
@@ -193,13 +204,16 @@ fn own_place(name: &OsStr) -> Option<(String, String)> {
 fn read(path: &Path) -> Result<(Config, Table), ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    let wrong = |error: toml::de::Error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
-        ConfigError::File { path: path.to_owned(), line, message: helpful(error.message()) }
-    };
+    let wrong = |error| misread(path, &text, &error);
     let config = toml::from_str(&text).map_err(wrong)?;
     Ok((config, toml::from_str(&text).map_err(wrong)?))
+}
+
+/// Where the text of a file is no valid configuration, and what was perhaps meant.
+pub(crate) fn misread(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    ConfigError::File { path: path.to_owned(), line, message: helpful(error.message()) }
 }
 
 /// Puts one variable in: as the TOML value it spells if that fits, else as text.
@@ -256,7 +270,7 @@ mod tests {
 
     #[test]
     fn every_key_is_read_from_the_file() {
-        let text = "[run]\nseed = 7\nduration = '8s'\nrate = 20\nout = 'a'\n[demo]\nout = 'b'\n\
+        let text = "[run]\nseed = 7\nduration = '8s'\nrate = 20\nout = 'a'\ntarget = 't'\n[demo]\nout = 'b'\n\
                     [up]\nlisten = '127.0.0.1:9'\n\
                     [stack]\npg_bin = 'c'\nbin_dir = 'd'\nserver_bin = 'e'\nserver_env = ['F=1', 'G=x=y']\n";
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
@@ -266,6 +280,7 @@ mod tests {
                 duration: Some(Duration::from_secs(8)),
                 rate: Some(20),
                 out: "a".into(),
+                target: Some("t".into()),
             },
             demo: DemoSection { out: "b".into() },
             up: UpSection { listen: Some(([127, 0, 0, 1], 9).into()) },

@@ -14,6 +14,7 @@
 //! - [`shim`]: faults of disk and clock inside one program. [`namespace`]: a network that loses packets, small disks.
 //! - [`stack`]: PostgreSQL, servers and proxy together. [`cluster`]: a throw-away PostgreSQL, on the binaries that
 //!   [`postgres`] finds.
+//! - [`target`]: somebody else's service, described in a file.
 //! - [`toxic`]: faults on the bytes of TCP connections, by a proxy that speaks toxiproxy's HTTP interface.
 //! - [`names`]: a name server that fails, lags and moves as it is told.
 //! - [`folder`], [`guardian`], [`process`]: the care that nothing of a run outlives it.
@@ -41,6 +42,7 @@ pub mod canary;
 pub mod namespace;
 pub mod shim;
 pub mod stack;
+pub mod target;
 
 pub mod cluster;
 pub mod postgres;

@@ -66,6 +66,19 @@ impl Fault {
         self.kind
     }
 
+    /// The same on another table, where it is a fault on the service's table whose name was left open.
+    ///
+    /// # Errors
+    /// [`Error::State`] where the name is none that a table may have.
+    pub fn on_table(&self, table: &str) -> Result<Self, Error> {
+        let open = |one: &&Parameter| one.name == "table" && self.values.word("table") == one.default;
+        if !self.kind.parameters.iter().any(|one| open(&one)) {
+            return Ok(self.clone());
+        }
+        let others = self.values.text(self.kind);
+        Ok(Self { kind: self.kind, values: Values::parse(self.kind, &format!("{others},table={table}"))? })
+    }
+
     /// Its name, without parameters.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -6,9 +6,11 @@ mod finish;
 mod line;
 mod live;
 mod progress;
+mod rows;
 mod usage;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -25,7 +27,7 @@ use crate::run::course::{Course, record_database_start};
 use crate::schedule::{self, Schedule};
 use crate::stack::{self, Stack};
 use crate::verdict::Verdict;
-use crate::workload::{self, Counts, Driven};
+use crate::workload::{self, Counts, Dialect, Driven};
 
 pub use progress::Progress;
 
@@ -113,7 +115,7 @@ pub fn check(history: &Path) -> Result<(Vec<Event>, Verdict), Error> {
 }
 
 async fn record(experiment: &Experiment, recorder: &Recorder, progress: &Progress) -> Result<(), Error> {
-    progress.phase("starting PostgreSQL, the servers and the proxy", None);
+    progress.phase("starting PostgreSQL and the service", None);
     let stack = Stack::start(&options(experiment)).await?;
     let result = Box::pin(measure(experiment, &stack, recorder, progress)).await;
     finish::lives(&stack, recorder);
@@ -149,11 +151,15 @@ async fn measure(
     let plan = workload::Plan {
         seed: experiment.schedule.seed,
         load: experiment.schedule.load.clone(),
-        proxy: stack.proxy().main(),
+        doors: stack.doors(),
         servers: stack.targets(),
+        dialect: match &experiment.stack.target {
+            Some(target) => Dialect::Described(Arc::new(target.traffic.clone())),
+            None => Dialect::Todos,
+        },
         counts: Counts::default(),
     };
-    progress.phase(&format!("warming up with {} todos", plan.load.warm_todos), None);
+    progress.phase(&format!("warming up with {} objects", plan.load.warm_todos), None);
     let warmed = workload::warm_up(&plan, recorder).await;
     let warmed = warmed.map_err(|error| Error::state("warm up", error.to_string()))?;
 
@@ -188,7 +194,10 @@ async fn measure(
     tokio::time::sleep(QUIESCE).await;
     finish::quiet(stack.cluster()).await?;
     observers.stop().await;
-    finish::final_rows(stack.cluster(), recorder).await
+    match &experiment.stack.target {
+        Some(target) => rows::of_target(stack.cluster(), &target.database, recorder).await,
+        None => finish::final_rows(stack.cluster(), recorder).await,
+    }
 }
 
 /// The stack as the schedule wants it.
@@ -248,7 +257,7 @@ impl Observers {
             }));
         });
         endless.spawn(work);
-        let services: Vec<_> = stack.servers().iter().chain([stack.proxy()]).cloned().collect();
+        let services: Vec<_> = stack.servers().iter().chain(stack.proxy()).cloned().collect();
         endless.spawn(async move {
             loop {
                 // Looking is what times an end that nobody meant.

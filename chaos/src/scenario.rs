@@ -291,6 +291,7 @@ impl Scenario {
             format: schedule::FORMAT,
             scenario: self.name.to_owned(),
             seed,
+            target: None,
             stack: Parts { servers: self.setting.servers, ..Parts::default() },
             load,
             limits: self.limits(),

@@ -3,7 +3,7 @@
 
 pub mod moment;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub struct Schedule {
     pub scenario: String,
     /// Fixes the traffic, and every choice that is not written out below.
     pub seed: u64,
+    /// The file that describes the service it is for. Default none: our own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<PathBuf>,
     /// The stack.
     pub stack: Parts,
     /// The traffic.
@@ -199,6 +202,7 @@ mod tests {
             format: FORMAT,
             scenario: "by hand".into(),
             seed: 7,
+            target: Some("/a/target.toml".into()),
             stack: Parts { settings: vec!["max_wal_size=64MB".into()], ..Parts::default() },
             load: Plan::default(),
             limits: Limits::default(),

@@ -124,6 +124,7 @@ mod tests {
             format: FORMAT,
             scenario: "test".into(),
             seed: 1,
+            target: None,
             stack: Parts::default(),
             load: Plan::default(),
             limits: Limits::default(),

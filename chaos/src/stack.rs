@@ -4,10 +4,12 @@
 mod ready;
 mod service;
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::process::Signal;
 
 use tokio::time::Instant;
 
@@ -16,12 +18,16 @@ use crate::error::Error;
 use crate::folder::RunFolder;
 use crate::process::{self, Exit};
 use crate::stack::service::Blueprint;
+use crate::target::{self, StopSignal, fill};
 use crate::workload::Target;
 
 pub use service::{Life, Service};
 
 /// How long a process may drain before it is killed; above the drain limits of both binaries.
 const DRAIN_LIMIT: Duration = Duration::from_secs(35);
+
+/// How long a target's own statements may take before its first start.
+const PREPARE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Between two questions whether a part is ready.
 const READY_EVERY: Duration = Duration::from_millis(20);
@@ -34,6 +40,8 @@ pub struct Options {
     /// Where `ridethrough-server` and `ridethrough-proxy` are; `None` is beside the current program, or a folder
     /// above (which is where cargo puts them for a test). Default `None`.
     pub bin_dir: Option<PathBuf>,
+    /// Somebody else's service in the place of our servers, with nothing in front of it. Default `None`.
+    pub target: Option<Arc<target::Target>>,
     /// How many servers, at least 1. Default 2.
     pub servers: usize,
     /// Added to the environment of each server. Default none.
@@ -53,6 +61,7 @@ impl Default for Options {
         Self {
             server_bin: None,
             bin_dir: None,
+            target: None,
             servers: 2,
             server_env: Vec::new(),
             server_args: Vec::new(),
@@ -81,9 +90,10 @@ impl Default for Options {
 #[derive(Debug)]
 #[must_use = "the stack ends when it is dropped"]
 pub struct Stack {
-    proxy: Service,
+    proxy: Option<Service>,
     servers: Vec<Service>,
     cluster: Cluster,
+    health: target::Health,
     folder: RunFolder,
 }
 
@@ -112,7 +122,9 @@ impl Stack {
     /// Dropping the future ends and removes what was started, possibly a moment later.
     pub async fn start(options: &Options) -> Result<Self, Error> {
         // Looked at first: a missing binary or a taken port should not cost the start of a database.
-        binaries(options)?;
+        if options.target.is_none() {
+            binaries(options)?;
+        }
         if let Some(address) = options.listen {
             service::must_be_free("proxy", address)?;
         }
@@ -129,25 +141,68 @@ impl Stack {
     /// # Cancel safety
     /// As [`Stack::start`].
     pub async fn start_on(folder: RunFolder, cluster: Cluster, options: &Options) -> Result<Self, Error> {
+        if let Some(target) = &options.target {
+            return Self::start_target(folder, cluster, target, options.servers).await;
+        }
         let (server_bin, proxy_bin) = binaries(options)?;
         let mut servers = Vec::new();
         for number in 1..=options.servers.max(1) {
             servers.push(start_server(&folder, &cluster, options, &server_bin, number).await?);
         }
-        let mut args: Vec<OsString> = Vec::new();
+        let mut args = service::listeners();
         for server in &servers {
-            args.extend([OsString::from("--backend"), format!("http://{}", server.main()).into()]);
+            args.extend(["--backend".to_owned(), format!("http://{}", server.main())]);
         }
         let proxy = Blueprint {
             name: "proxy".to_owned(),
             program: proxy_bin,
             args,
             env: vec![no_drain_delay()],
+            ready_line: Some(service::LISTENING.to_owned()),
+            stop_signal: Signal::TERM,
             listen: options.listen,
             start_timeout: options.start_timeout,
         };
-        let proxy = Service::start(&folder, proxy).await?;
-        Ok(Self { proxy, servers, cluster, folder })
+        let proxy = Some(Service::start(&folder, proxy).await?);
+        Ok(Self { proxy, servers, cluster, health: target::Health::default(), folder })
+    }
+
+    async fn start_target(
+        folder: RunFolder,
+        cluster: Cluster,
+        target: &target::Target,
+        count: usize,
+    ) -> Result<Self, Error> {
+        if let Some(statements) = &target.database.prepare {
+            prepare(&cluster, statements).await?;
+        }
+        let url = cluster.url();
+        let told = |text: &String| fill(text, &[("database_url", &url)]);
+        let (program, args) = target.command();
+        let mut servers = Vec::new();
+        for number in 1..=count.max(1) {
+            let blueprint = Blueprint {
+                name: format!("{}-{number}", target.service.name),
+                program: program.clone(),
+                args: args.iter().map(told).collect(),
+                env: target
+                    .service
+                    .environment
+                    .iter()
+                    .map(|(name, text)| (name.clone(), told(text)))
+                    .collect(),
+                ready_line: target.service.ready_line.clone(),
+                stop_signal: match target.service.stop_signal {
+                    StopSignal::Term => Signal::TERM,
+                    StopSignal::Int => Signal::INT,
+                    StopSignal::Quit => Signal::QUIT,
+                },
+                listen: None,
+                start_timeout: target.service.start_timeout,
+            };
+            servers.push(Service::start(&folder, blueprint).await?);
+        }
+        Ok(Self { proxy: None, servers, cluster, health: target.health.clone(), folder })
     }
 
     /// The database.
@@ -162,10 +217,19 @@ impl Stack {
         &self.servers
     }
 
-    /// The proxy in front of them.
+    /// The proxy in front of them; none before somebody else's service.
     #[must_use]
-    pub fn proxy(&self) -> &Service {
-        &self.proxy
+    pub fn proxy(&self) -> Option<&Service> {
+        self.proxy.as_ref()
+    }
+
+    /// Where users connect: the proxy, or each server where there is none. With their names in a history.
+    #[must_use]
+    pub fn doors(&self) -> Vec<(String, SocketAddr)> {
+        match &self.proxy {
+            Some(proxy) => vec![(proxy.name().to_owned(), proxy.main())],
+            None => self.servers.iter().map(|server| (server.name().to_owned(), server.main())).collect(),
+        }
     }
 
     /// Where logs and data lie while the stack lives.
@@ -181,6 +245,8 @@ impl Stack {
             name: service.name().to_owned(),
             main: service.main(),
             admin: service.admin(),
+            live: self.health.live.clone(),
+            ready: self.health.ready.clone(),
         };
         self.servers.iter().map(target).collect()
     }
@@ -197,8 +263,8 @@ impl Stack {
         let asks = self
             .servers
             .iter()
-            .map(|server| (server, "/readyz"))
-            .chain([(&self.proxy, "/api/todos?limit=1")]);
+            .map(|server| (server, self.health.ready.as_str()))
+            .chain(self.proxy.iter().map(|proxy| (proxy, "/api/todos?limit=1")));
         for (service, path) in asks {
             loop {
                 let status = ready::status(service.main(), path).await;
@@ -228,7 +294,7 @@ impl Stack {
     pub async fn stop(self) -> Result<Stopped, Error> {
         let mut exits = Vec::new();
         // One after another: each drains into a part that is still there.
-        for service in std::iter::once(&self.proxy).chain(&self.servers) {
+        for service in self.proxy.iter().chain(&self.servers) {
             if service.pid().is_some() {
                 exits.push((service.name().to_owned(), service.stop(DRAIN_LIMIT).await?));
             }
@@ -240,6 +306,17 @@ impl Stack {
     }
 }
 
+/// Carries out statements as the service's own role, so that the tables are its own.
+async fn prepare(cluster: &Cluster, statements: &str) -> Result<(), Error> {
+    let what = "prepare the database of the target";
+    let work = async {
+        let client = cluster::connect(&cluster.service(), PREPARE_LIMIT).await?;
+        client.batch_execute(statements).await.map_err(Error::postgres(what))
+    };
+    let late = |_| Error::Late { what: what.to_owned(), limit: PREPARE_LIMIT };
+    tokio::time::timeout(PREPARE_LIMIT, work).await.map_err(late)?
+}
+
 async fn start_server(
     folder: &RunFolder,
     cluster: &Cluster,
@@ -249,14 +326,23 @@ async fn start_server(
 ) -> Result<Service, Error> {
     let name = format!("server-{number}");
     // Relative to the server's own folder, where it works.
-    let mut args: Vec<OsString> = vec!["--data-dir".into(), "data".into()];
-    args.extend(options.server_args.iter().map(OsString::from));
+    let mut args = service::listeners();
+    args.extend(["--data-dir".to_owned(), "data".to_owned()]);
+    args.extend(options.server_args.iter().cloned());
     // In the environment and not on the command line, which every user of the machine can read.
     let mut env = vec![no_drain_delay(), ("DATABASE_URL".to_owned(), cluster.url())];
     env.extend(options.server_env.iter().cloned());
-    let program = program.to_owned();
-    let start_timeout = options.start_timeout;
-    Service::start(folder, Blueprint { name, program, args, env, listen: None, start_timeout }).await
+    let blueprint = Blueprint {
+        name,
+        program: program.to_owned(),
+        args,
+        env,
+        ready_line: Some(service::LISTENING.to_owned()),
+        stop_signal: Signal::TERM,
+        listen: None,
+        start_timeout: options.start_timeout,
+    };
+    Service::start(folder, blueprint).await
 }
 
 /// The delay lets balancers notice a drain before connections are refused. Here the proxy is stopped first, so that

@@ -110,7 +110,8 @@ pub fn schedule(seed: u64) -> Result<Schedule, Error> {
         Limits { reads_bad_max: 1.0, writes_bad_max: 1.0, outage_expected: false, ..Limits::default() };
     let scenario = format!("swarm-{seed}");
     let stack = Parts { servers, ..Parts::default() };
-    let schedule = Schedule { format: schedule::FORMAT, scenario, seed, stack, load, limits, faults };
+    let schedule =
+        Schedule { format: schedule::FORMAT, scenario, seed, target: None, stack, load, limits, faults };
     schedule.check().map_err(|reason| Error::state("make a schedule", reason))?;
     Ok(schedule)
 }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::cli::Interrupts;
 use crate::error::Error;
 use crate::nemesis::{self, Bite, Fault, Scene};
-use crate::stack::{Options, Stack};
+use crate::stack::{Options, Service, Stack};
 
 pub(crate) use control::ask;
 
@@ -59,8 +59,9 @@ pub(crate) async fn up(options: &Options, interrupts: &mut Interrupts) -> Result
     };
     let (requests, mut asked) = mpsc::channel(REQUESTS_MAX);
     let mut doors = JoinSet::new();
-    doors.spawn(control::listen(stack.folder(), stack.proxy().main(), requests)?);
-    say(&welcome(&stack));
+    let proxy = stack.proxy().ok_or_else(|| Error::state("leave a stack running", "it has no proxy"))?;
+    doors.spawn(control::listen(stack.folder(), proxy.main(), requests)?);
+    say(&welcome(&stack, proxy));
     doors.spawn(changes::tell(stack.targets(), say));
 
     let mut bites = Vec::new();
@@ -123,7 +124,7 @@ async fn fulfil(wish: Wish, stack: &Stack, bites: &mut Vec<Bite>) -> Result<Stri
 
 /// Tells of processes that ended without anybody asking, once each.
 fn tell_ends(stack: &Stack, told: &mut BTreeMap<String, usize>) {
-    for service in stack.servers().iter().chain([stack.proxy()]) {
+    for service in stack.servers().iter().chain(stack.proxy()) {
         let lives = service.lives();
         let known = told.entry(service.name().to_owned()).or_default();
         for life in lives.iter().skip(*known).filter(|life| !life.planned) {
@@ -136,9 +137,9 @@ fn tell_ends(stack: &Stack, told: &mut BTreeMap<String, usize>) {
     }
 }
 
-fn welcome(stack: &Stack) -> String {
-    let mut text = format!("\n  todos        http://{}/\n", stack.proxy().main());
-    text += &format!("  proxy admin  http://{}/metrics\n", stack.proxy().admin());
+fn welcome(stack: &Stack, proxy: &Service) -> String {
+    let mut text = format!("\n  todos        http://{}/\n", proxy.main());
+    text += &format!("  proxy admin  http://{}/metrics\n", proxy.admin());
     for server in stack.servers() {
         let (name, main, admin) = (server.name(), server.main(), server.admin());
         text += &format!("  {name}     http://{main}/  (admin http://{admin}/debug/state)\n");

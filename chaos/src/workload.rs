@@ -14,20 +14,25 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::history::{self, Action, Event, Got, Invoke, Load, Recorder};
-use crate::workload::client::{Client, Request};
+use crate::history::{self, Event, Got, Invoke, Load, Recorder};
+use crate::workload::client::Client;
+use crate::workload::dialect::Wish;
 use crate::workload::schedule::{Planned, Schedule};
 
 mod answer;
 pub(crate) mod client;
 mod counts;
+mod described;
+mod dialect;
 mod probe;
 mod schedule;
 mod settle;
 mod state;
+mod todos;
 mod warm;
 
 pub use crate::workload::counts::Counts;
+pub use crate::workload::dialect::Dialect;
 pub use crate::workload::probe::probe_health;
 pub(crate) use crate::workload::settle::journal_entries_of;
 pub use crate::workload::settle::{Settled, settle};
@@ -51,6 +56,10 @@ pub struct Target {
     pub main: SocketAddr,
     /// Its admin listener.
     pub admin: SocketAddr,
+    /// The path of its liveness probe.
+    pub live: String,
+    /// The path of its readiness probe.
+    pub ready: String,
 }
 
 /// Whom to send what.
@@ -60,10 +69,12 @@ pub struct Plan {
     pub seed: u64,
     /// Rates, shares and durations.
     pub load: history::Plan,
-    /// Where users connect: the main listener of the proxy.
-    pub proxy: SocketAddr,
+    /// Where users connect, by name: the proxy, or each replica where there is none. One user stays with one.
+    pub doors: Vec<(String, SocketAddr)>,
     /// The replicas behind it, asked directly only before and after the load.
     pub servers: Vec<Target>,
+    /// How operations are asked for.
+    pub dialect: Dialect,
     /// Where acknowledgements are counted meanwhile.
     pub counts: Counts,
 }
@@ -87,8 +98,8 @@ pub struct Driven {
 /// Dropping the future ends every request in flight; the history then holds operations without an end,
 /// which the checker reads as "outcome unknown".
 pub async fn drive(plan: Plan, warmed: Warmed, recorder: Recorder) -> Driven {
-    let schedule = Schedule::build(plan.seed, &plan.load);
-    let client = Client::new(plan.proxy, CONNECTIONS_MAX);
+    let schedule = Schedule::build(plan.seed, &plan.load, plan.dialect.mix());
+    let doors: Vec<Door> = plan.doors.iter().map(|(to, address)| Door::new(to, *address)).collect();
     let warmed = Arc::new(warmed);
     let deadline = Duration::from_millis(plan.load.deadline_ms);
     let start = Instant::now() + LEAD;
@@ -105,11 +116,13 @@ pub async fn drive(plan: Plan, warmed: Warmed, recorder: Recorder) -> Driven {
     for (planned, op) in schedule.operations.into_iter().zip(LOAD_OPS_FROM..) {
         let due = start + planned.after;
         sleep_until(due).await;
-        let (client, warmed, recorder) = (client.clone(), Arc::clone(&warmed), recorder.clone());
-        let counts = plan.counts.clone();
+        let user = op % USERS;
+        let Some(door) = doors.get(user as usize % doors.len().max(1)).cloned() else { break };
+        let (warmed, recorder) = (Arc::clone(&warmed), recorder.clone());
+        let (counts, dialect) = (plan.counts.clone(), plan.dialect.clone());
         running.spawn(async move {
-            let step = Step { op, planned, due, deadline: due + deadline };
-            let ended = step.run(&client, &warmed, &recorder).await;
+            let step = Step { op, user, planned, due, deadline: due + deadline };
+            let ended = step.run(&dialect, &door, &warmed, &recorder).await;
             match ended.fate {
                 Fate::Journaled => counts.journaled(),
                 Fate::Committed => counts.committed(),
@@ -128,6 +141,22 @@ pub async fn drive(plan: Plan, warmed: Warmed, recorder: Recorder) -> Driven {
         }
     }
     driven
+}
+
+/// Users of a target's load: each is a session, whose requests go to one door.
+const USERS: u64 = 16;
+
+/// Where some users connect.
+#[derive(Clone)]
+struct Door {
+    to: String,
+    client: Client,
+}
+
+impl Door {
+    fn new(to: &str, address: SocketAddr) -> Self {
+        Self { to: to.to_owned(), client: Client::new(address, CONNECTIONS_MAX) }
+    }
 }
 
 /// Operations of the load are numbered from here; the warm-up has the numbers below.
@@ -161,62 +190,42 @@ impl Driven {
 
 struct Step {
     op: u64,
+    user: u64,
     planned: Planned,
     due: Instant,
     deadline: Instant,
 }
 
 impl Step {
-    async fn run(self, client: &Client, warmed: &Warmed, recorder: &Recorder) -> Ended {
+    async fn run(self, dialect: &Dialect, door: &Door, warmed: &Warmed, recorder: &Recorder) -> Ended {
         let Planned { action, warm, value, key, repeat_of, .. } = self.planned;
-        let todo = warm.and_then(|index| warmed.id(index)).map(str::to_owned);
+        let wish = Wish {
+            action,
+            subject: warm.and_then(|index| warmed.subject(index)),
+            value: value.as_deref(),
+            key: key.as_deref(),
+            user: self.user,
+        };
         recorder.record(Event::Invoke(Invoke {
             op: self.op,
-            action,
             planned_us: recorder.us_of(self.due),
             at_us: recorder.now_us(),
             measured: true,
-            todo: todo.clone(),
-            value: value.clone(),
-            key: key.clone(),
             repeat_of: repeat_of.map(|index| LOAD_OPS_FROM + index as u64),
-            to: "proxy".into(),
-            ..Invoke::default()
+            to: door.to.clone(),
+            ..dialect.invoke(&wish)
         }));
-        let request = Request::of(action, todo.as_deref(), value.as_deref(), key.as_deref());
-        let exchange = client.send(&request, self.deadline).await;
+        let exchange = door.client.send(&dialect.request(&wish), self.deadline).await;
         let sent = !matches!(exchange.got, Got::NeverSent);
-        let event = answer::event(self.op, action, &exchange, recorder);
+        let event = dialect.event(self.op, action, &exchange, recorder);
         let fate = match &event {
             Event::Info(_) => Fate::Unknown,
-            Event::Ok(done) if answer::is_journaled(done) => Fate::Journaled,
+            Event::Ok(done) if action.is_write() && answer::is_journaled(done) => Fate::Journaled,
             Event::Ok(_) if action.is_write() => Fate::Committed,
             _ => Fate::Settled,
         };
         recorder.record(event);
         Ended { key: key.filter(|_| action.is_write()), fate, sent }
-    }
-}
-
-impl Request {
-    fn of(action: Action, todo: Option<&str>, value: Option<&str>, key: Option<&str>) -> Self {
-        let todo = todo.unwrap_or("00000000-0000-0000-0000-000000000000");
-        let title = value.unwrap_or_default();
-        let key = key.map(str::to_owned);
-        match action {
-            Action::Create => {
-                let body = serde_json::json!({ "title": title }).to_string();
-                Self { method: http::Method::POST, path: "/api/todos".into(), key, body }
-            }
-            // The todo service has no other object: its registers are todos, and it has no lists.
-            Action::Update | Action::Set | Action::Append => {
-                // The mark turns with the title, so that a half-applied update would show.
-                let body = serde_json::json!({ "title": title, "done": true }).to_string();
-                Self { method: http::Method::PUT, path: format!("/api/todos/{todo}"), key, body }
-            }
-            Action::Read => Self::get(format!("/api/todos/{todo}")),
-            Action::List => Self::get("/api/todos?limit=10".into()),
-        }
     }
 }
 

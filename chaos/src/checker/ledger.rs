@@ -72,5 +72,6 @@ pub(crate) fn lines(index: &Index<'_>, write: &Write<'_>) -> Vec<String> {
 }
 
 fn line(row: &LedgerRow) -> String {
-    format!("ledger of {}: {} has the place {}", row.object, row.value, row.n)
+    let place = row.n.map_or_else(|| "no known place".to_owned(), |n| format!("the place {n}"));
+    format!("ledger of {}: {} has {place}", row.object, row.value)
 }

@@ -248,7 +248,7 @@ fn last_look(states: &[State], at_us: u64) -> Vec<Event> {
     for State { name, effects } in states {
         for ((_, value), n) in effects.iter().zip(1..) {
             let (object, value) = (name.clone(), value.clone());
-            events.push(Event::LedgerRow(LedgerRow { object, value, n }));
+            events.push(Event::LedgerRow(LedgerRow { object, value, n: Some(n) }));
         }
         if !effects.is_empty() {
             let count = i64::try_from(effects.len()).unwrap_or(i64::MAX);

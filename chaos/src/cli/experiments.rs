@@ -3,12 +3,13 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Subcommand;
 use tokio::time::Instant;
 
-use crate::cli::flags::{self, Load, Parts};
+use crate::cli::flags::{self, Load, Of, Parts};
 use crate::cli::{Interrupts, eprint, print, stack_options};
 use crate::config::Config;
 use crate::error::Error;
@@ -18,6 +19,7 @@ use crate::scenario::{self, Scenario};
 use crate::schedule::Schedule;
 use crate::shrink;
 use crate::swarm;
+use crate::target::Target;
 use crate::verdict::{Class, Outcome, State, Verdict};
 
 /// The commands.
@@ -47,6 +49,8 @@ pub(super) enum Command {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
         #[command(flatten)]
+        of: Of,
+        #[command(flatten)]
         parts: Parts,
     },
     /// Run again exactly what a run did, by the schedule in its folder.
@@ -56,6 +60,8 @@ pub(super) enum Command {
         /// Where the report goes [default: DIR/replay].
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+        #[command(flatten)]
+        of: Of,
         #[command(flatten)]
         parts: Parts,
     },
@@ -69,6 +75,8 @@ pub(super) enum Command {
         /// Where the runs and the smaller schedule go [default: DIR/shrunk].
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+        #[command(flatten)]
+        of: Of,
         #[command(flatten)]
         parts: Parts,
     },
@@ -87,6 +95,8 @@ pub(super) enum Command {
         #[arg(long, value_name = "DIR", default_value = "target/swarm")]
         out: PathBuf,
         #[command(flatten)]
+        of: Of,
+        #[command(flatten)]
         parts: Parts,
     },
 }
@@ -95,12 +105,15 @@ pub(super) enum Command {
 pub(super) async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
     match command {
         Command::Demo { load, out, parts } => {
+            // It is of our own service.
+            config.run.target = None;
             load.put_over(&mut config.run);
             parts.put_over(&mut config.stack);
             let out = out.unwrap_or_else(|| config.demo.out.clone());
             demo(&config, out).await
         }
-        Command::Run { scenarios, schedule, load, out, parts } => {
+        Command::Run { scenarios, schedule, load, out, of, parts } => {
+            of.put_over(&mut config.run);
             load.put_over(&mut config.run);
             parts.put_over(&mut config.stack);
             config.run.out = out.unwrap_or(config.run.out);
@@ -109,17 +122,20 @@ pub(super) async fn execute(command: Command, mut config: Config) -> Result<u8, 
                 None => named(&scenarios, &config).await,
             }
         }
-        Command::Replay { dir, out, parts } => {
+        Command::Replay { dir, out, of, parts } => {
+            of.put_over(&mut config.run);
             parts.put_over(&mut config.stack);
             let out = out.unwrap_or_else(|| beside(&dir, "replay"));
             replay(&dir, &config, out).await
         }
-        Command::Shrink { dir, runs, out, parts } => {
+        Command::Shrink { dir, runs, out, of, parts } => {
+            of.put_over(&mut config.run);
             parts.put_over(&mut config.stack);
             let out = out.unwrap_or_else(|| dir.join("shrunk"));
             shrink(&dir, &config, runs, &out).await
         }
-        Command::Swarm { seeds, seed, minutes, out, parts } => {
+        Command::Swarm { seeds, seed, minutes, out, of, parts } => {
+            of.put_over(&mut config.run);
             parts.put_over(&mut config.stack);
             config.run.seed = seed.or(config.run.seed);
             let limit = minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60)));
@@ -237,7 +253,7 @@ fn told_to_others(out: &Path, entries: &[Entry<'_>]) -> Result<(), Error> {
 async fn replay(file: &Path, config: &Config, out: PathBuf) -> Result<u8, Error> {
     let schedule = Schedule::read(file)?;
     eprint(&format!("{}: {} (seed {})\n", schedule.scenario, swarm::words(&schedule), schedule.seed));
-    let experiment = scheduled(schedule, config, out);
+    let experiment = scheduled(schedule, config, out)?;
     Ok(one(&experiment, true).await?.outcome().exit_code())
 }
 
@@ -258,7 +274,7 @@ async fn shrink(dir: &Path, config: &Config, runs_max: u32, out: &Path) -> Resul
     let mut number = 0;
     let shrunk = shrink::shrink(&schedule, runs_max, async |candidate| {
         number += 1;
-        let experiment = scheduled(candidate.clone(), config, out.join(number.to_string()));
+        let experiment = scheduled(candidate.clone(), config, out.join(number.to_string()))?;
         let ended = one(&experiment, false).await?;
         let breaks = match &ended {
             Ended::Judged(verdict) => self::broken(verdict).iter().any(|id| broken.contains(id)),
@@ -304,7 +320,7 @@ async fn swarm(config: &Config, seeds: u64, limit: Option<Duration>, out: &Path)
             break;
         }
         let folder = out.join(seed.to_string());
-        let experiment = scheduled(swarm::schedule(seed)?, config, folder.clone());
+        let experiment = scheduled(swarm::schedule(seed)?, config, folder.clone())?;
         let ended = or_failed(&experiment, one(&experiment, false).await);
         codes.push(ended.outcome().exit_code());
         print(&format!(
@@ -404,13 +420,24 @@ fn experiment(
     if let Some(rate) = config.run.rate {
         rerun += &format!(" --rate {rate}");
     }
+    if let Some(file) = &config.run.target {
+        rerun += &format!(" --target {}", file.display());
+    }
     let schedule = scenario.schedule(seed, duration, config.run.rate)?;
-    Ok(Experiment { rerun, ..scheduled(schedule, config, out) })
+    Ok(Experiment { rerun, ..scheduled(schedule, config, out)? })
 }
 
-fn scheduled(schedule: Schedule, config: &Config, out: PathBuf) -> Experiment {
+fn scheduled(mut schedule: Schedule, config: &Config, out: PathBuf) -> Result<Experiment, Error> {
     let rerun = format!("ridethrough-chaos replay {}", out.display());
-    Experiment { schedule, stack: stack_options(&config.stack), out, rerun, toothless: toothless() }
+    let mut stack = stack_options(&config.stack);
+    // The one of an earlier run, unless another is named.
+    if let Some(file) = config.run.target.clone().or(schedule.target.take()) {
+        let target = Target::read(&file)?;
+        target.adapt(&mut schedule)?;
+        schedule.target = std::path::absolute(&file).ok();
+        stack.target = Some(Arc::new(target));
+    }
+    Ok(Experiment { schedule, stack, out, rerun, toothless: toothless() })
 }
 
 /// For the test of the harness itself: faults without their effect must never be called held.

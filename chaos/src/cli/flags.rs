@@ -38,6 +38,20 @@ impl Parts {
     }
 }
 
+/// Whose service a run is of.
+#[derive(Debug, Args)]
+pub(super) struct Of {
+    /// A file that describes somebody else's service to run against [default: our own] [key: run.target].
+    #[arg(long, value_name = "FILE")]
+    target: Option<PathBuf>,
+}
+
+impl Of {
+    pub(super) fn put_over(self, section: &mut RunSection) {
+        put(self.target, &mut section.target);
+    }
+}
+
 /// The traffic of a run.
 #[derive(Debug, Args)]
 pub(super) struct Load {

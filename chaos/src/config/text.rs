@@ -35,6 +35,10 @@ pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 pub(super) fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    a_duration(from).map(Some)
+}
+
+pub(crate) fn a_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     struct Text;
     impl Visitor<'_> for Text {
         type Value = Duration;
@@ -47,7 +51,7 @@ pub(super) fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option
             duration(text).map_err(E::custom)
         }
     }
-    from.deserialize_str(Text).map(Some)
+    from.deserialize_str(Text)
 }
 
 /// An empty text would quietly mean the current folder.

@@ -91,6 +91,7 @@ impl Served {
             method: Method::POST,
             path: "/api/todos".to_owned(),
             key: Some(key.to_owned()),
+            headers: Vec::new(),
             body: format!("{{\"title\":\"{key}\"}}"),
         };
         let exchange = self.client.send(&request, Instant::now() + ANSWER_LIMIT).await;

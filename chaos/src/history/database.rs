@@ -34,8 +34,9 @@ pub struct LedgerRow {
     /// The unique value of the operation that had this effect.
     pub value: String,
     /// Its place among all effects on the object, ascending with their commits; from a counter row that is updated in
-    /// the same transaction, not from a sequence.
-    pub n: i64,
+    /// the same transaction, not from a sequence. Absent where the service keeps none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<i64>,
 }
 
 /// The ledger rows are complete. W1 to W3 look at objects only where this line is there.

@@ -174,7 +174,7 @@ mod tests {
     fn the_short_way_and_the_long_way_give_the_same_event() {
         let invoke = Invoke { op: 3, action: Action::Set, session: Some("a".into()), ..Invoke::default() };
         let done = Completion { op: 3, values: Some(vec!["v".into()]), ..Completion::default() };
-        let row = LedgerRow { object: "x".into(), value: "v".into(), n: 1 };
+        let row = LedgerRow { object: "x".into(), value: "v".into(), n: Some(1) };
         let events =
             [Event::Invoke(invoke), Event::Ok(done.clone()), Event::Info(done), Event::LedgerRow(row)];
         for written in events {

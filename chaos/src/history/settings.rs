@@ -68,6 +68,9 @@ pub struct Limits {
     /// Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub required: Vec<String>,
+    /// Checks that every run must measure and this one need not, because the service gives no means for it. Default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waived: Vec<String>,
     /// X3: what users must have got at least once, as the bands are called: `fresh`, `stale`, `committed`, `journaled`,
     /// `fallback`. Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -157,6 +160,7 @@ impl Default for Limits {
             fault_expected: true,
             outage_expected: true,
             required: Vec::new(),
+            waived: Vec::new(),
             outcomes: Vec::new(),
             unknown_share_max: None,
             loss_window_ms: 0,

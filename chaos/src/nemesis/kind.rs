@@ -197,7 +197,7 @@ impl Scene {
         Self {
             cluster: stack.cluster().clone(),
             servers: stack.servers().to_vec(),
-            proxy: Some(stack.proxy().clone()),
+            proxy: stack.proxy().cloned(),
             victim,
             toothless,
         }

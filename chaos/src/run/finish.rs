@@ -78,7 +78,7 @@ fn to_row(row: &tokio_postgres::Row) -> Result<FinalRow, tokio_postgres::Error> 
 /// end is no part of the run.
 pub(super) fn lives(stack: &Stack, recorder: &Recorder) {
     let servers = stack.servers().iter().map(|server| (server, Role::Server));
-    for (service, role) in servers.chain([(stack.proxy(), Role::Proxy)]) {
+    for (service, role) in servers.chain(stack.proxy().map(|proxy| (proxy, Role::Proxy))) {
         lives_of(service, role, recorder);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::folder::RunFolder;
 use crate::ports;
 use crate::process::{self, Exit, Launch, Process, poll_until};
+use crate::target::fill;
 
 /// How long a killed process may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -23,18 +24,33 @@ const PORT_TRIES: u32 = 8;
 /// Lines of a log in an error text.
 const TAIL_LINES: usize = 12;
 
-/// What to start, before its addresses are known.
+/// Who listens on loopback takes a connection at once or never.
+const LOOK_LIMIT: Duration = Duration::from_millis(100);
+
+/// What to start, before its addresses are known. Arguments, environment and ready line may hold `{{main}}` and
+/// `{{admin}}`, the listeners, `{{port}}`, that of the main one, and `{{dir}}`, its folder.
 #[derive(Debug, Clone)]
 pub(super) struct Blueprint {
     /// Its name in the history, such as `server-1`; also the name of its folder and logs.
     pub(super) name: String,
     pub(super) program: PathBuf,
-    /// All but the listeners.
-    pub(super) args: Vec<OsString>,
+    pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
+    /// A part of its output by which it says that it listens; `None` takes it at its port.
+    pub(super) ready_line: Option<String>,
+    /// What asks it to end.
+    pub(super) stop_signal: Signal,
     /// A fixed main listener; `None` takes a free port.
     pub(super) listen: Option<SocketAddr>,
     pub(super) start_timeout: Duration,
+}
+
+/// How our own binaries say that they listen.
+pub(super) const LISTENING: &str = "listening main={{main}} admin={{admin}}";
+
+/// How our own binaries are told where to listen.
+pub(super) fn listeners() -> Vec<String> {
+    ["--listen", "{{main}}", "--admin-listen", "{{admin}}"].map(str::to_owned).to_vec()
 }
 
 /// One life of the process, from a start to its end.
@@ -184,7 +200,7 @@ impl Service {
         self.end(Signal::KILL, KILL_LIMIT).await
     }
 
-    /// Asks it to drain and end (SIGTERM) and waits for that; kills it after `limit`.
+    /// Asks it to drain and end (SIGTERM, or as its blueprint says) and waits for that; kills it after `limit`.
     ///
     /// # Errors
     /// As [`Service::kill`].
@@ -192,7 +208,7 @@ impl Service {
     /// # Cancel safety
     /// A drop leaves it draining.
     pub async fn stop(&self, limit: Duration) -> Result<Exit, Error> {
-        match self.end(Signal::TERM, limit).await {
+        match self.end(self.0.blueprint.stop_signal, limit).await {
             Err(Error::Late { .. }) => self.end(Signal::KILL, KILL_LIMIT).await,
             ended => ended,
         }
@@ -280,8 +296,9 @@ impl Service {
 
     async fn start_again(&self) -> Result<Duration, Error> {
         let began = Instant::now();
-        // The file grows over all lives; only what this life prints counts.
-        let before = fs::metadata(&self.0.stdout).map_or(0, |meta| meta.len());
+        // The files grow over all lives; only what this life prints counts.
+        let before =
+            [&self.0.stdout, &self.0.log].map(|file| fs::metadata(file).map_or(0, |meta| meta.len()));
         self.spawn()?;
         let limit = self.0.blueprint.start_timeout;
         let outcome = poll_until(limit, || {
@@ -323,15 +340,13 @@ impl Service {
     }
 
     fn launch(&self, name: String, addresses: [SocketAddr; 2], stdout: PathBuf, log: PathBuf) -> Launch {
-        let mut args = self.0.blueprint.args.clone();
-        for (option, address) in ["--listen", "--admin-listen"].into_iter().zip(addresses) {
-            args.extend([OsString::from(option), address.to_string().into()]);
-        }
+        let Blueprint { program, args, env, .. } = &self.0.blueprint;
+        let filled = |text: &String| self.filled(text, addresses);
         Launch {
             name,
-            program: self.0.blueprint.program.clone(),
-            args,
-            env: self.0.blueprint.env.clone(),
+            program: program.clone(),
+            args: args.iter().map(|text| OsString::from(filled(text))).collect(),
+            env: env.iter().map(|(name, text)| (name.clone(), filled(text))).collect(),
             folder: self.0.home.clone(),
             stdin: None,
             stdout,
@@ -340,14 +355,24 @@ impl Service {
         }
     }
 
-    /// Whether the line that both listeners accept stands in the output of this life.
-    fn announced(&self, before: u64) -> bool {
-        let text = fs::read(&self.0.stdout).unwrap_or_default();
-        let skip = usize::try_from(before).unwrap_or(usize::MAX);
-        let new = text.get(skip..).unwrap_or_default();
-        let new = String::from_utf8_lossy(new);
-        let expected = format!("listening main={} admin={}", self.0.main, self.0.admin);
-        new.lines().any(|line| line.trim_end() == expected)
+    fn filled(&self, text: &str, [main, admin]: [SocketAddr; 2]) -> String {
+        let (port, main, admin) = (main.port().to_string(), main.to_string(), admin.to_string());
+        let home = self.0.home.to_string_lossy();
+        fill(text, &[("port", &port), ("main", &main), ("admin", &admin), ("dir", &home)])
+    }
+
+    /// Whether it listens: its ready line stands in the output of this life, or its port takes a connection.
+    fn announced(&self, before: [u64; 2]) -> bool {
+        let Some(line) = &self.0.blueprint.ready_line else {
+            return TcpStream::connect_timeout(&self.0.main, LOOK_LIMIT).is_ok();
+        };
+        let expected = self.filled(line, [self.0.main, self.0.admin]);
+        [&self.0.stdout, &self.0.log].into_iter().zip(before).any(|(file, before)| {
+            let text = fs::read(file).unwrap_or_default();
+            let skip = usize::try_from(before).unwrap_or(usize::MAX);
+            let new = String::from_utf8_lossy(text.get(skip..).unwrap_or_default());
+            new.lines().any(|line| line.contains(&expected))
+        })
     }
 }
 

@@ -29,13 +29,16 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) path: String,
+    /// Its idempotency key: with it, sending twice is harmless.
     pub(crate) key: Option<String>,
+    /// Beside those that every request has.
+    pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
 }
 
 impl Request {
     pub(crate) fn get(path: String) -> Self {
-        Self { method: Method::GET, path, key: None, body: String::new() }
+        Self { method: Method::GET, path, key: None, headers: Vec::new(), body: String::new() }
     }
 
     /// Whether sending it twice cannot do more than sending it once.
@@ -197,12 +200,18 @@ fn build(request: &Request, address: SocketAddr) -> Result<http::Request<Full<By
     let mut builder = http::Request::builder()
         .method(request.method.clone())
         .uri(request.path.as_str())
-        .header(http::header::HOST, address.to_string())
-        .header(http::header::ACCEPT, "application/json");
+        .header(http::header::HOST, address.to_string());
+    for (name, value) in &request.headers {
+        builder = builder.header(name, value);
+    }
+    let has = |wanted: &http::HeaderName| request.headers.iter().any(|(name, _)| name == wanted.as_str());
+    if !has(&http::header::ACCEPT) {
+        builder = builder.header(http::header::ACCEPT, "application/json");
+    }
     if let Some(key) = &request.key {
         builder = builder.header("idempotency-key", key.as_str());
     }
-    if !request.body.is_empty() {
+    if !request.body.is_empty() && !has(&http::header::CONTENT_TYPE) {
         builder = builder.header(http::header::CONTENT_TYPE, "application/json");
     }
     builder.body(Full::new(Bytes::from(request.body.clone())))

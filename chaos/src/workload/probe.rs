@@ -16,8 +16,9 @@ use crate::workload::client::{Client, Request};
 const PERIOD: Duration = Duration::from_millis(50);
 /// A probe without an answer is given up after this time; far above any limit it is judged by.
 const PROBE_MAX: Duration = Duration::from_secs(1);
-/// What is asked.
-const PATHS: [&str; 2] = ["/livez", "/readyz"];
+/// What the two probes are called in the history, wherever a service answers them.
+const LIVE: &str = "/livez";
+const READY: &str = "/readyz";
 
 /// Probes every target until `stop` turns true, on its main listener. Returns once the last probe ended.
 ///
@@ -34,9 +35,10 @@ pub async fn probe_health(targets: Vec<Target>, recorder: Recorder, mut stop: wa
             () = sleep_until(due) => {}
         }
         for target in &targets {
-            for path in PATHS {
+            for (kind, path) in [(LIVE, &target.live), (READY, &target.ready)] {
                 let (name, address, recorder) = (target.name.clone(), target.main, recorder.clone());
-                running.spawn(async move { probe(name, address, path, due, &recorder).await });
+                let request = Request::get(path.clone());
+                running.spawn(async move { probe(name, address, kind, &request, due, &recorder).await });
             }
         }
         while running.try_join_next().is_some() {}
@@ -44,9 +46,15 @@ pub async fn probe_health(targets: Vec<Target>, recorder: Recorder, mut stop: wa
     while running.join_next().await.is_some() {}
 }
 
-async fn probe(process: String, address: SocketAddr, path: &str, due: Instant, recorder: &Recorder) {
-    let client = Client::new(address, 1);
-    let exchange = client.send(&Request::get(path.into()), due + PROBE_MAX).await;
+async fn probe(
+    process: String,
+    address: SocketAddr,
+    path: &str,
+    request: &Request,
+    due: Instant,
+    recorder: &Recorder,
+) {
+    let exchange = Client::new(address, 1).send(request, due + PROBE_MAX).await;
     recorder.record(Event::Probe(Probe {
         process,
         path: path.into(),

@@ -30,6 +30,15 @@ pub(crate) struct Planned {
     pub(crate) repeat_of: Option<usize>,
 }
 
+/// Which operations a load is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mix {
+    /// Todos are created, updated once each, read and listed.
+    Todos,
+    /// Registers or lists are read, and written over and over by this action.
+    Objects(Action),
+}
+
 /// All requests of the load, in the order of their planned times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Schedule {
@@ -39,7 +48,7 @@ pub(crate) struct Schedule {
 impl Schedule {
     /// Builds the schedule. One request falls at a random moment of each slot of `1 / rate`, so that the
     /// count is exact and the arrivals are not in step with any timer of the service.
-    pub(crate) fn build(seed: u64, plan: &Plan) -> Self {
+    pub(crate) fn build(seed: u64, plan: &Plan, mix: Mix) -> Self {
         let mut rng = Rng::with_seed(seed);
         let slots = u64::from(plan.rate_per_second) * plan.load_ms / 1_000;
         let slot_us = 1_000_000 / u64::from(plan.rate_per_second.max(1));
@@ -47,7 +56,7 @@ impl Schedule {
         let mut drafts = Vec::new();
         for slot in 0..slots {
             let after_us = slot * slot_us + rng.u64(0..slot_us.max(1));
-            let planned = plan_one(slot, seed, plan, &mut updates, &mut rng);
+            let planned = plan_one(slot, seed, plan, mix, &mut updates, &mut rng);
             if planned.action.is_write() && rng.f64() < plan.repeat_share {
                 let after_us = (after_us + repeat_delay_us(&mut rng)).min(plan.load_ms * 1_000);
                 drafts.push(Draft { after_us, repeat: true, planned: planned.clone() });
@@ -88,9 +97,11 @@ fn in_order(mut drafts: Vec<Draft>) -> Vec<Planned> {
     operations
 }
 
-fn plan_one(slot: u64, seed: u64, plan: &Plan, updates: &mut Updates, rng: &mut Rng) -> Planned {
+fn plan_one(slot: u64, seed: u64, plan: &Plan, mix: Mix, updates: &mut Updates, rng: &mut Rng) -> Planned {
     let read = rng.f64() < plan.read_share;
-    let (action, warm) = if read {
+    let (action, warm) = if let Mix::Objects(write) = mix {
+        (if read { Action::Read } else { write }, updates.any(rng))
+    } else if read {
         if rng.f64() < LIST_SHARE { (Action::List, None) } else { (Action::Read, updates.any(rng)) }
     } else if rng.f64() < CREATE_SHARE {
         (Action::Create, None)
@@ -140,6 +151,11 @@ impl Updates {
     }
 }
 
+/// The name of the register or list with this number.
+pub(crate) fn object_key(seed: u64, index: usize) -> String {
+    format!("object-{seed:x}-{index}")
+}
+
 /// Title of the warm todo with this number.
 pub(crate) fn warm_title(seed: u64, index: usize) -> String {
     format!("warm-{seed:x}-{index}")
@@ -159,13 +175,13 @@ mod tests {
     #[test]
     fn a_seed_fixes_the_schedule_and_another_seed_changes_it() {
         let plan = Plan::default();
-        assert_eq!(Schedule::build(11, &plan), Schedule::build(11, &plan));
-        assert_ne!(Schedule::build(11, &plan), Schedule::build(12, &plan));
+        assert_eq!(Schedule::build(11, &plan, Mix::Todos), Schedule::build(11, &plan, Mix::Todos));
+        assert_ne!(Schedule::build(11, &plan, Mix::Todos), Schedule::build(12, &plan, Mix::Todos));
     }
 
     #[test]
     fn values_are_unique_and_a_repeat_carries_the_same_body() {
-        let schedule = Schedule::build(5, &Plan::default());
+        let schedule = Schedule::build(5, &Plan::default(), Mix::Todos);
         let mut values = HashSet::new();
         let mut repeats = 0;
         for planned in &schedule.operations {
@@ -187,7 +203,7 @@ mod tests {
     #[test]
     fn each_todo_is_updated_at_most_once_and_the_mix_is_as_planned() {
         let plan = Plan { warm_todos: 50, ..Plan::default() };
-        let schedule = Schedule::build(5, &plan);
+        let schedule = Schedule::build(5, &plan, Mix::Todos);
         let mut keys: HashMap<usize, HashSet<String>> = HashMap::new();
         for planned in schedule.operations.iter().filter(|planned| planned.action == Action::Update) {
             keys.entry(planned.warm.unwrap()).or_default().insert(planned.key.clone().unwrap());
@@ -204,9 +220,9 @@ mod tests {
     #[test]
     fn a_plan_of_nothing_is_an_empty_schedule() {
         let plan = Plan { rate_per_second: 0, warm_todos: 0, ..Plan::default() };
-        assert!(Schedule::build(1, &plan).operations.is_empty());
+        assert!(Schedule::build(1, &plan, Mix::Todos).operations.is_empty());
         let plan = Plan { warm_todos: 0, ..Plan::default() };
-        let schedule = Schedule::build(1, &plan);
+        let schedule = Schedule::build(1, &plan, Mix::Todos);
         assert!(schedule.operations.iter().all(|planned| planned.warm.is_none()));
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::history::{Completion, Writer, read};
+use crate::workload::client::Request;
 
 #[derive(Default)]
 struct Fake {
@@ -118,9 +119,22 @@ fn bench(address: SocketAddr, load: history::Plan) -> Bench {
         ..history::Run::default()
     };
     recorder.record(Event::Run(Box::new(header)));
-    let servers = vec![Target { name: "server-1".into(), main: address, admin: address }];
+    let servers = vec![Target {
+        name: "server-1".into(),
+        main: address,
+        admin: address,
+        live: "/livez".into(),
+        ready: "/readyz".into(),
+    }];
     Bench {
-        plan: Plan { seed: 9, load, proxy: address, servers, counts: Counts::default() },
+        plan: Plan {
+            seed: 9,
+            load,
+            doors: vec![("proxy".into(), address)],
+            servers,
+            dialect: Dialect::Todos,
+            counts: Counts::default(),
+        },
         recorder,
         writer,
         path,
@@ -211,7 +225,7 @@ async fn nobody_listening_is_refused_and_certainly_without_effect() {
     let mut bench = bench(serve(fake, None).await, short());
     let warmed = warm_up(&bench.plan, &bench.recorder).await.unwrap();
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    bench.plan.proxy = free.local_addr().unwrap();
+    bench.plan.doors = vec![("proxy".into(), free.local_addr().unwrap())];
     drop(free);
     let driven = drive(bench.plan.clone(), warmed, bench.recorder.clone()).await;
     bench.writer.finish().unwrap();

@@ -288,7 +288,7 @@ impl<'i, 'a> Places<'i, 'a> {
         for (row, writer) in &self.index.ledger {
             // The first effect counts; a second one is a double, which W2 finds.
             if let Some(slot) = writer.and_then(|place| self.n.get_mut(place)) {
-                slot.get_or_insert(row.n);
+                *slot = slot.or(row.n);
             }
         }
     }

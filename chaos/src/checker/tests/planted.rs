@@ -134,7 +134,7 @@ fn a_lost_write_breaks_w1() {
 fn a_doubled_write_breaks_w2() {
     let twice = |events: &mut Vec<Event>| {
         let (_, object, value) = write_in_the_middle(events);
-        events.push(Event::LedgerRow(LedgerRow { object: object.clone(), value, n: 1_000_000 }));
+        events.push(Event::LedgerRow(LedgerRow { object: object.clone(), value, n: Some(1_000_000) }));
         announce(events, 1);
         count(events, &object, 1);
     };
@@ -149,7 +149,11 @@ fn a_counter_that_went_up_once_more_breaks_w2() {
 #[test]
 fn a_row_of_nobody_breaks_w3() {
     finds(&["W3"], |events| {
-        events.push(Event::LedgerRow(LedgerRow { object: "r1".into(), value: "ghost".into(), n: 1_000_000 }));
+        events.push(Event::LedgerRow(LedgerRow {
+            object: "r1".into(),
+            value: "ghost".into(),
+            n: Some(1_000_000),
+        }));
         announce(events, 1);
         count(events, "r1", 1);
     });

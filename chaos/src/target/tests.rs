@@ -1,0 +1,132 @@
+//! Tests of reading a target, and of what it makes of a schedule.
+
+use http::{HeaderMap, HeaderValue};
+
+use super::*;
+use crate::scenario::Scenario;
+
+const EXAMPLE: &str = include_str!("../../examples/naive/target.toml");
+
+fn read(text: &str) -> Result<Target, String> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    Target::read(file.path()).map_err(|error| error.to_string())
+}
+
+fn refused(from: &str, to: &str) -> String {
+    assert!(EXAMPLE.contains(from), "{from}");
+    read(&EXAMPLE.replace(from, to)).unwrap_err()
+}
+
+#[test]
+fn the_example_is_read_and_knows_where_it_is() {
+    let target = read(EXAMPLE).unwrap();
+    let (program, args) = target.command();
+    assert!(program.is_absolute() && program.ends_with("target/debug/examples/naive"));
+    assert_eq!(args, ["{{port}}"], "known only when it is started");
+    assert_eq!(target.traffic.workload, Workload::Append);
+    assert_eq!(target.traffic.deadline, Duration::from_secs(5));
+    assert!(!target.traffic.knows_repeats());
+}
+
+#[test]
+fn the_file_in_the_readme_is_one() {
+    let readme = include_str!("../../../README.md");
+    let (_, rest) = readme.split_once("## Point it at your service").unwrap();
+    let (_, rest) = rest.split_once("```toml\n").unwrap();
+    let target = read(rest.split_once("```").unwrap().0).unwrap();
+    assert_eq!(target.traffic.workload, Workload::Ledger);
+    assert_eq!(target.waived(), ["S2", "T3"]);
+}
+
+#[test]
+fn our_own_server_can_be_described() {
+    let target = read(include_str!("../../examples/ridethrough/target.toml")).unwrap();
+    assert!(target.traffic.knows_repeats());
+    assert_eq!(target.database.keeps, Keeps::Last);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_line_and_nearest_key() {
+    let error = refused("replicas = 2", "replcas = 2");
+    assert!(error.contains(":8:") && error.ends_with("did you mean `replicas`?"), "{error}");
+    let error = refused("acknowledged = [201]", "acknowleged = [201]");
+    assert!(error.ends_with("did you mean `acknowledged`?"), "{error}");
+    assert!(refused("[health]", "[helth]").ends_with("did you mean `health`?"));
+}
+
+#[test]
+fn what_makes_no_target_is_refused_by_its_key() {
+    assert!(refused("\"{{port}}\"]", "\"{{prot}}\"]").contains("{{prot}}"));
+    assert!(refused("\"{{port}}\"]", "\"8080\"]").contains("{{port}}"));
+    assert!(refused("replicas = 2", "replicas = 0").contains("service.replicas"));
+    assert!(refused("objects = 50", "objects = 0").contains("traffic.objects"));
+    assert!(refused("\"{{value}}\"", "1").contains("traffic.write"));
+    assert!(refused("value = \"/values\"", "").contains("traffic.read: it has no `value`"));
+    assert!(refused("acknowledged = [201]", "item = \"/x\"").contains("`item` has no meaning there"));
+    assert!(refused("method = \"GET\"\npath = \"/", "method = \"GET\"\npath = \"").contains("slash"));
+}
+
+#[test]
+fn an_answer_means_what_header_or_status_are_listed_under() {
+    let signs = "acknowledged = [201, \"done\"]\naccepted = [\"queued\"]\nrefused = [409]\noutcome_header = \"x-told\"";
+    let write = read(&EXAMPLE.replace("acknowledged = [201]", signs)).unwrap().traffic.write;
+    let told = |status, text: Option<&'static str>| {
+        let mut headers = HeaderMap::new();
+        if let Some(text) = text {
+            headers.insert("x-told", HeaderValue::from_static(text));
+        }
+        write.meaning(status, &headers)
+    };
+    assert_eq!(told(201, None), Meaning::Acknowledged);
+    assert_eq!(told(201, Some("queued")), Meaning::Accepted, "the header knows better");
+    assert_eq!(told(201, Some("what?")), Meaning::Acknowledged);
+    assert_eq!(told(409, None), Meaning::Refused);
+    for status in [200, 202, 404, 500, 503] {
+        assert_eq!(told(status, None), Meaning::Unknown, "{status}");
+    }
+}
+
+#[test]
+fn values_are_read_by_pointers() {
+    let mut read = read(EXAMPLE).unwrap().traffic.read.unwrap();
+    assert_eq!(read.values(br#"{"values":["a",2]}"#), Ok(vec!["a".to_owned(), "2".to_owned()]));
+    assert_eq!(read.values(br#"{"values":"a"}"#), Ok(vec!["a".to_owned()]));
+    assert_eq!(read.values(br#"{"values":null}"#), Ok(Vec::new()));
+    assert!(read.values(br#"{"value":1}"#).unwrap_err().contains("/values"));
+    assert!(read.values(b"<html>").unwrap_err().contains("no JSON"));
+    read.item = Some("/text".to_owned());
+    assert_eq!(read.values(br#"{"values":[{"text":"a"}]}"#), Ok(vec!["a".to_owned()]));
+    assert!(read.values(br#"{"values":["a"]}"#).is_err());
+}
+
+#[test]
+fn a_schedule_demands_nothing_that_only_our_service_can_do() {
+    let target = read(EXAMPLE).unwrap();
+    let mut schedule = Scenario::find("db-kill").unwrap().schedule(7, None, None).unwrap();
+    target.adapt(&mut schedule).unwrap();
+    assert_eq!((schedule.stack.servers, schedule.load.warm_todos), (2, 50));
+    assert_eq!((schedule.load.repeat_share, schedule.limits.journaled_min), (0.0, 0));
+    assert_eq!(schedule.limits.waived, ["S2"]);
+    let once = schedule.clone();
+    target.adapt(&mut schedule).unwrap();
+    assert_eq!(schedule, once);
+}
+
+#[test]
+fn a_fault_on_a_table_is_put_on_the_table_of_the_target() {
+    let target = read(EXAMPLE).unwrap();
+    let mut schedule = Scenario::find("lock-storm").unwrap().schedule(7, None, None).unwrap();
+    target.adapt(&mut schedule).unwrap();
+    assert_eq!(schedule.faults[0].fault.to_string(), "lock-storm:table=entries");
+    let named = "lock-storm:table=other".parse().unwrap();
+    schedule.faults[0].fault = named;
+    target.adapt(&mut schedule).unwrap();
+    assert_eq!(schedule.faults[0].fault.to_string(), "lock-storm:table=other", "who names one means it");
+}
+
+#[test]
+fn rows_of_last_values_waive_what_they_cannot_tell() {
+    let text = EXAMPLE.replace("[health]", "keeps = \"last\"\n[health]");
+    assert_eq!(read(&text).unwrap().waived(), ["S2", "W1", "W2", "W3"]);
+}
