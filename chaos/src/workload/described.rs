@@ -57,7 +57,9 @@ pub(crate) fn event(
         ..Completion::default()
     };
     let good = matches!(meaning, Meaning::Acknowledged | Meaning::Accepted);
-    if good {
+    done.freshness = operation.age_header.as_deref().and_then(|name| stale(exchange, name));
+    // What is only accepted, or shown without the database, cannot know its place yet.
+    if meaning == Meaning::Acknowledged && done.freshness.is_none() {
         let version = operation.version.as_deref().and_then(|pointer| text_at(&exchange.body, pointer));
         done.version = version.and_then(|text| text.parse().ok());
     }
@@ -73,7 +75,6 @@ pub(crate) fn event(
     if !good {
         return Event::Fail(done);
     }
-    done.freshness = operation.age_header.as_deref().and_then(|name| stale(exchange, name));
     match operation.values(&exchange.body) {
         Ok(values) => done.values = Some(values),
         Err(reason) => done.error = Some(reason),
@@ -163,7 +164,7 @@ mod tests {
     async fn a_write_is_what_its_answer_means_and_unknown_without_one() {
         let Event::Ok(done) = told(Action::Set, &exchange(200, r#"{"n": 3}"#)) else { panic!("not ok") };
         assert_eq!((done.outcome.as_deref(), done.version), (Some("committed"), Some(3)));
-        let Event::Ok(done) = told(Action::Set, &exchange(202, "")) else { panic!("not ok") };
+        let Event::Ok(done) = told(Action::Set, &exchange(202, r#"{"n": 3}"#)) else { panic!("not ok") };
         assert_eq!((done.outcome.as_deref(), done.version), (Some("journaled"), None));
         assert!(matches!(told(Action::Set, &exchange(409, "")), Event::Fail(_)));
         assert!(matches!(told(Action::Set, &exchange(503, "")), Event::Info(_)));
