@@ -167,7 +167,9 @@ async fn measure(
     if experiment.schedule.limits.bounds.is_some() {
         observers.endless.spawn(usage::watch(stack.servers().to_vec(), stack.targets(), recorder.clone()));
     }
-    for server in stack.targets() {
+    // Somebody else's service has no such listener, and its port may be another program's.
+    let ours = stack.targets().into_iter().filter(|_| experiment.stack.target.is_none());
+    for server in ours {
         observers.endless.spawn(workload::watch_state(server, recorder.clone()));
     }
     let total = Duration::from_millis(plan.load.load_ms);
