@@ -6,6 +6,7 @@ mod explore;
 mod export;
 mod flags;
 mod interrupts;
+mod prepare;
 mod proxy;
 
 use std::ffi::OsString;

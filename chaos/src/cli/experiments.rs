@@ -3,14 +3,14 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Subcommand;
 use tokio::time::Instant;
 
-use crate::cli::flags::{self, Load, Of, Parts};
-use crate::cli::{Interrupts, eprint, print, stack_options};
+use crate::cli::flags::{Load, Of, Parts};
+use crate::cli::prepare::{experiment, scheduled};
+use crate::cli::{Interrupts, eprint, print};
 use crate::config::Config;
 use crate::error::Error;
 use crate::report::{self, Entry};
@@ -19,7 +19,6 @@ use crate::scenario::{self, Scenario};
 use crate::schedule::Schedule;
 use crate::shrink;
 use crate::swarm;
-use crate::target::Target;
 use crate::verdict::{Class, Outcome, State, Verdict};
 
 /// The commands.
@@ -402,47 +401,6 @@ async fn one(experiment: &Experiment, is_told: bool) -> Result<Ended, Error> {
             Ok(Ended::Interrupted)
         }
     }
-}
-
-fn experiment(
-    scenario: &Scenario,
-    config: &Config,
-    duration: Option<Duration>,
-    out: PathBuf,
-    command: &str,
-) -> Result<Experiment, Error> {
-    // Small enough to be read out and typed in again.
-    let seed = config.run.seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));
-    let mut rerun = format!("ridethrough-chaos {command} --seed {seed}");
-    if let Some(duration) = config.run.duration {
-        rerun += &format!(" --duration {}", flags::as_flag(duration));
-    }
-    if let Some(rate) = config.run.rate {
-        rerun += &format!(" --rate {rate}");
-    }
-    if let Some(file) = &config.run.target {
-        rerun += &format!(" --target {}", file.display());
-    }
-    let schedule = scenario.schedule(seed, duration, config.run.rate)?;
-    Ok(Experiment { rerun, ..scheduled(schedule, config, out)? })
-}
-
-fn scheduled(mut schedule: Schedule, config: &Config, out: PathBuf) -> Result<Experiment, Error> {
-    let rerun = format!("ridethrough-chaos replay {}", out.display());
-    let mut stack = stack_options(&config.stack);
-    // The one of an earlier run, unless another is named.
-    if let Some(file) = config.run.target.clone().or(schedule.target.take()) {
-        let target = Target::read(&file)?;
-        target.adapt(&mut schedule)?;
-        schedule.target = std::path::absolute(&file).ok();
-        stack.target = Some(Arc::new(target));
-    }
-    Ok(Experiment { schedule, stack, out, rerun, toothless: toothless() })
-}
-
-/// For the test of the harness itself: faults without their effect must never be called held.
-fn toothless() -> bool {
-    std::env::var_os("RIDETHROUGH_CHAOS_TOOTHLESS").is_some_and(|value| value == "1")
 }
 
 /// The closing sentences, and where the report is.
