@@ -13,7 +13,7 @@ endif
 # The bench is a workspace of its own, so its programs are in a folder of its own.
 BENCH := $(CARGO) run --quiet --release --manifest-path bench/Cargo.toml --
 
-.PHONY: help setup build demo up test explore foreign-clients soak soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
+.PHONY: help setup build demo up test explore foreign-clients self-test soak soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
 
 help: ## list the targets
 	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
@@ -40,7 +40,11 @@ foreign-clients: ## drive the fault proxy through toxiproxy's clients for Python
 explore: build ## lose one write's connection at every message, in every way; table in target/explore (RAW=1: a plain driver)
 	@$(CHAOS) explore $(if $(RAW),--raw)
 
-soak: build ## faults by chance on the whole stack, a schedule a seed, SOAK_SEEDS of them (50); what did not hold in target/swarm
+self-test: build ## plant one bug after another into the server and see each found by its invariant; runs in target/self-test
+	@$(CARGO) build --quiet -p ridethrough-server --features sabotage --bin ridethrough-server-sabotage
+	@$(CHAOS) self-test
+
+soak: self-test ## the self-test, then faults by chance on the whole stack, SOAK_SEEDS of them (50); what did not hold in target/swarm
 	@$(CHAOS) swarm --seeds $(or $(SOAK_SEEDS),50)
 
 soak-kill: build ## kill the server at every step of journal and replay, KILL_ROUNDS times (200)

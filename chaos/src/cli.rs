@@ -8,6 +8,7 @@ mod flags;
 mod interrupts;
 mod prepare;
 mod proxy;
+mod self_test;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -64,6 +65,8 @@ enum Command {
     },
     /// Lose the connection of one write at every message of its transaction, in every way, and show what was told.
     Explore(Explore),
+    /// Prove that the suite can fail: plant one bug after another into the server, and see each found by its invariant.
+    SelfTest(self_test::SelfTest),
     /// List scenarios and faults.
     List,
     /// Put a fault on a running `up`.
@@ -176,6 +179,7 @@ async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
             up::up(&options, &mut Interrupts::listen()?).await.map(|()| 0)
         }
         Command::Explore(explore) => explore::run(explore, config).await,
+        Command::SelfTest(flags) => self_test::run(flags, config).await,
         Command::List => {
             print(&list());
             Ok(0)

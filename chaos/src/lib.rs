@@ -6,6 +6,7 @@
 //! Modules in reading order:
 //! - [`run`]: one experiment from start to verdict. START HERE. [`schedule`]: everything that a run does, written out.
 //!   [`scenario`]: schedules with a name. [`swarm`]: schedules by chance. [`shrink`]: from many faults to those that matter.
+//!   [`sabotage`]: bugs planted into our own server, and the runs that must find them.
 //! - [`history`]: what happened in a run, one line each; the only file format. [`workload`]: open-loop users.
 //!   [`checker`]: from the history to the [`verdict`]. [`report`]: the verdict for people.
 //! - [`nemesis`]: the faults. [`canary`]: an independent witness of when the database commits.
@@ -32,6 +33,7 @@ pub mod explore;
 pub mod names;
 pub mod nemesis;
 pub mod pgwire;
+pub mod sabotage;
 pub mod scenario;
 pub mod schedule;
 pub mod shrink;

@@ -1,6 +1,7 @@
 //! One experiment: stack, load, faults and witnesses together, from an empty folder to a verdict.
 //! The parts know nothing of each other; this is the only file that sees cluster, workload and nemesis.
 
+mod attempts;
 mod course;
 mod finish;
 mod line;
@@ -183,11 +184,17 @@ async fn measure(
         counts: plan.counts.clone(),
         toothless: experiment.toothless,
     };
+    let counted = experiment.schedule.limits.required.iter().any(|id| id == "H5");
+    let before = if counted { Some(attempts::mark(stack.cluster()).await?) } else { None };
     let start = Instant::now() + LEAD;
     let drive = async { Ok(workload::drive(plan.clone(), warmed, recorder.clone()).await) };
     let work = async { tokio::try_join!(drive, course.run(start, start + total)) };
     let (driven, healed_at) = Box::pin(work).await?;
     wait_for_commit(&observers.canary, healed_at, stack).await?;
+    if let Some(before) = before {
+        let after = attempts::mark(stack.cluster()).await?;
+        attempts::record(before, after, &observers.canary, driven.writes_sent, recorder);
+    }
 
     progress.phase("waiting for empty journals", None);
     let is_bounded = experiment.schedule.limits.bounds.is_some();
@@ -207,6 +214,7 @@ fn options(experiment: &Experiment) -> stack::Options {
     let mut options = experiment.stack.clone();
     let parts = &experiment.schedule.stack;
     options.servers = parts.servers;
+    options.forgetful_disks = parts.forgetful_disks;
     options.server_env.extend(schedule::pairs(&parts.server_env));
     options.cluster.settings.extend(schedule::pairs(&parts.settings));
     options

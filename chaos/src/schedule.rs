@@ -63,11 +63,13 @@ pub struct Parts {
     pub server_env: Vec<String>,
     /// Settings of PostgreSQL, as texts `NAME=VALUE`. Default none.
     pub settings: Vec<String>,
+    /// Whether the servers' disks forget what was not synced when a server ends, as in a power cut. Default false.
+    pub forgetful_disks: bool,
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { servers: 2, server_env: Vec::new(), settings: Vec::new() }
+        Self { servers: 2, server_env: Vec::new(), settings: Vec::new(), forgetful_disks: false }
     }
 }
 

@@ -5,6 +5,7 @@
 //! It reaches what the victim does through the C library. PostgreSQL and the servers of this project do their writes
 //! and syncs so; a program that is linked statically is not reached, and [`Victim::loaded`] tells.
 
+mod forget;
 mod rule;
 
 use std::fs::{self, File, OpenOptions};
@@ -51,43 +52,7 @@ impl Shim {
     /// # Errors
     /// [`Error::NoMeans`] where there is no C compiler or it does not compile, with the compiler's words.
     pub fn build(run: &RunFolder) -> Result<Self, Error> {
-        let compiler = COMPILERS.into_iter().find_map(process::on_path).ok_or_else(|| {
-            Error::no_means("the preload shim", format!("none of {} is on the PATH", COMPILERS.join(", ")))
-        })?;
-        let library = run.path().join("shim.so");
-        if library.is_file() {
-            return Ok(Self { library, run: run.clone() });
-        }
-        let (source, made, log) =
-            (run.path().join("shim.c"), run.path().join("shim.so.new"), run.path().join("shim.log"));
-        fs::write(&source, SOURCE).map_err(Error::io("write the shim's source"))?;
-        let mut args: Vec<_> = ["-shared", "-fPIC", "-O2", "-o"].map(Into::into).to_vec();
-        args.extend([made.clone().into(), source.into(), "-ldl".into()]);
-        let mut process = Process::start(&Launch {
-            name: "the C compiler".to_owned(),
-            program: compiler,
-            args,
-            env: vec![("LC_ALL".to_owned(), "C".to_owned())],
-            folder: run.path().to_owned(),
-            stdin: None,
-            stdout: log.clone(),
-            log: log.clone(),
-            account: None,
-        })?;
-        run.guard(process.handle())?;
-        match process.wait_blocking(COMPILE_LIMIT) {
-            Some(Exit { code: Some(0), .. }) => {}
-            Some(exit) => {
-                let reason = format!("the C compiler ended with {exit}{}", process::log_tail(&log, 6));
-                return Err(Error::no_means("the preload shim", reason));
-            }
-            None => return Err(Error::Late { what: "compile the shim".to_owned(), limit: COMPILE_LIMIT }),
-        }
-        // The victim may run as another account.
-        fs::set_permissions(&made, fs::Permissions::from_mode(0o755))
-            .and_then(|()| fs::rename(&made, &library))
-            .map_err(Error::io("put the shim in its place"))?;
-        Ok(Self { library, run: run.clone() })
+        Ok(Self { library: compiled(run, "shim", SOURCE)?, run: run.clone() })
     }
 
     /// Prepares a victim: what it is started with makes it obey. `name` is unique in the run ("postgresql").
@@ -109,6 +74,47 @@ impl Shim {
         let control = Control { file, taken: Mutex::default() };
         Ok(Victim { library: self.library.clone(), path, control: Arc::new(control) })
     }
+}
+
+/// Compiles a shim into the run folder, where it is not there yet.
+fn compiled(run: &RunFolder, name: &str, text: &str) -> Result<PathBuf, Error> {
+    let compiler = COMPILERS.into_iter().find_map(process::on_path).ok_or_else(|| {
+        Error::no_means("the preload shim", format!("none of {} is on the PATH", COMPILERS.join(", ")))
+    })?;
+    let file = |extension: &str| run.path().join(format!("{name}.{extension}"));
+    let library = file("so");
+    if library.is_file() {
+        return Ok(library);
+    }
+    let (source, made, log) = (file("c"), file("so.new"), file("log"));
+    fs::write(&source, text).map_err(Error::io("write the shim's source"))?;
+    let mut args: Vec<_> = ["-shared", "-fPIC", "-O2", "-o"].map(Into::into).to_vec();
+    args.extend([made.clone().into(), source.into(), "-ldl".into()]);
+    let mut process = Process::start(&Launch {
+        name: "the C compiler".to_owned(),
+        program: compiler,
+        args,
+        env: vec![("LC_ALL".to_owned(), "C".to_owned())],
+        folder: run.path().to_owned(),
+        stdin: None,
+        stdout: log.clone(),
+        log: log.clone(),
+        account: None,
+    })?;
+    run.guard(process.handle())?;
+    match process.wait_blocking(COMPILE_LIMIT) {
+        Some(Exit { code: Some(0), .. }) => {}
+        Some(exit) => {
+            let reason = format!("the C compiler ended with {exit}{}", process::log_tail(&log, 6));
+            return Err(Error::no_means("the preload shim", reason));
+        }
+        None => return Err(Error::Late { what: "compile the shim".to_owned(), limit: COMPILE_LIMIT }),
+    }
+    // The victim may run as another account.
+    fs::set_permissions(&made, fs::Permissions::from_mode(0o755))
+        .and_then(|()| fs::rename(&made, &library))
+        .map_err(Error::io("put the shim in its place"))?;
+    Ok(library)
 }
 
 /// A program (with all its processes) that can be given faults. Cheap to clone.

@@ -17,6 +17,7 @@ use crate::cluster::{self, Cluster};
 use crate::error::Error;
 use crate::folder::RunFolder;
 use crate::process::{self, Exit};
+use crate::shim::Shim;
 use crate::stack::service::Blueprint;
 use crate::target::{self, StopSignal, fill};
 use crate::workload::Target;
@@ -52,6 +53,8 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// How long a server or the proxy may take until it listens. Default 20 s.
     pub start_timeout: Duration,
+    /// Whether the servers' disks forget what was not synced when a server ends, as in a power cut. Default false.
+    pub forgetful_disks: bool,
     /// The database.
     pub cluster: cluster::Options,
 }
@@ -67,6 +70,7 @@ impl Default for Options {
             server_args: Vec::new(),
             listen: None,
             start_timeout: Duration::from_secs(20),
+            forgetful_disks: false,
             cluster: cluster::Options::default(),
         }
     }
@@ -331,6 +335,9 @@ async fn start_server(
     args.extend(options.server_args.iter().cloned());
     // In the environment and not on the command line, which every user of the machine can read.
     let mut env = vec![no_drain_delay(), ("DATABASE_URL".to_owned(), cluster.url())];
+    if options.forgetful_disks {
+        env.extend(Shim::forgetful(folder, &name, &folder.path().join(&name).join("data"))?);
+    }
     env.extend(options.server_env.iter().cloned());
     let blueprint = Blueprint {
         name,
@@ -358,6 +365,23 @@ pub(crate) fn binaries(options: &Options) -> Result<(PathBuf, PathBuf), Error> {
         None => binary(options.bin_dir.as_deref(), "ridethrough-server")?,
     };
     Ok((server, binary(options.bin_dir.as_deref(), "ridethrough-proxy")?))
+}
+
+/// Our server once more, built with bugs that can be planted.
+const SABOTAGED: &str = "ridethrough-server-sabotage";
+
+/// The binary of the server whose bugs can be planted: the one that is named, or our own.
+pub(crate) fn sabotaged(options: &Options) -> Result<PathBuf, Error> {
+    match &options.server_bin {
+        Some(path) => existing(path, "--server-bin", "ridethrough-server"),
+        None => binary(options.bin_dir.as_deref(), SABOTAGED).map_err(|error| match error {
+            Error::NoBinary { name, path, option, .. } => {
+                let build = format!("cargo build -p ridethrough-server --features sabotage --bin {name}");
+                Error::NoBinary { name, path, build, option }
+            }
+            other => other,
+        }),
+    }
 }
 
 fn existing(path: &Path, option: &'static str, package: &str) -> Result<PathBuf, Error> {

@@ -85,6 +85,8 @@ pub struct Plan {
 pub struct Driven {
     /// Requests that were sent.
     pub sent: u64,
+    /// Writes among them, repeated ones included.
+    pub writes_sent: u64,
     /// Keys of writes whose outcome nobody told.
     pub unknown: Vec<String>,
     /// Keys of writes acknowledged from a journal.
@@ -180,6 +182,7 @@ enum Fate {
 impl Driven {
     fn add(&mut self, ended: Ended) {
         self.sent += u64::from(ended.sent);
+        self.writes_sent += u64::from(ended.sent && ended.key.is_some());
         match (ended.key, ended.fate) {
             (Some(key), Fate::Journaled) => self.journaled.push(key),
             (Some(key), Fate::Unknown) => self.unknown.push(key),

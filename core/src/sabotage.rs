@@ -7,15 +7,33 @@
 pub enum Bug {
     /// `skip-fsync`: the journal acknowledges without syncing.
     SkipFsync,
+    /// `early-ack`: the journal acknowledges first and writes a moment later.
+    EarlyAck,
     /// `no-idempotency`: replay applies without asking whether the key was applied already.
     NoIdempotency,
-    /// `volatile-disk`: journal bytes that were not synced vanish with the process, as in a power cut. Not a bug by
-    /// itself; it makes `skip-fsync` visible.
-    VolatileDisk,
+    /// `replay-twice`: replay applies each command twice under its one key.
+    ReplayTwice,
+    /// `order-swapped`: replay applies the commands of one ordering key from the last to the first.
+    OrderSwapped,
+    /// `understated-age`: a kept answer calls itself brand-new, though stale.
+    UnderstatedAge,
+    /// `unlabelled-stale`: a kept answer calls itself fresh.
+    UnlabelledStale,
+    /// `anothers-answer`: the key of a kept answer forgets whose and which it is.
+    AnothersAnswer,
+    /// `liveness-asks-database`: a process without its database says that it is dead.
+    LivenessAsksDatabase,
+    /// `readiness-asks-database`: a process without its database refuses all traffic.
+    ReadinessAsksDatabase,
+    /// `retry-without-budget`: a lost race is run again until the deadline, whatever the traffic has earned.
+    RetryWithoutBudget,
+    /// `no-connect-deadline`: a connection that is being made may take for ever.
+    NoConnectDeadline,
 }
 
 /// Whether the bug is planted: never, without the feature `sabotage`.
 #[cfg(not(feature = "sabotage"))]
+#[inline(always)]
 pub const fn planted(_bug: Bug) -> bool {
     false
 }
@@ -31,16 +49,30 @@ pub fn planted(bug: Bug) -> bool {
 }
 
 #[cfg(feature = "sabotage")]
+const NAMES: [(&str, Bug); 12] = [
+    ("skip-fsync", Bug::SkipFsync),
+    ("early-ack", Bug::EarlyAck),
+    ("no-idempotency", Bug::NoIdempotency),
+    ("replay-twice", Bug::ReplayTwice),
+    ("order-swapped", Bug::OrderSwapped),
+    ("understated-age", Bug::UnderstatedAge),
+    ("unlabelled-stale", Bug::UnlabelledStale),
+    ("anothers-answer", Bug::AnothersAnswer),
+    ("liveness-asks-database", Bug::LivenessAsksDatabase),
+    ("readiness-asks-database", Bug::ReadinessAsksDatabase),
+    ("retry-without-budget", Bug::RetryWithoutBudget),
+    ("no-connect-deadline", Bug::NoConnectDeadline),
+];
+
+#[cfg(feature = "sabotage")]
 fn parse(list: &str) -> Vec<Bug> {
+    let known = |name: &str| NAMES.iter().find(|(known, _)| *known == name).map(|(_, bug)| *bug);
     let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
     names
-        .map(|name| match name {
-            "skip-fsync" => Bug::SkipFsync,
-            "no-idempotency" => Bug::NoIdempotency,
-            "volatile-disk" => Bug::VolatileDisk,
-            other => panic!(
-                "RIDETHROUGH_SABOTAGE names {other:?}; known are skip-fsync, no-idempotency and volatile-disk"
-            ),
+        .map(|name| {
+            known(name).unwrap_or_else(|| {
+                panic!("RIDETHROUGH_SABOTAGE names {name:?}; known are {:?}", NAMES.map(|(name, _)| name))
+            })
         })
         .collect()
 }
@@ -129,7 +161,7 @@ fn failpoint(text: &str) -> Option<(Step, u64)> {
 
 #[cfg(all(test, feature = "sabotage"))]
 mod tests {
-    use super::{Bug, Step, failpoint, parse};
+    use super::{Bug, NAMES, Step, failpoint, parse};
 
     #[test]
     fn a_failpoint_names_a_step_and_a_time() {
@@ -146,8 +178,15 @@ mod tests {
 
     #[test]
     fn a_list_names_bugs() {
-        assert_eq!(parse(" skip-fsync,volatile-disk"), [Bug::SkipFsync, Bug::VolatileDisk]);
+        assert_eq!(parse(" skip-fsync,early-ack"), [Bug::SkipFsync, Bug::EarlyAck]);
         assert_eq!(parse(""), []);
+    }
+
+    #[test]
+    fn no_bug_has_two_names_and_no_name_two_bugs() {
+        for (place, (name, bug)) in NAMES.iter().enumerate() {
+            assert!(NAMES[..place].iter().all(|(other, of)| other != name && of != bug), "{name}");
+        }
     }
 
     #[test]

@@ -156,14 +156,14 @@ pub(super) fn worst(codes: &[u8]) -> u8 {
 
 /// How an experiment ended for the person who asked for it.
 #[derive(Debug, Clone)]
-enum Ended {
+pub(super) enum Ended {
     Judged(Box<Verdict>),
     Failed,
     Interrupted,
 }
 
 impl Ended {
-    fn outcome(&self) -> Outcome {
+    pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Judged(verdict) => verdict.outcome,
             Self::Failed => Outcome::HarnessError,
@@ -180,7 +180,7 @@ impl Ended {
         }
     }
 
-    fn is_interrupted(&self) -> bool {
+    pub(super) fn is_interrupted(&self) -> bool {
         matches!(self, Self::Interrupted)
     }
 }
@@ -300,7 +300,7 @@ async fn shrink(dir: &Path, config: &Config, runs_max: u32, out: &Path) -> Resul
 }
 
 /// The checks that a run broke.
-fn broken(verdict: &Verdict) -> Vec<String> {
+pub(super) fn broken(verdict: &Verdict) -> Vec<String> {
     let broken = verdict.checks.iter().filter(|check| {
         check.state == State::Violated
             && check.class != Class::Honesty
@@ -350,7 +350,7 @@ async fn swarm(config: &Config, seeds: u64, limit: Option<Duration>, out: &Path)
     Ok(worst(&codes))
 }
 
-fn or_failed(experiment: &Experiment, ended: Result<Ended, Error>) -> Ended {
+pub(super) fn or_failed(experiment: &Experiment, ended: Result<Ended, Error>) -> Ended {
     ended.unwrap_or_else(|error| {
         eprint(&format!("{}: failed to {error}\n", experiment.schedule.scenario));
         Ended::Failed
@@ -379,7 +379,7 @@ fn line(name: &str, ended: &Ended) -> String {
     format!("{word:<13} {name:<26} {}\n", rest.trim_end())
 }
 
-async fn one(experiment: &Experiment, is_told: bool) -> Result<Ended, Error> {
+pub(super) async fn one(experiment: &Experiment, is_told: bool) -> Result<Ended, Error> {
     let mut interrupts = Interrupts::listen()?;
     let progress = if is_told { Progress::on_stderr() } else { Progress::quiet() };
     let outcome = tokio::select! {

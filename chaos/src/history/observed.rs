@@ -148,9 +148,10 @@ pub enum Counted {
     Connects,
     /// Statements that a server sent to the database. In bins of at most a second.
     Statements,
-    /// Requests that users sent to the proxy in front.
+    /// Requests that users sent to the proxy in front; or, of the process `postgresql`, the writes among them.
     Requests,
-    /// Attempts that the proxy in front made at its servers for them, retries included.
+    /// Attempts that the proxy in front made at its servers for them, retries included; or, of the process `postgresql`,
+    /// the transactions that tried to write for them.
     Attempts,
 }
 

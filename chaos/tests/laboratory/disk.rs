@@ -152,3 +152,39 @@ async fn the_wall_clock_of_one_program_jumps_and_comes_back() {
     drop(jump);
     assert!((-10..=10).contains(&off().await));
 }
+
+/// One run of a stock program whose disk forgets.
+fn dd(env: &[(String, String)], args: &[&str]) {
+    let mut program = std::process::Command::new("dd");
+    let done = program.args(args).args(["bs=4", "status=none"]).envs(env.iter().cloned()).status();
+    assert!(done.expect("dd can be started").success(), "{args:?}");
+}
+
+#[test]
+fn what_a_program_did_not_sync_is_gone_at_its_next_start() {
+    let folder = folder();
+    let (held, other) = (folder.path().join("held"), folder.path().join("other"));
+    std::fs::create_dir(&held).and_then(|()| std::fs::create_dir(&other)).expect("folders can be made");
+    let env = match Shim::forgetful(&folder, "dd", &held) {
+        Ok(env) => env,
+        Err(error @ Error::NoMeans { .. }) => return say(&format!("skipped: failed to {error}")),
+        Err(error) => panic!("failed to {error}"),
+    };
+    for (name, text) in [("synced", "good"), ("lost", "evil")] {
+        std::fs::write(folder.path().join(name), text).expect("a file can be written");
+    }
+    let (synced, lost) = (folder.path().join("synced"), folder.path().join("lost"));
+    let (synced, lost) = (format!("if={}", synced.display()), format!("if={}", lost.display()));
+    let (inside, outside) = (held.join("file"), other.join("file"));
+    let (to_inside, to_outside) = (format!("of={}", inside.display()), format!("of={}", outside.display()));
+    dd(&env, &[&synced, &to_inside, "conv=notrunc,fsync"]);
+    dd(&env, &[&lost, &to_outside, "conv=notrunc"]);
+    // Over what is there, and beyond its end.
+    dd(&env, &[&lost, &to_inside, "conv=notrunc"]);
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).expect("a file can be read");
+    assert_eq!(read(&inside), "evil", "until the next start it is there, as in the page cache");
+    dd(&env, &[&lost, &to_inside, "conv=notrunc", "seek=1"]);
+    assert_eq!(read(&inside), "goodevil", "the one before is undone");
+    dd(&env, &["if=/dev/null", &to_outside, "conv=notrunc"]);
+    assert_eq!((read(&inside).as_str(), read(&outside).as_str()), ("good", "evil"));
+}

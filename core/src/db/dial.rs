@@ -37,12 +37,15 @@ use crate::{
     breaker::CallResult,
     error::{Error, ErrorClass, Evidence, Phase, RejectReason, Stage},
     metrics,
+    sabotage::{self, Bug},
 };
 
 /// One cancel request, its own connection included.
 const CANCEL_LIMIT: Duration = Duration::from_secs(1);
 /// Cancel requests of one host in progress; each is a connection of its own to a server that may be short of them.
 const CANCELS_AT_ONCE: usize = 4;
+/// Of the planted bug; longer than any process of a test lives.
+const FOR_EVER: Duration = Duration::from_secs(86_400);
 
 type Connected = (Client, JoinHandle<()>);
 
@@ -167,7 +170,7 @@ impl Dialler {
         };
         Self(Arc::new(Shared {
             host,
-            limit: config.connect,
+            limit: if sabotage::planted(Bug::NoConnectDeadline) { FOR_EVER } else { config.connect },
             setup: Setup::new(config),
             connector: config.connector.connector(),
             // Nobody who asked for TLS is served without it because somebody forgot to pass it on.
@@ -210,7 +213,10 @@ impl Dialler {
     }
 
     async fn dial_hearing(&self, limit: Duration, on_notice: Option<OnNotice>) -> Result<Dialled, Error> {
-        let limit = limit.min(self.0.limit);
+        let limit = match sabotage::planted(Bug::NoConnectDeadline) {
+            true => self.0.limit,
+            false => limit.min(self.0.limit),
+        };
         let dialled = timeout(limit, self.connected(on_notice)).await;
         let dialled = dialled.unwrap_or(Err(DialError::Silent(limit)));
         count(&dialled);

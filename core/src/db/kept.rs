@@ -2,6 +2,8 @@
 //!
 //! Asking is the business of `reads`.
 
+use std::time::Duration;
+
 use tokio::{
     sync::SemaphorePermit,
     time::{Instant, timeout_at},
@@ -13,6 +15,7 @@ use crate::{
     deadline::Deadline,
     error::{Error, ErrorClass, Phase, RejectReason, Stage},
     metrics,
+    sabotage::{self, Bug},
 };
 
 /// What waiting for the lead came to.
@@ -214,7 +217,11 @@ fn labelled<T: Cacheable>(cached: &Cached, reason: StaleReason) -> Option<Read<T
         Some(bytes) => Some(T::decode(bytes)?),
         None => None,
     };
-    let age = cached.age();
+    let age = if sabotage::planted(Bug::UnderstatedAge) { Duration::ZERO } else { cached.age() };
     metrics::stale_age(age);
-    Some(Read::new(value, Freshness::Stale { age, reason }, Source::Cache { age }))
+    let freshness = match sabotage::planted(Bug::UnlabelledStale) {
+        true => Freshness::Fresh,
+        false => Freshness::Stale { age, reason },
+    };
+    Some(Read::new(value, freshness, Source::Cache { age }))
 }

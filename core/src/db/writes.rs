@@ -24,6 +24,7 @@ use crate::{
     journal::{AppendError, JournalHealth, NewEntry},
     metrics,
     retry::WORTH_BEGINNING,
+    sabotage::{self, Bug},
 };
 
 /// Kept of a write's deadline for the journal: without it a database that hangs would use up all the time, and a write
@@ -148,8 +149,11 @@ impl Db {
                 ghost = progress.mark;
             }
             // One that is being journaled waits for this one to end.
-            let most =
-                if is_contention(&failed.error) { attempts.max(CONTENTION_ATTEMPTS) } else { attempts };
+            let most = match is_contention(&failed.error) {
+                true if sabotage::planted(Bug::RetryWithoutBudget) => u32::MAX,
+                true => attempts.max(CONTENTION_ATTEMPTS),
+                false => attempts,
+            };
             let worth_it = may_retry && attempt < most && !self.0.gate.is_diverting(&command.ordering_key);
             if !worth_it || !self.pause_after(&failed.error, attempt, deadline).await {
                 return Err(Undone::Failed(doubt.unwrap_or(failed.error)));

@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::journal::JournalError;
 use crate::journal::disk::{Disk, RealDisk};
 use crate::journal::record::PAYLOAD_BYTES_LIMIT;
-use crate::sabotage::{self, Bug};
 
 /// Ten minutes of 500 writes a second with 800 bytes each.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -168,14 +167,6 @@ impl JournalConfig {
 
     /// The disk that holds the folder.
     pub(crate) fn disk(&self) -> io::Result<Arc<dyn Disk>> {
-        #[cfg(feature = "sabotage")]
-        if sabotage::planted(Bug::VolatileDisk) {
-            return Ok(Arc::new(crate::journal::disk::volatile::VolatileDisk::new(&self.dir)?));
-        }
-        #[cfg(not(feature = "sabotage"))]
-        const {
-            assert!(!sabotage::planted(Bug::VolatileDisk), "planted bugs need the feature")
-        };
         Ok(Arc::new(RealDisk::new(&self.dir)?))
     }
 }

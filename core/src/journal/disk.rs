@@ -12,9 +12,6 @@ use std::sync::Arc;
 #[cfg(feature = "postgres")]
 pub(crate) use crate::journal::segment::create_whole;
 
-#[cfg(any(test, feature = "sabotage"))]
-pub(crate) mod volatile;
-
 #[cfg(test)]
 pub(crate) mod memory;
 

@@ -148,6 +148,9 @@ impl JournalWriter {
             Work::Batch(batch) => {
                 let outcome = self.write(&batch);
                 self.shared.settle(batch, outcome);
+                if sabotage::planted(Bug::EarlyAck) {
+                    self.write_late();
+                }
                 true
             }
             Work::Chore(chore) => {
@@ -173,7 +176,9 @@ impl JournalWriter {
         sabotage::reached(Step::BeforeAppend);
         self.active.zero_ahead(bytes, self.shared.config.segment_bytes);
         let segment = &mut self.active.segment;
-        if let Err(error) = segment.file.write_all_at(&self.buffer, segment.length) {
+        if !sabotage::planted(Bug::EarlyAck)
+            && let Err(error) = segment.file.write_all_at(&self.buffer, segment.length)
+        {
             return Err(self.undo(&error));
         }
         sabotage::reached(Step::BeforeSync);
@@ -190,6 +195,19 @@ impl JournalWriter {
         self.shared.set_disk_full(false);
         self.report_disk_bytes();
         Ok(Written { file: Arc::clone(&self.active.records), places })
+    }
+
+    /// What a writer does that would rather be quick than true: the batch was acknowledged, and is written now.
+    fn write_late(&self) {
+        /// Long enough that a process that is killed at any time leaves something behind.
+        const PAUSE: Duration = Duration::from_millis(250);
+        std::thread::sleep(PAUSE);
+        let segment = &self.active.segment;
+        let from = segment.length.saturating_sub(self.buffer.len() as u64);
+        let written = segment.file.write_all_at(&self.buffer, from).and_then(|()| segment.file.sync_data());
+        if let Err(error) = written {
+            self.poison(&error, "write the journal");
+        }
     }
 
     fn encode(&mut self, batch: &[Request]) -> Vec<(u64, u32)> {

@@ -14,6 +14,7 @@ use ridethrough::{
     health::{CachePart, DatabasePart, Health, JournalPart, Life, Parts, ReadyPolicy, SchemaPart, decide},
     http::HealthReport,
     mode::{Mode, ModeBoard},
+    sabotage::{self, Bug},
     service::Watchdog,
 };
 use serde_json::{Value, json};
@@ -81,7 +82,10 @@ impl Vitals {
     /// What the probes render.
     pub(super) fn report(&self) -> HealthReport {
         let now = Instant::now();
-        let (parts, health) = self.health(now);
+        let (parts, mut health) = self.health(now);
+        let is_up = parts.database == DatabasePart::Up;
+        health.live &= is_up || !sabotage::planted(Bug::LivenessAsksDatabase);
+        health.ready &= is_up || !sabotage::planted(Bug::ReadinessAsksDatabase);
         let mut checks = codes(&parts).to_vec();
         checks.extend(self.watchdog.complaint(now).map(|part| ("dead", part)));
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);

@@ -145,7 +145,11 @@ impl<'t> Together<'t> {
             keys::forget_rejected(statements, &retried).await?;
         }
         self.recognise(statements).await?;
-        for wave in self.waves() {
+        let mut waves = self.waves();
+        if sabotage::planted(Bug::OrderSwapped) {
+            waves.reverse();
+        }
+        for wave in waves {
             let (at_once, one_by_one): (Vec<Group>, Vec<Group>) =
                 wave.into_iter().partition(|group| group.at_once);
             for group in at_once {
@@ -207,6 +211,9 @@ impl<'t> Together<'t> {
         let items = || members.iter().filter_map(|index| self.items.get(*index));
         let commands: Vec<&Command> =
             items().filter(|item| item.too_old.is_none()).map(|item| &item.command).collect();
+        if sabotage::planted(Bug::ReplayTwice) && !commands.is_empty() {
+            self.commands.apply_many(statements, &commands).await.map_err(refused)?;
+        }
         let applied = if commands.is_empty() {
             Vec::new()
         } else {

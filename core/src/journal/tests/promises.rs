@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use super::{entry, one, open, open_with, pending, settle_through, together};
 use crate::journal::disk::memory::MemoryDisk;
-use crate::journal::disk::volatile::VolatileDisk;
-use crate::journal::disk::{Disk, RealDisk};
 use crate::journal::{
     AppendError, Appended, Journal, JournalConfig, JournalError, JournalHealth, NewEntry, WhenTooOld,
 };
@@ -257,23 +255,6 @@ fn nobody_waits_for_a_writer_that_never_ran() {
         assert_eq!(queued.await.unwrap(), Err(AppendError::Closed));
         assert_eq!(journal.append(entry("late", "x")).await, Err(AppendError::Closed));
     });
-}
-
-#[test]
-fn the_volatile_disk_writes_through_on_sync_only() {
-    let folder = tempfile::tempdir().unwrap();
-    let volatile = VolatileDisk::new(folder.path()).unwrap();
-    let real = RealDisk::new(folder.path()).unwrap();
-    let file = volatile.create("file").unwrap();
-    file.write_all_at(b"synced", 0).unwrap();
-    file.sync_data().unwrap();
-    file.write_all_at(b" not", 6).unwrap();
-    let mut seen = [0; 10];
-    file.read_exact_at(&mut seen, 0).unwrap();
-    assert_eq!(&seen, b"synced not");
-    assert_eq!(real.open("file").unwrap().length().unwrap(), 6);
-    drop(file);
-    assert_eq!(volatile.open("file").unwrap().length().unwrap(), 6);
 }
 
 /// What users wrote could be read by every account of the machine.
