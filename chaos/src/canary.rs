@@ -61,10 +61,18 @@ impl Canary {
     /// to `tell`.
     pub fn of<F: FnMut(&Try) + Send>(
         cluster: &Cluster,
-        mut tell: F,
+        tell: F,
     ) -> (Self, impl Future<Output = ()> + Send + use<F>) {
+        let cluster = cluster.clone();
+        Self::following(move || cluster.clone(), tell)
+    }
+
+    /// As [`Canary::of`], of a cluster that is asked for anew before each try: after a failover it is another one.
+    pub fn following<C: Fn() -> Cluster + Send, F: FnMut(&Try) + Send>(
+        which: C,
+        mut tell: F,
+    ) -> (Self, impl Future<Output = ()> + Send + use<C, F>) {
         let canary = Self::default();
-        let config = cluster.canary();
         let handle = canary.clone();
         let work = async move {
             let mut ticks = tokio::time::interval(EVERY);
@@ -72,6 +80,7 @@ impl Canary {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
             loop {
                 ticks.tick().await;
+                let config = which().canary();
                 let one = attempt(&config).await;
                 tell(&one);
                 canary.remember(one);

@@ -8,10 +8,13 @@ use crate::error::Error;
 use crate::folder;
 use crate::nemesis::{self, Healed, Kind, Means, Scene};
 use crate::postgres::{self, Binaries};
-use crate::stack::{self, Options, Stack};
+use crate::stack::{self, Equipment, Fitting, Options, Stack};
 
 /// How long each fault stays on.
 const ON: Duration = Duration::from_millis(100);
+
+/// How long a stack may take to be ready.
+const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Examines the machine. Gives the findings as text, and whether every fault can be injected.
 ///
@@ -65,30 +68,52 @@ pub(crate) async fn examine(options: &Options) -> (String, bool) {
 type Proved = Vec<(Means, Result<String, String>)>;
 
 /// With which fault each means is proved.
-const PROOFS: [(Means, &str); 6] = [
+/// Those with the same fitting stand together, because each fitting takes a stack of its own.
+const PROOFS: [(Means, &str); 12] = [
     (Means::DatabaseSignals, "db-kill"),
     (Means::Sql, "role-nologin"),
     (Means::Configuration, "hba-reject"),
     (Means::Services, "server-pause"),
     (Means::ProcessLimits, "files-exhausted"),
     (Means::Shell, "cpu-starved"),
+    (Means::Messages, "network-blackhole"),
+    (Means::Tls, "tls-refused"),
+    (Means::Bytes, "network-latency"),
+    (Means::DatabaseShim, "fsync-slow"),
+    (Means::ServerShim, "clock-jump"),
+    (Means::Standby, "failover"),
 ];
 
 /// Puts a fault on by each means, and takes it off again.
 async fn prove(options: &Options) -> Proved {
-    let lab = match Lab::start(options).await {
-        Ok(lab) => lab,
-        Err(error) => {
-            let why = format!("failed to {error}");
-            return PROOFS.iter().map(|(means, _)| (*means, Err(why.clone()))).collect();
-        }
-    };
     let mut proved = Vec::new();
+    let mut lab: Option<(Fitting, Result<Lab, String>)> = None;
     for (means, fault) in PROOFS {
-        proved.push((means, through(fault, &lab.scene).await));
+        let fitting = fitting_of(fault);
+        if lab.as_ref().is_none_or(|(known, _)| *known != fitting) {
+            if let Some((_, Ok(lab))) = lab.take() {
+                lab.stop().await;
+            }
+            let options = Options { fitting, ..options.clone() };
+            let started = Box::pin(Lab::start(&options)).await.map_err(|error| format!("failed to {error}"));
+            lab = Some((fitting, started));
+        }
+        let found = match &lab {
+            Some((_, Ok(lab))) => through(fault, &lab.scene).await,
+            Some((_, Err(why))) => Err(why.clone()),
+            None => Err("there is no stack".to_owned()),
+        };
+        proved.push((means, found));
     }
-    lab.stop().await;
+    if let Some((_, Ok(lab))) = lab {
+        lab.stop().await;
+    }
     proved
+}
+
+/// What a stack needs for this fault; nothing where it is none.
+fn fitting_of(fault: &str) -> Fitting {
+    fault.parse::<nemesis::Fault>().map(|fault| nemesis::fitting([&fault])).unwrap_or_default()
 }
 
 /// One fault on and off; gives the witness.
@@ -124,10 +149,19 @@ impl Lab {
     async fn start(options: &Options) -> Result<Self, Error> {
         if stack::binaries(options).is_ok() {
             let stack = Stack::start(options).await?;
+            // A fault on the way of a server shows only where the server goes it.
+            stack.ready(READY_LIMIT).await?;
             return Ok(Self { scene: Scene::of(&stack, 0, false), stack: Some(stack) });
         }
         let cluster = Cluster::start(&options.cluster).await?;
-        let scene = Scene { cluster, servers: Vec::new(), proxy: None, victim: 0, toothless: false };
+        let scene = Scene {
+            cluster,
+            servers: Vec::new(),
+            proxy: None,
+            equipment: Equipment::default(),
+            victim: 0,
+            toothless: false,
+        };
         Ok(Self { scene, stack: None })
     }
 

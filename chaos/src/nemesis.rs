@@ -4,13 +4,18 @@
 //! A fault is a row of the table in its file, and a file stands for one kind of victim: PostgreSQL's processes
 //! (`process`), its ends and starts (`restart`), sessions (`session`), transactions (`lock`), settings (`settings`), who
 //! may come in (`access`), the schema (`schema`); servers and the proxy (`service`), what they live on (`starve`), their
-//! journals (`rival`). What all rows are made of is in `kind`; what a session met, in `victim`; how changes are taken
-//! back on drop, in `undo`.
+//! journals (`rival`). Between the two it is messages (`message`) and bytes (`bytes`), below them disks and clocks (`disk`),
+//! and behind them a standby (`failover`). What all rows are made of is in `kind`; what a session met, in `victim`; how
+//! changes are taken back on drop, in `undo`.
 
 mod kind;
 
 mod access;
+mod bytes;
+mod disk;
+mod failover;
 mod lock;
+mod message;
 mod process;
 mod restart;
 mod rival;
@@ -27,7 +32,9 @@ use std::str::FromStr;
 
 use tokio::time::Instant;
 
+use crate::cluster::Window;
 use crate::error::Error;
+use crate::stack::Fitting;
 
 pub use kind::{
     Absence, CanarySees, Domain, Guard, Healing, Injecting, Kind, Means, Parameter, Scene, Values,
@@ -45,11 +52,23 @@ const TABLES: &[&[Kind]] = &[
     service::KINDS,
     starve::KINDS,
     rival::KINDS,
+    message::KINDS,
+    bytes::KINDS,
+    disk::KINDS,
+    failover::KINDS,
 ];
 
 /// Every fault there is.
 pub fn catalogue() -> impl Iterator<Item = &'static Kind> {
     TABLES.iter().copied().flatten()
+}
+
+/// What a stack has to be fitted with for these faults.
+#[must_use]
+pub fn fitting<'a>(faults: impl IntoIterator<Item = &'a Fault>) -> Fitting {
+    let mut fitting = Fitting::default();
+    faults.into_iter().flat_map(|fault| fault.kind.needs).for_each(|means| means.put_into(&mut fitting));
+    fitting
 }
 
 /// A fault with its parameters. As text `db-kill`, or `db-kill:moment=commit`.
@@ -174,6 +193,12 @@ impl Bite {
     #[must_use]
     pub fn absence(&self) -> Option<Absence> {
         self.guard.absence()
+    }
+
+    /// What a failover lost, where it is one.
+    #[must_use]
+    pub fn window(&self) -> Option<Window> {
+        self.guard.window()
     }
 
     /// Takes the fault off and waits until the victim serves again.

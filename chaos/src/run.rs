@@ -2,6 +2,7 @@
 //! The parts know nothing of each other; this is the only file that sees cluster, workload and nemesis.
 
 mod attempts;
+mod counts;
 mod course;
 mod finish;
 mod line;
@@ -20,9 +21,11 @@ use tokio::time::Instant;
 
 use crate::canary::Canary;
 use crate::checker;
+use crate::cluster::Pair;
 use crate::error::Error;
 use crate::history::{self, Event, Note, Recorder};
 use crate::machine;
+use crate::nemesis;
 use crate::report;
 use crate::run::course::{Course, record_database_start};
 use crate::schedule::{self, Schedule};
@@ -205,7 +208,10 @@ async fn measure(
     observers.stop().await;
     match &experiment.stack.target {
         Some(target) => rows::of_target(stack.cluster(), &target.database, recorder).await,
-        None => finish::final_rows(stack.cluster(), recorder).await,
+        None => {
+            counts::record(stack, recorder, start);
+            finish::final_rows(stack.cluster(), recorder).await
+        }
     }
 }
 
@@ -215,6 +221,8 @@ fn options(experiment: &Experiment) -> stack::Options {
     let parts = &experiment.schedule.stack;
     options.servers = parts.servers;
     options.forgetful_disks = parts.forgetful_disks;
+    options.fitting = nemesis::fitting(experiment.schedule.faults.iter().map(|planned| &planned.fault));
+    options.fitting.messages |= parts.counted;
     options.server_env.extend(schedule::pairs(&parts.server_env));
     options.cluster.settings.extend(schedule::pairs(&parts.settings));
     options
@@ -258,7 +266,9 @@ impl Observers {
     fn start(stack: &Stack, recorder: &Recorder) -> Self {
         let mut endless = JoinSet::new();
         let told = recorder.clone();
-        let (canary, work) = Canary::of(stack.cluster(), move |one| {
+        let (pair, cluster) = (stack.equipment().pair().cloned(), stack.cluster().clone());
+        let which = move || pair.as_ref().map_or(&cluster, Pair::current).clone();
+        let (canary, work) = Canary::following(which, move |one| {
             told.record(Event::Canary(history::Canary {
                 sent_us: told.us_of(one.began),
                 at_us: told.us_of(one.ended),

@@ -43,6 +43,14 @@ struct Setting {
     is_outage: bool,
     /// Largest share of bad reads and writes, where it is not the usual one.
     bad_max: Option<(f64, f64)>,
+    /// Whether what the servers do at the database is counted.
+    is_counted: bool,
+    /// What a failover may lose, in milliseconds before it.
+    loss_window_ms: u64,
+    /// Most changes of one server's readiness in ten seconds, and the largest share of writes without a told end, where
+    /// they are to be measured.
+    ready_changes_max: Option<u32>,
+    unknown_share_max: Option<f64>,
 }
 
 /// Two servers behind the proxy, under light traffic that is mostly reads.
@@ -56,6 +64,10 @@ const USUAL: Setting = Setting {
     journaled_min: 1,
     is_outage: true,
     bad_max: None,
+    is_counted: false,
+    loss_window_ms: 0,
+    ready_changes_max: None,
+    unknown_share_max: None,
 };
 /// A fault that the canary does not meet: on the service's own role, tables or processes.
 const ASIDE: Setting = Setting { is_outage: false, journaled_min: 0, ..USUAL };
@@ -83,6 +95,11 @@ pub struct Scenario {
     pub in_all: bool,
     setting: Setting,
 }
+
+/// H2: the pool of a server (`database.pool.connections`).
+const POOL_MAX: u64 = 16;
+/// H1: the shortest pause of a server between two attempts to connect.
+const CONNECT_PAUSE_MS: u64 = 100;
 
 /// What `demo` runs.
 pub const DEMO: &str = "db-kill";
@@ -113,25 +130,30 @@ pub const ALL: &[Scenario] = &[
         USUAL,
     ),
     scenario(
+        "herd",
+        "the database hangs, and what each server connects and asks is counted on its way",
+        &[all_of_it("db-hang")],
+        // The proxy on the way holds a little more of what was under way.
+        Setting { is_counted: true, bad_max: Some((0.001, 0.02)), ..USUAL },
+    ),
+    scenario(
         "db-stop-fast",
         "the database is stopped in order, as for maintenance, and started",
         &[all_of_it("db-stop")],
         USUAL,
     ),
-    Scenario {
-        in_all: false,
-        ..scenario(
-            "db-stop-smart",
-            "the database takes no new sessions and waits for the old ones to end",
-            &[all_of_it("db-stop:mode=smart")],
-            Setting { journaled_min: 0, ..USUAL },
-        )
-    },
+    scenario(
+        "db-stop-smart",
+        "the database takes no new sessions and waits for the old ones to end",
+        &[all_of_it("db-stop:mode=smart")],
+        Setting { journaled_min: 0, ..USUAL },
+    )
+    .only_by_name(),
     scenario(
         "db-flapping",
         "the database goes and comes, over and over",
         &[all_of_it("db-flapping:down=1000,up=500")],
-        USUAL,
+        Setting { ready_changes_max: Some(1), ..USUAL },
     ),
     scenario(
         "backend-kill",
@@ -144,7 +166,8 @@ pub const ALL: &[Scenario] = &[
         "sessions of the service hang while the database serves others",
         &[all_of_it("backends-hang:count=500")],
         ASIDE,
-    ),
+    )
+    .only_by_name(),
     scenario(
         "sessions-terminated",
         "an administrator ends every session, again and again",
@@ -156,7 +179,8 @@ pub const ALL: &[Scenario] = &[
         "others take all connections, those of the service too",
         &[all_of_it("connections-exhausted")],
         Setting { journaled_min: 0, ..USUAL },
-    ),
+    )
+    .only_by_name(),
     scenario(
         "lock-storm",
         "somebody locks the table and goes for a coffee",
@@ -183,16 +207,15 @@ pub const ALL: &[Scenario] = &[
         "a migration changes a type under prepared statements, twice",
         &[all_of_it("cached-plan-invalid")],
         ASIDE,
-    ),
-    Scenario {
-        in_all: false,
-        ..scenario(
-            "serialization-failures",
-            "a third of the writes fails to serialize",
-            &[all_of_it("serialization-failures")],
-            ASIDE,
-        )
-    },
+    )
+    .only_by_name(),
+    scenario(
+        "serialization-failures",
+        "a third of the writes fails to serialize",
+        &[all_of_it("serialization-failures")],
+        ASIDE,
+    )
+    .only_by_name(),
     scenario(
         "server-kill-in-outage",
         "the database is killed, and in the outage a server with a filled journal too",
@@ -211,29 +234,28 @@ pub const ALL: &[Scenario] = &[
         ],
         USUAL,
     ),
-    Scenario {
-        in_all: false,
-        ..scenario(
-            "cold-recovery",
-            "the database comes back to three servers with cold caches and full journals, all at once",
-            &[
-                all_of_it("db-kill"),
-                Step {
-                    fault: "rolling-restart:gap=0,signal=kill",
-                    from: When::Share(0.6),
-                    until: When::Share(0.95),
-                },
-            ],
-            // Cold and without a database, a server has nothing to show.
-            Setting { servers: 3, bad_max: Some((0.6, 0.2)), ..USUAL },
-        )
-    },
+    scenario(
+        "cold-recovery",
+        "the database comes back to three servers with cold caches and full journals, all at once",
+        &[
+            all_of_it("db-kill"),
+            Step {
+                fault: "rolling-restart:gap=0,signal=kill",
+                from: When::Share(0.6),
+                until: When::Share(0.95),
+            },
+        ],
+        // Cold and without a database, a server has nothing to show.
+        Setting { servers: 3, bad_max: Some((0.6, 0.2)), ..USUAL },
+    )
+    .only_by_name(),
     scenario(
         "server-pause",
         "one of two servers stops for a while and goes on, as a virtual machine does",
         &[all_of_it("server-pause")],
         ASIDE,
-    ),
+    )
+    .only_by_name(),
     scenario(
         "ghost-writer",
         "a server is killed while its writes wait in the database, and starts again beside them",
@@ -244,15 +266,55 @@ pub const ALL: &[Scenario] = &[
         }],
         Setting { bad_max: Some((0.01, 0.2)), ..ASIDE },
     ),
-    Scenario {
-        in_all: false,
-        ..scenario(
-            "long-outage",
-            "the database is away while one server takes 500 writes per second; memory, disk, and the way back",
-            &[all_of_it("db-kill")],
-            ENDURING,
-        )
-    },
+    scenario(
+        "network-latency",
+        "bytes between servers and database take 20 ms longer, each way",
+        &[all_of_it("network-latency:delay=20,jitter=5")],
+        ASIDE,
+    ),
+    scenario(
+        "network-blackhole",
+        "no packet arrives between servers and database, and nobody is told; others reach it",
+        &[all_of_it("network-blackhole")],
+        // What was under way when nothing came any more is refused, honestly.
+        Setting { journaled_min: 1, bad_max: Some((0.001, 0.03)), ..ASIDE },
+    ),
+    scenario(
+        "commit-cut",
+        "the database commits, and the connection ends or falls silent before it can say so",
+        &[
+            Step { fault: "commit-cut", from: When::Share(0.0), until: When::Share(0.4) },
+            Step { fault: "answer-swallowed", from: When::Share(0.5), until: When::Share(1.0) },
+        ],
+        // The service finds out what became of each, and meanwhile refuses some others.
+        Setting { unknown_share_max: Some(0.02), bad_max: Some((0.001, 0.02)), ..ASIDE },
+    ),
+    scenario(
+        "disk-full-wal",
+        "the database has no room for its log, panics, and cannot recover",
+        &[all_of_it("wal-disk-full")],
+        USUAL,
+    ),
+    scenario(
+        "fsync-fails",
+        "the database cannot sync a commit, panics, and recovers",
+        &[all_of_it("fsync-fails")],
+        Setting { journaled_min: 0, ..USUAL },
+    ),
+    scenario(
+        "failover",
+        "the primary is lost, its standby takes over, and the old primary comes back beside it",
+        &[all_of_it("old-primary-returns")],
+        // The canary waits a failover out, or nearly so.
+        ASIDE,
+    ),
+    scenario(
+        "long-outage",
+        "the database is away while one server takes 500 writes per second; memory, disk, and the way back",
+        &[all_of_it("db-kill")],
+        ENDURING,
+    )
+    .only_by_name(),
     scenario(
         "no-fault",
         "control: the usual load and nothing broken",
@@ -262,6 +324,11 @@ pub const ALL: &[Scenario] = &[
 ];
 
 impl Scenario {
+    /// Left out of `run all`, which has to end within five minutes.
+    const fn only_by_name(self) -> Self {
+        Self { in_all: false, ..self }
+    }
+
     /// The scenario with this name.
     ///
     /// # Errors
@@ -292,9 +359,13 @@ impl Scenario {
             scenario: self.name.to_owned(),
             seed,
             target: None,
-            stack: Parts { servers: self.setting.servers, ..Parts::default() },
+            stack: Parts {
+                servers: self.setting.servers,
+                counted: self.setting.is_counted,
+                ..Parts::default()
+            },
+            limits: self.limits(&load),
             load,
-            limits: self.limits(),
             faults,
         };
         schedule.check().map_err(|reason| Error::state("plan the load", reason))?;
@@ -318,8 +389,8 @@ impl Scenario {
     }
 
     /// What counts as good enough.
-    fn limits(&self) -> Limits {
-        let Setting { journaled_min, is_bounded, is_outage, bad_max, .. } = self.setting;
+    fn limits(&self, load: &Plan) -> Limits {
+        let Setting { journaled_min, is_bounded, is_outage, bad_max, is_counted, .. } = self.setting;
         let usual = Limits::default();
         let (reads_bad_max, writes_bad_max) = bad_max.unwrap_or((usual.reads_bad_max, usual.writes_bad_max));
         Limits {
@@ -329,6 +400,13 @@ impl Scenario {
             bounds: is_bounded.then(Bounds::default),
             reads_bad_max,
             writes_bad_max,
+            loss_window_ms: self.setting.loss_window_ms,
+            ready_changes_max: self.setting.ready_changes_max,
+            unknown_share_max: self.setting.unknown_share_max,
+            // What was missed in the outage must be seen soon after it.
+            max_stale_ms: Some(load.outage_ms + usual.recovery_ms),
+            pool_max: is_counted.then_some(POOL_MAX),
+            connect_pause_ms: is_counted.then_some(CONNECT_PAUSE_MS),
             ..usual
         }
     }
@@ -412,7 +490,7 @@ mod tests {
             scenario.schedule(1, Some(Duration::from_secs(720)), None).unwrap();
         assert_eq!((load.baseline_ms, load.outage_ms), (60_000, 600_000));
         assert!((f64::from(load.rate_per_second) * (1.0 - load.read_share) - 500.0).abs() < 1e-9);
-        assert!(limits.bounds.is_some() && ALL[0].limits().bounds.is_none());
+        assert!(limits.bounds.is_some() && schedule(ALL[0].name).limits.bounds.is_none());
     }
 
     #[test]
@@ -425,7 +503,7 @@ mod tests {
     #[test]
     fn only_the_control_expects_no_fault() {
         for scenario in ALL {
-            assert_eq!(scenario.limits().fault_expected, scenario.name != "no-fault");
+            assert_eq!(schedule(scenario.name).limits.fault_expected, scenario.name != "no-fault");
         }
     }
 }

@@ -65,11 +65,20 @@ pub struct Parts {
     pub settings: Vec<String>,
     /// Whether the servers' disks forget what was not synced when a server ends, as in a power cut. Default false.
     pub forgetful_disks: bool,
+    /// Whether a proxy before PostgreSQL counts what each server does there. Default false; where a fault needs the
+    /// proxy, it counts all the same.
+    pub counted: bool,
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { servers: 2, server_env: Vec::new(), settings: Vec::new(), forgetful_disks: false }
+        Self {
+            servers: 2,
+            server_env: Vec::new(),
+            settings: Vec::new(),
+            forgetful_disks: false,
+            counted: false,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The whole stack as child processes on free loopback ports: a private PostgreSQL, servers, and the proxy.
 //! It starts and stops; load is in `workload.rs`, faults are in `nemesis.rs`.
 
+mod equipment;
 mod ready;
 mod service;
 
@@ -13,7 +14,7 @@ use rustix::process::Signal;
 
 use tokio::time::Instant;
 
-use crate::cluster::{self, Cluster};
+use crate::cluster::{self, Cluster, Pair};
 use crate::error::Error;
 use crate::folder::RunFolder;
 use crate::process::{self, Exit};
@@ -22,6 +23,7 @@ use crate::stack::service::Blueprint;
 use crate::target::{self, StopSignal, fill};
 use crate::workload::Target;
 
+pub use equipment::{Equipment, Fitting, Line};
 pub use service::{Life, Service};
 
 /// How long a process may drain before it is killed; above the drain limits of both binaries.
@@ -55,6 +57,8 @@ pub struct Options {
     pub start_timeout: Duration,
     /// Whether the servers' disks forget what was not synced when a server ends, as in a power cut. Default false.
     pub forgetful_disks: bool,
+    /// What faults need beside the parts. Default nothing.
+    pub fitting: Fitting,
     /// The database.
     pub cluster: cluster::Options,
 }
@@ -71,6 +75,7 @@ impl Default for Options {
             listen: None,
             start_timeout: Duration::from_secs(20),
             forgetful_disks: false,
+            fitting: Fitting::default(),
             cluster: cluster::Options::default(),
         }
     }
@@ -96,6 +101,7 @@ impl Default for Options {
 pub struct Stack {
     proxy: Option<Service>,
     servers: Vec<Service>,
+    equipment: Equipment,
     cluster: Cluster,
     health: target::Health,
     folder: RunFolder,
@@ -133,11 +139,13 @@ impl Stack {
             service::must_be_free("proxy", address)?;
         }
         let folder = RunFolder::create(options.cluster.guardian.as_deref())?;
-        let cluster = Cluster::start_in(&folder, &options.cluster).await?;
-        Self::start_on(folder, cluster, options).await
+        let mut database = options.cluster.clone();
+        let equipment = Equipment::before(&folder, options.fitting, &mut database).await?;
+        let cluster = Cluster::start_in(&folder, &database).await?;
+        Self::put_together(folder, cluster, equipment, options).await
     }
 
-    /// As [`Stack::start`] on a cluster that is there already, running or not.
+    /// As [`Stack::start`] on a cluster that is there already, running or not; it gets no shim any more.
     ///
     /// # Errors
     /// As [`Stack::start`].
@@ -145,13 +153,25 @@ impl Stack {
     /// # Cancel safety
     /// As [`Stack::start`].
     pub async fn start_on(folder: RunFolder, cluster: Cluster, options: &Options) -> Result<Self, Error> {
+        Self::put_together(folder, cluster, Equipment::default(), options).await
+    }
+
+    async fn put_together(
+        folder: RunFolder,
+        cluster: Cluster,
+        mut equipment: Equipment,
+        options: &Options,
+    ) -> Result<Self, Error> {
         if let Some(target) = &options.target {
-            return Self::start_target(folder, cluster, target, options.servers).await;
+            return Self::start_target(folder, cluster, equipment, target, options).await;
         }
         let (server_bin, proxy_bin) = binaries(options)?;
+        equipment.between(&cluster, options.fitting).await?;
         let mut servers = Vec::new();
         for number in 1..=options.servers.max(1) {
-            servers.push(start_server(&folder, &cluster, options, &server_bin, number).await?);
+            let name = format!("server-{number}");
+            let env = equipment.server(&folder, &cluster, options.fitting, &name).await?;
+            servers.push(start_server(&folder, options, &server_bin, name, env).await?);
         }
         let mut args = service::listeners();
         for server in &servers {
@@ -168,33 +188,34 @@ impl Stack {
             start_timeout: options.start_timeout,
         };
         let proxy = Some(Service::start(&folder, proxy).await?);
-        Ok(Self { proxy, servers, cluster, health: target::Health::default(), folder })
+        Ok(Self { proxy, servers, equipment, cluster, health: target::Health::default(), folder })
     }
 
     async fn start_target(
         folder: RunFolder,
         cluster: Cluster,
+        mut equipment: Equipment,
         target: &target::Target,
-        count: usize,
+        options: &Options,
     ) -> Result<Self, Error> {
         if let Some(statements) = &target.database.prepare {
             prepare(&cluster, statements).await?;
         }
-        let url = cluster.url();
-        let told = |text: &String| fill(text, &[("database_url", &url)]);
+        equipment.between(&cluster, options.fitting).await?;
         let (program, args) = target.command();
         let mut servers = Vec::new();
-        for number in 1..=count.max(1) {
+        for number in 1..=options.servers.max(1) {
+            let name = format!("{}-{number}", target.service.name);
+            let mut env = equipment.server(&folder, &cluster, options.fitting, &name).await?;
+            let url = env.iter().position(|(name, _)| name == equipment::URL).map(|at| env.swap_remove(at).1);
+            let url = url.unwrap_or_else(|| cluster.url());
+            let told = |text: &String| fill(text, &[("database_url", &url)]);
+            env.extend(target.service.environment.iter().map(|(name, text)| (name.clone(), told(text))));
             let blueprint = Blueprint {
-                name: format!("{}-{number}", target.service.name),
+                name,
                 program: program.clone(),
                 args: args.iter().map(told).collect(),
-                env: target
-                    .service
-                    .environment
-                    .iter()
-                    .map(|(name, text)| (name.clone(), told(text)))
-                    .collect(),
+                env,
                 ready_line: target.service.ready_line.clone(),
                 stop_signal: match target.service.stop_signal {
                     StopSignal::Term => Signal::TERM,
@@ -206,13 +227,19 @@ impl Stack {
             };
             servers.push(Service::start(&folder, blueprint).await?);
         }
-        Ok(Self { proxy: None, servers, cluster, health: target.health.clone(), folder })
+        Ok(Self { proxy: None, servers, equipment, cluster, health: target.health.clone(), folder })
     }
 
-    /// The database.
+    /// The database; after a failover the one that took over.
     #[must_use]
     pub fn cluster(&self) -> &Cluster {
-        &self.cluster
+        self.equipment.pair().map_or(&self.cluster, Pair::current)
+    }
+
+    /// What faults have to act on beside the parts.
+    #[must_use]
+    pub fn equipment(&self) -> &Equipment {
+        &self.equipment
     }
 
     /// The servers, `server-1` first.
@@ -303,8 +330,12 @@ impl Stack {
                 exits.push((service.name().to_owned(), service.stop(DRAIN_LIMIT).await?));
             }
         }
-        if self.cluster.pid().is_some() {
-            exits.push(("PostgreSQL".to_owned(), self.cluster.stop().await?));
+        // A standby first: a primary waits for it to have received all.
+        let standby = self.equipment.pair().map(|pair| ("the standby", pair.standby()));
+        for (name, cluster) in standby.into_iter().chain([("PostgreSQL", &self.cluster)]) {
+            if cluster.pid().is_some() {
+                exits.push((name.to_owned(), cluster.stop().await?));
+            }
         }
         Ok(Stopped { exits })
     }
@@ -323,22 +354,21 @@ async fn prepare(cluster: &Cluster, statements: &str) -> Result<(), Error> {
 
 async fn start_server(
     folder: &RunFolder,
-    cluster: &Cluster,
     options: &Options,
     program: &Path,
-    number: usize,
+    name: String,
+    equipped: Vec<(String, String)>,
 ) -> Result<Service, Error> {
-    let name = format!("server-{number}");
     // Relative to the server's own folder, where it works.
     let mut args = service::listeners();
     args.extend(["--data-dir".to_owned(), "data".to_owned()]);
     args.extend(options.server_args.iter().cloned());
     // In the environment and not on the command line, which every user of the machine can read.
-    let mut env = vec![no_drain_delay(), ("DATABASE_URL".to_owned(), cluster.url())];
+    let mut env = vec![no_drain_delay()];
     if options.forgetful_disks {
         env.extend(Shim::forgetful(folder, &name, &folder.path().join(&name).join("data"))?);
     }
-    env.extend(options.server_env.iter().cloned());
+    env.extend(equipped.into_iter().chain(options.server_env.iter().cloned()));
     let blueprint = Blueprint {
         name,
         program: program.to_owned(),

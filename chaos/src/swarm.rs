@@ -50,6 +50,21 @@ const DATABASE: &[&str] = &[
     "column-renamed",
     "table-renamed",
     "cached-plan-invalid",
+    "commit-cut:nth=0",
+    "commit-cut:way=close",
+    "connection-cut",
+    "connection-cut:at=execute,way=blackhole",
+    "message-cut",
+    "answer-swallowed",
+    "answer-late",
+    "error-injected:code=57P01",
+    "network-blackhole",
+    "network-refused",
+    "network-latency",
+    "wal-disk-full",
+    "fsync-fails",
+    "fsync-slow",
+    "table-disk-full",
 ];
 /// Faults on the service, which may come beside one on the database.
 const SERVICE: &[&str] = &[
@@ -61,6 +76,8 @@ const SERVICE: &[&str] = &[
     "cpu-starved",
     "files-exhausted",
     "proxy-kill",
+    "clock-jump",
+    "clock-jump:direction=back",
 ];
 
 /// Traffic before the first fault.

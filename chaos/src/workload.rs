@@ -145,7 +145,8 @@ pub async fn drive(plan: Plan, warmed: Warmed, recorder: Recorder) -> Driven {
     driven
 }
 
-/// Users of a target's load: each is a session, whose requests go to one door.
+/// Users of the load: each is a session, whose requests go to one door. Few, so that each asks for the same object more
+/// than once.
 const USERS: u64 = 16;
 
 /// Where some users connect.

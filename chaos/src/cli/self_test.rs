@@ -7,8 +7,8 @@ use clap::Args;
 
 use crate::cli::experiments::{Ended, broken, one, or_failed, worst};
 use crate::cli::flags::Parts;
-use crate::cli::prepare::{scheduled, stack_options};
-use crate::cli::{eprint, print};
+use crate::cli::prepare::scheduled;
+use crate::cli::{eprint, print, stack_options};
 use crate::config::Config;
 use crate::error::Error;
 use crate::history::{self, Event, Limits, Recorder, Sabotage};

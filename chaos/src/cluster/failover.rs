@@ -2,6 +2,8 @@
 //! standby never got, the standby is promoted, and later the old primary may come back as a second one.
 //! How much was lost is measured here; which operations that were is in `cluster/ledger.rs`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -27,6 +29,7 @@ const FROZEN_LIMIT: Duration = Duration::from_secs(2);
 pub struct Pair {
     primary: Cluster,
     standby: Cluster,
+    has_failed_over: Arc<AtomicBool>,
 }
 
 /// What a failover lost, in the WAL and in time.
@@ -80,7 +83,7 @@ impl Pair {
     /// As [`Cluster::standby`].
     pub async fn of(primary: &Cluster) -> Result<Self, Error> {
         let standby = primary.standby("pg-standby").await?;
-        let pair = Self { primary: primary.clone(), standby };
+        let pair = Self { primary: primary.clone(), standby, has_failed_over: Arc::default() };
         let behind = pair.primary.flushed().await?;
         let client = pair.standby.connect(STATEMENT_LIMIT).await?;
         reaches(&client, behind).await?;
@@ -97,6 +100,12 @@ impl Pair {
     #[must_use]
     pub fn standby(&self) -> &Cluster {
         &self.standby
+    }
+
+    /// The one that takes writes: after a failover the former standby.
+    #[must_use]
+    pub fn current(&self) -> &Cluster {
+        if self.has_failed_over.load(Ordering::Acquire) { &self.standby } else { &self.primary }
     }
 
     /// The URL for the service, with both hosts, the first primary first.
@@ -144,6 +153,7 @@ impl Pair {
         // Nobody is left to be woken.
         drop(sender);
         let promoted = self.standby.promote().await?;
+        self.has_failed_over.store(true, Ordering::Release);
         // What was acknowledged before a look that saw no more than the fork is in the new timeline.
         let from = samples.last_within(promoted.fork).unwrap_or(until);
         Ok(Window {

@@ -6,9 +6,9 @@ use std::fmt;
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Window};
 use crate::error::Error;
-use crate::stack::{Service, Stack};
+use crate::stack::{Equipment, Fitting, Service, Stack};
 
 /// The future that puts a fault on. Dropping it heals what it had begun.
 pub type Injecting = Pin<Box<dyn Future<Output = Result<Box<dyn Guard>, Error>> + Send>>;
@@ -102,6 +102,38 @@ pub enum Means {
     ProcessLimits,
     /// A shell to burn processor time.
     Shell,
+    /// A proxy before PostgreSQL that knows its protocol.
+    Messages,
+    /// The same, and TLS from the servers to it.
+    Tls,
+    /// A proxy before PostgreSQL that takes toxics.
+    Bytes,
+    /// The preload shim in PostgreSQL.
+    DatabaseShim,
+    /// The preload shim in a server.
+    ServerShim,
+    /// A standby that can take over.
+    Standby,
+}
+
+impl Means {
+    /// Adds what a stack has to be fitted with for it.
+    pub(super) fn put_into(self, fitting: &mut Fitting) {
+        match self {
+            Self::Messages => fitting.messages = true,
+            Self::Tls => (fitting.messages, fitting.tls) = (true, true),
+            Self::Bytes => fitting.bytes = true,
+            Self::DatabaseShim => fitting.database_shim = true,
+            Self::ServerShim => fitting.server_shim = true,
+            Self::Standby => fitting.standby = true,
+            Self::DatabaseSignals
+            | Self::Sql
+            | Self::Configuration
+            | Self::Services
+            | Self::ProcessLimits
+            | Self::Shell => {}
+        }
+    }
 }
 
 impl fmt::Display for Means {
@@ -113,6 +145,12 @@ impl fmt::Display for Means {
             Self::Services => "servers and proxy",
             Self::ProcessLimits => "limits of a process",
             Self::Shell => "programs that compute",
+            Self::Messages => "a proxy for messages",
+            Self::Tls => "TLS to PostgreSQL",
+            Self::Bytes => "a proxy for bytes",
+            Self::DatabaseShim => "the shim in PostgreSQL",
+            Self::ServerShim => "the shim in a server",
+            Self::Standby => "a standby",
         })
     }
 }
@@ -184,6 +222,8 @@ pub struct Scene {
     pub servers: Vec<Service>,
     /// The proxy before them.
     pub proxy: Option<Service>,
+    /// What the stack was fitted with for its faults.
+    pub equipment: Equipment,
     /// The place of the server that a fault on one server is put on; counted from 0, and round and round.
     pub victim: usize,
     /// Leaves out every effect and does all the rest: no fault may find a witness then. For the test of the harness.
@@ -198,6 +238,7 @@ impl Scene {
             cluster: stack.cluster().clone(),
             servers: stack.servers().to_vec(),
             proxy: stack.proxy().cloned(),
+            equipment: stack.equipment().clone(),
             victim,
             toothless,
         }
@@ -208,9 +249,12 @@ impl Scene {
     /// # Errors
     /// [`Error::State`] where there is no server.
     pub(crate) fn server(&self) -> Result<&Service, Error> {
-        let place = self.victim.checked_rem(self.servers.len());
-        let server = place.and_then(|place| self.servers.get(place));
-        server.ok_or_else(|| Error::state("choose a server", "the stack has none"))
+        self.one_of(&self.servers).ok_or_else(|| Error::state("choose a server", "the stack has none"))
+    }
+
+    /// What belongs to that server, in a list with one for each.
+    pub(crate) fn one_of<'a, T>(&self, list: &'a [T]) -> Option<&'a T> {
+        list.get(self.victim.checked_rem(list.len())?)
     }
 
     /// How long a witness is looked for. Where there can be none, not for long.
@@ -260,6 +304,11 @@ pub trait Guard: fmt::Debug + Send {
 
     /// Who is away on purpose.
     fn absence(&self) -> Option<Absence> {
+        None
+    }
+
+    /// What a failover lost.
+    fn window(&self) -> Option<Window> {
         None
     }
 

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, Config, NoTls};
 
 use crate::cluster::Cluster;
 use crate::error::{Error, describe_postgres};
+use crate::stack::Line;
 
 /// A healthy database answers within milliseconds.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -45,10 +46,13 @@ impl Met {
 impl Victim {
     /// Opens a session as the service would.
     pub(super) async fn open(cluster: &Cluster) -> Result<Self, Error> {
+        Self::open_by(&cluster.service()).await
+    }
+
+    async fn open_by(config: &Config) -> Result<Self, Error> {
         let what = "open a session as the service";
         let work = async {
-            let (client, connection) =
-                cluster.service().connect(NoTls).await.map_err(Error::postgres(what))?;
+            let (client, connection) = config.connect(NoTls).await.map_err(Error::postgres(what))?;
             let mut tasks = JoinSet::new();
             tasks.spawn(async move {
                 match connection.await {
@@ -91,8 +95,20 @@ impl Victim {
 
 /// What a new session of the service's role meets with these statements.
 pub(super) async fn newcomer(cluster: &Cluster, statements: &str, limit: Duration) -> Met {
+    newcomer_by(&cluster.service(), statements, limit).await
+}
+
+/// As [`newcomer`], on the way that a server has to PostgreSQL.
+pub(super) async fn newcomer_on(line: &Line, statements: &str, limit: Duration) -> Met {
+    match line.url().parse() {
+        Ok(config) => newcomer_by(&config, statements, limit).await,
+        Err(error) => Met::Error(error.to_string()),
+    }
+}
+
+async fn newcomer_by(config: &Config, statements: &str, limit: Duration) -> Met {
     let work = async {
-        match Victim::open(cluster).await {
+        match Victim::open_by(config).await {
             Ok(victim) => victim.meets(statements, limit).await,
             Err(Error::Postgres { source, .. }) => Met::Error(describe_postgres(&source)),
             Err(Error::Late { .. }) => Met::Silence,

@@ -6,8 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::canary::{self, Canary};
+use crate::cluster::Window;
 use crate::error::Error;
-use crate::history::{Event, FaultEnd, FaultStart, Note, ProcessExit, ProcessStart, Recorder, Role};
+use crate::history::{
+    Event, FaultEnd, FaultStart, Note, ProcessExit, ProcessStart, Promotion, Recorder, Role,
+};
 use crate::nemesis::{self, Absence, Bite, CanarySees, Fault, Healed, Scene};
 use crate::run::Progress;
 use crate::schedule::{After, Moment, Planned};
@@ -124,6 +127,9 @@ impl Course<'_> {
             let exit = ProcessExit { process, role, at_us: asked_us, planned: true, how };
             self.recorder.record(Event::ProcessExit(exit));
         }
+        if let Some(window) = bite.window() {
+            self.recorder.record(Event::Promotion(self.promotion(&window)));
+        }
         self.recorder.record(Event::FaultStart(FaultStart {
             id,
             fault: planned.fault.to_string(),
@@ -134,6 +140,18 @@ impl Course<'_> {
         }));
         self.progress.note(&format!("traffic, {} is on", planned.fault));
         Ok((asked, bite))
+    }
+
+    fn promotion(&self, window: &Window) -> Promotion {
+        let us = |at| self.recorder.us_of(at);
+        Promotion {
+            at_us: us(window.promoted),
+            node: DATABASE.to_owned(),
+            lost_from_us: us(window.from),
+            lost_until_us: us(window.until),
+            replayed_lsn: Some(window.fork.0),
+            written_lsn: Some(window.end.0),
+        }
     }
 
     async fn take_off(&self, id: u32, asked: Instant, bite: Bite) -> Result<Instant, Error> {

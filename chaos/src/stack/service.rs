@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::folder::RunFolder;
 use crate::ports;
 use crate::process::{self, Exit, Launch, Process, poll_until};
+use crate::stack::ready;
 use crate::target::fill;
 
 /// How long a killed process may take to be gone.
@@ -169,6 +170,11 @@ impl Service {
     #[must_use]
     pub fn home(&self) -> &Path {
         &self.0.home
+    }
+
+    /// The status that it answers a `GET` with; `None` where no answer comes.
+    pub(crate) async fn status(&self, path: &str) -> Option<u16> {
+        ready::status(self.main(), path).await
     }
 
     /// Its pid while it runs.

@@ -61,14 +61,14 @@ impl Dialect {
     pub(crate) fn invoke(&self, wish: &Wish<'_>) -> Invoke {
         let id = wish.subject.map(|subject| subject.id.clone());
         let (value, key) = (wish.value.map(str::to_owned), wish.key.map(str::to_owned));
-        let common = Invoke { action: wish.action, value, ..Invoke::default() };
+        let session = Some(format!("user-{}", wish.user));
+        let common = Invoke { action: wish.action, value, session, ..Invoke::default() };
         match self {
             Self::Todos => Invoke { todo: id, key, ..common },
             Self::Described(traffic) => Invoke {
                 object: id,
                 // A name that the service was never told is none by which it could tell writes apart.
                 key: key.filter(|_| traffic.knows_repeats()),
-                session: Some(format!("user-{}", wish.user)),
                 ..common
             },
         }
