@@ -69,7 +69,7 @@ impl CacheFill<'_> {
     }
 
     /// Stores that there is no such thing, unless the cache knows something newer. How long that is good for is said by
-    /// [`ReadPolicy::negative_for`].
+    /// [`ReadPolicy::negative_for`](crate::cache::ReadPolicy::negative_for).
     pub fn put_nothing(&self, key: &CacheKey, tags: impl FnOnce() -> Tags) {
         self.insert(key, Known::Nothing, Some(tags));
     }
