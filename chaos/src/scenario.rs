@@ -403,8 +403,9 @@ impl Scenario {
             loss_window_ms: self.setting.loss_window_ms,
             ready_changes_max: self.setting.ready_changes_max,
             unknown_share_max: self.setting.unknown_share_max,
-            // What was missed in the outage must be seen soon after it.
-            max_stale_ms: Some(load.outage_ms + usual.recovery_ms),
+            // An answer may have been kept at any time before the outage, by a replica that heard of no change since.
+            // What was missed must be seen soon after it.
+            max_stale_ms: Some(load.baseline_ms + load.outage_ms + usual.recovery_ms),
             pool_max: is_counted.then_some(POOL_MAX),
             connect_pause_ms: is_counted.then_some(CONNECT_PAUSE_MS),
             ..usual
