@@ -204,12 +204,11 @@ impl Course<'_, '_> {
 }
 
 /// Writes that prove nothing about this order: refused ones, journaled ones that gave way, those that a failover may
-/// have taken back, and, with several replicas, those known only from a journal, since the replica that holds it may
-/// show it to its users before the database has it.
+/// have taken back, and, with several replicas, those that a journal acknowledged, also where a repetition was told
+/// later that it is committed: the replica that holds it may show it to its users before the database has it.
 fn left_out(index: &Index<'_>, write: &Write<'_>) -> bool {
-    let journal_only = write.journaled && write.committed.is_none();
     matches!(write.status, Some("superseded" | "rejected"))
-        || (journal_only && index.several())
+        || (write.journaled && index.several())
         || write.refused
         || failover::in_window(index, write)
 }

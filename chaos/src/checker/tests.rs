@@ -419,3 +419,18 @@ fn a_kept_witness_has_its_own_times_and_one_too_many_changes_none() {
     let times: Vec<u64> = check.witnesses.iter().map(|witness| witness.spans[0].from_us).collect();
     assert_eq!(times, [0, 1, 2, 3, 4]);
 }
+
+/// A run with a read-only database was called contradictory: one replica journaled an update, another went on reading the
+/// old value from the database, rightly fresh, and a repetition of the update was told later that it is committed.
+#[test]
+fn a_journaled_write_binds_no_other_replica_also_once_it_is_told_as_committed() {
+    let mut scene = Scene::outage();
+    scene.start("server-2", 0);
+    scene.update(1, "late", "journaled", ms(1_000), ms(1_005));
+    scene.read(1, "fresh", ms(1_100), ms(1_105));
+    let again = scene.write(Action::Update, "late", Some("id-warm-1"), ms(1_500));
+    scene.end(again, "committed", "id-warm-1", "late", ms(1_505));
+    let verdict = scene.judge();
+    let order = verdict.checks.iter().find(|check| check.id == "W5").unwrap();
+    assert_eq!(order.violations, 0, "{order:#?}");
+}
