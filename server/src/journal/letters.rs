@@ -29,7 +29,9 @@ type Done = Result<u8, (u8, String)>;
 pub(super) fn export(config: &Config, key: Option<&str>, file: Option<&Path>, out: &mut dyn Write) -> Done {
     let (survey, entries) =
         journal::export(&config.journal().dir).map_err(|error| not_looked_at(config, &error))?;
-    let wanted = entries.iter().filter(|aside| key.is_none_or(|key| aside.entry.key == key));
+    // What only made room in the segments waits like any other, and no operator need see to it.
+    let aside = entries.iter().filter(|aside| !aside.why.is_moved());
+    let wanted = aside.filter(|aside| key.is_none_or(|key| aside.entry.key == key));
     let lines: Vec<String> = wanted.map(|aside| format!("{}\n", line(aside))).collect();
     if let Some(key) = key.filter(|_| lines.is_empty()) {
         return Err((WRONG_CONFIGURATION, none_of_key(key)));

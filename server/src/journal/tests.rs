@@ -278,6 +278,23 @@ fn export_writes_everything_that_is_set_aside_and_changes_nothing() {
     assert_eq!(everything(&folder), before);
 }
 
+/// A write that had long been applied stood among the dead letters for a moment: after a restart the journal had moved it
+/// out of its segments' way, and had not yet noted on disk that it was settled.
+#[test]
+fn export_is_silent_about_writes_that_only_made_room() {
+    let (data, folder) = filled(0);
+    let (journal, writer, _) = Journal::open(JournalConfig::new(&folder)).unwrap();
+    let thread = std::thread::spawn(move || writer.run());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(journal.set_aside(&[2], Aside::Held { reason: "moved".to_owned() })).unwrap();
+    drop(journal);
+    thread.join().unwrap();
+    assert!(looked(data.path(), Format::Text).1.contains("set aside: 0 rejected, 0 held, 1 moved"));
+    let config = config_of(&data);
+    assert_eq!(said(|out| letters::export(&config, None, None, out)), (CLEAN, String::new()));
+    assert_eq!(said(|out| letters::export(&config, Some("canary-2"), None, out)).0, WRONG_CONFIGURATION);
+}
+
 #[test]
 fn rejected_writes_are_given_back_or_forgotten_and_held_ones_are_not() {
     let (data, _) = with_letters();
