@@ -31,10 +31,9 @@ const GOODBYE_LIMIT: Duration = Duration::from_millis(100);
 
 /// One connection of a client, to its end.
 pub(super) async fn carry(near: TcpStream, shared: Arc<Shared>) {
-    let mut road = shared.road.subscribe();
     tokio::select! {
         () = connection(near, &shared) => {}
-        _ = road.wait_for(|road| road.shut > 0) => {}
+        () = shared.impassable() => {}
     }
 }
 

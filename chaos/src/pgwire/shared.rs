@@ -110,6 +110,12 @@ impl Shared {
         let _ = self.road.subscribe().wait_for(|road| road.still == 0).await;
     }
 
+    /// Waits until nobody gets through. What is seen holds the road's lock, so it is let go before whoever waits beside this
+    /// ends a session, which takes the lock of the plans: a rule that is taken back takes both the other way round.
+    pub(super) async fn impassable(&self) {
+        let _ = self.road.subscribe().wait_for(|road| road.shut > 0).await;
+    }
+
     /// Waits until a rule is taken back.
     pub(super) async fn taken_back(&self, id: u64) {
         let _ = self.changed.subscribe().wait_for(|()| !self.plans().has(id)).await;
