@@ -11,6 +11,7 @@ mod limit;
 mod permit;
 mod queue;
 mod samples;
+mod waiting;
 mod word;
 
 use std::{
@@ -31,6 +32,7 @@ use self::{
     limit::{BELIEVED, Bounds, Judgement, Limiter, WINDOW},
     queue::Queue,
     samples::Samples,
+    waiting::{Verdict, Waiting},
     word::Word,
 };
 pub use self::{permit::Permit, queue::Priority, samples::Ended};
@@ -40,6 +42,9 @@ use crate::deadline::Deadline;
 const COUNTED_MIN: u32 = 128;
 /// Replay gets the limit divided by this at the most.
 const REPLAY_SHARE: usize = 5;
+/// A silence is at least this long: a healthy database stops for less, and it is short beside a wait, so that also those
+/// get to know of it who are put out of a full queue.
+const SILENCE_MIN: Duration = Duration::from_millis(100);
 
 /// The bounds of one bulkhead.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,6 +122,8 @@ pub struct Bulkhead {
     /// The measured median service time in nanoseconds, 0 for unknown, and until when it is believed.
     service_time: AtomicU64,
     service_time_until: AtomicU64,
+    /// While calls wait: nanoseconds since `birth` at which one in progress was last answered, or the waiting began.
+    heard_at: AtomicU64,
     birth: Instant,
     config: BulkheadConfig,
     /// Permits in use by replay; changed under the lock of `queue`.
@@ -124,19 +131,6 @@ pub struct Bulkhead {
     queue: Mutex<Queue<oneshot::Sender<Verdict>>>,
     samples: Samples,
     limiter: Mutex<Limiter>,
-}
-
-/// What a waiter is told.
-type Verdict = Result<(), BulkheadFull>;
-
-/// A place in the queue, given back also when the waiting future is dropped, together with a permit granted meanwhile.
-struct Waiting<'a> {
-    bulkhead: &'a Arc<Bulkhead>,
-    priority: Priority,
-    id: u64,
-    verdict: oneshot::Receiver<Verdict>,
-    /// The verdict was taken out: there is nothing left to give back.
-    is_over: bool,
 }
 
 impl Bulkhead {
@@ -153,6 +147,7 @@ impl Bulkhead {
             judge_notes: Notes::new(),
             service_time: AtomicU64::new(0),
             service_time_until: AtomicU64::new(0),
+            heard_at: AtomicU64::new(0),
             birth: now,
             replaying: AtomicUsize::new(0),
             queue: Mutex::new(Queue::new(config.queue)),
@@ -270,6 +265,10 @@ impl Bulkhead {
             self.note_replay(priority);
             return Ok(None);
         }
+        // What was answered while nobody waited, nobody noted.
+        if !queue.wants(false) {
+            self.note_answer(now);
+        }
         let (ticket, verdict) = oneshot::channel();
         let pushed = queue.push(priority, until, ticket, now);
         self.hand_over(&mut queue, now);
@@ -341,6 +340,20 @@ impl Bulkhead {
         let median = self.service_time.load(Relaxed);
         (median > 0 && self.age(now) < self.service_time_until.load(Relaxed))
             .then(|| Duration::from_nanos(median))
+    }
+
+    /// Whether a call that was just refused met silence: while it and others waited, not one call in progress was answered,
+    /// for 100 ms and twice the [`Bulkhead::service_time`], or for the whole wait where that is not known. Who is asked for
+    /// more than it can goes on answering; so this one is rather away, which nobody can know yet, because no call has run
+    /// out of its time. Means nothing to a call that was not refused.
+    #[must_use]
+    pub fn is_silent(&self, now: Instant) -> bool {
+        let enough = self.service_time(now).map_or(self.config.wait, |median| SILENCE_MIN.max(median * 2));
+        self.age(now).saturating_sub(self.heard_at.load(Relaxed)) >= nanos(enough)
+    }
+
+    fn note_answer(&self, now: Instant) {
+        self.heard_at.fetch_max(self.age(now), Relaxed);
     }
 
     #[inline]
@@ -422,23 +435,6 @@ impl Bulkhead {
 
     fn queue(&self) -> MutexGuard<'_, Queue<oneshot::Sender<Verdict>>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        // After the close no permit can arrive; one that arrived before is given back.
-        self.verdict.close();
-        if matches!(self.verdict.try_recv(), Ok(Ok(()))) {
-            self.bulkhead.leave(self.priority, Instant::now);
-        } else {
-            let (mut queue, now) = (self.bulkhead.queue(), Instant::now());
-            queue.remove(self.priority, self.id, now);
-            self.bulkhead.hand_over(&mut queue, now);
-        }
     }
 }
 

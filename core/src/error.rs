@@ -68,6 +68,8 @@ pub enum RejectReason {
     BreakerOpen,
     /// No permit: too many calls in progress.
     Overloaded,
+    /// No permit, and while it was waited for, no call in progress was answered: the database is rather away than busy.
+    Unanswered,
     /// The schema has not been seen yet, or is not ours.
     SchemaUnusable,
     /// Nothing is left of the deadline.
@@ -296,9 +298,10 @@ impl Error {
     #[must_use]
     pub fn stage(&self) -> Stage {
         match self {
-            Self::Rejected { reason: RejectReason::Overloaded | RejectReason::DeadlinePassed, .. } => {
-                Stage::Bulkhead
-            }
+            Self::Rejected {
+                reason: RejectReason::Overloaded | RejectReason::Unanswered | RejectReason::DeadlinePassed,
+                ..
+            } => Stage::Bulkhead,
             Self::Rejected { reason: RejectReason::BehindSession, .. } => Stage::Query,
             Self::Rejected { .. } => Stage::Breaker,
             Self::NotJournaled { .. } => Stage::Journal,
@@ -393,6 +396,7 @@ impl fmt::Display for RejectReason {
         f.write_str(match self {
             Self::BreakerOpen => "the breaker is open",
             Self::Overloaded => "too many calls are in progress",
+            Self::Unanswered => "no call in progress is answered",
             Self::SchemaUnusable => "the schema has not been checked yet or is not ours",
             Self::DeadlinePassed => "nothing is left of the deadline",
             Self::BehindSession => "only older answers than its reader has seen are to be had",

@@ -25,10 +25,12 @@ impl<B: Borrow<Arc<Bulkhead>>> Permit<B> {
     /// Says how the call ended at `now` and keeps the place: for a call whose connection is still busy.
     #[inline]
     pub fn report(&self, ended: Ended, now: Instant) {
-        if let Some(bulkhead) = &self.bulkhead
-            && (self.is_counted || ended == Ended::Overloaded)
-        {
-            bulkhead.borrow().count(ended, self.granted_at, now);
+        let Some(bulkhead) = self.bulkhead.as_ref().map(Borrow::borrow) else { return };
+        if self.is_counted || ended == Ended::Overloaded {
+            bulkhead.count(ended, self.granted_at, now);
+        }
+        if bulkhead.word.has_flag() && matches!(ended, Ended::Answered | Ended::Overloaded) {
+            bulkhead.note_answer(now);
         }
     }
 

@@ -61,7 +61,8 @@ impl Word {
         self.0.fetch_and(!QUEUED, AcqRel);
     }
 
-    #[cfg(test)]
+    /// Whether anybody waits that may have a permit.
+    #[inline]
     pub(super) fn has_flag(&self) -> bool {
         self.0.load(Relaxed) & QUEUED != 0
     }

@@ -13,7 +13,7 @@ use super::{Db, Query, Read, Source, route::Route};
 use crate::{
     cache::{CacheKey, Cacheable, Cached, Flight, Freshness, StaleReason, Usable},
     deadline::Deadline,
-    error::{Error, ErrorClass, Phase, RejectReason, Stage},
+    error::{Error, ErrorClass, Phase, Stage},
     metrics,
     sabotage::{self, Bug},
 };
@@ -169,12 +169,11 @@ impl Db {
             return None;
         }
         // Nobody was asked, or nobody waited: the database itself may be well.
-        let slow = matches!(
-            error,
-            Error::Timeout { .. }
-                | Error::Rejected { reason: RejectReason::Overloaded | RejectReason::DeadlinePassed, .. }
-        );
-        let reason = if slow { StaleReason::Slow } else { StaleReason::DatabaseAway };
+        let reason = match error {
+            Error::Timeout { .. } => StaleReason::Slow,
+            Error::Rejected { .. } if error.stage() == Stage::Bulkhead => StaleReason::Slow,
+            _ => StaleReason::DatabaseAway,
+        };
         self.stale_because(query, key, reason)
     }
 

@@ -400,5 +400,6 @@ pub(super) fn command(entry: &Entry) -> Command {
 
 /// There was no permit for it, which is as it should be.
 fn is_for_want_of_room(report: &Report) -> bool {
-    matches!(report.stopped, Some(Error::Rejected { reason: RejectReason::Overloaded, .. }))
+    use RejectReason::{Overloaded, Unanswered};
+    matches!(report.stopped, Some(Error::Rejected { reason: Overloaded | Unanswered, .. }))
 }

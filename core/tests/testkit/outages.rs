@@ -1,7 +1,69 @@
 //! Sessions that were ended while nobody used them, and whole outages: what the caller is told of the cause, and how calls
 //! and journal come back, in virtual time.
 
+use ridethrough::error::RejectReason;
+
 use super::path::*;
+
+/// A database path with fewer permits than a crowd of callers needs.
+async fn narrow() -> Arc<Path> {
+    let mut config = DbConfig::default();
+    (config.bulkhead.permits, config.bulkhead.permits_min) = (8, 8);
+    Arc::new(Path::new(config).await)
+}
+
+/// What became of so many writes to different things, one every ten milliseconds.
+async fn crowd(path: &Arc<Path>, count: usize) -> Vec<Result<Written, WriteError>> {
+    let mut calls = Vec::new();
+    for number in 0..count {
+        let key = format!("k-{number}");
+        let (path, command) = (Arc::clone(path), Command { ordering_key: key.clone(), ..order(&key) });
+        calls.push(tokio::spawn(async move { path.shop.db.write(command, within(4)).await }));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut ends = Vec::new();
+    for call in calls {
+        ends.push(call.await.unwrap());
+    }
+    ends
+}
+
+/// A write waits for a permit for half a second, and an attempt for an answer for a whole one. So in a hang those who had
+/// queued up behind the first calls were refused, before anything could tell that the database was away.
+#[tokio::test(start_paused = true)]
+async fn writes_that_queue_up_behind_the_first_calls_of_a_hang_are_journaled() {
+    let path = narrow().await;
+    assert!(crowd(&path, 20).await.iter().all(|end| matches!(end, Ok(Written::Committed { .. }))));
+    path.server.silence();
+    let told = crowd(&path, 150).await;
+    let journaled = |end: &Result<Written, WriteError>| {
+        matches!(end, Ok(Written::Journaled { .. } | Written::Committed { .. }))
+    };
+    assert_eq!(told.iter().find(|end| !journaled(end)).map(|end| format!("{end:?}")), None);
+    path.server.recover();
+    path.replayed("the end of the hang").await;
+    assert_eq!(path.orders(), 150, "each once");
+}
+
+/// Answers that keep coming, however slowly, are a living server's: who finds no place is refused, and nothing is journaled.
+#[tokio::test(start_paused = true)]
+async fn writes_that_find_no_place_at_a_busy_database_are_refused() {
+    let path = narrow().await;
+    path.server.fault_always(At::statement("INSERT INTO orders"), Fault::Delay(Duration::from_millis(300)));
+    let told = crowd(&path, 150).await;
+    let (mut committed, mut refused) = (0, 0);
+    for end in told {
+        match end {
+            Ok(Written::Committed { .. }) => committed += 1,
+            Err(WriteError::Rejected(PathError::Rejected { reason: RejectReason::Overloaded, .. })) => {
+                refused += 1
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(committed >= 50 && refused >= 30, "{committed} committed, {refused} refused");
+    assert_eq!(path.orders(), committed);
+}
 
 /// Ends all sessions and uses one of them after so many turns of the runtime, when more or less of it is known.
 async fn ended(config: DbConfig, turns: usize) -> Path {
