@@ -19,7 +19,7 @@ const SURVIVOR_LIMIT: Duration = Duration::from_secs(2);
 const NOTICE_LIMIT: Duration = Duration::from_millis(200);
 /// How long the kernel may take to stop a process.
 const HANG_LIMIT: Duration = Duration::from_secs(2);
-/// Looks at the process table until no new process appears while the tree is being stopped.
+/// Looks at the process table at the most, until it shows no process that is not stopped.
 const HANG_ROUNDS: u32 = 20;
 
 /// What a kill found and left.
@@ -54,7 +54,7 @@ impl Hang {
     }
 
     /// Waits until the kernel has stopped all: a sleeping process is stopped only when it gets to handle the signal.
-    pub(super) async fn complete(&self) -> Result<(), Error> {
+    async fn complete(&self) -> Result<(), Error> {
         let all = poll_until(HANG_LIMIT, || (self.stopped_now() == self.processes()).then_some(())).await;
         all.ok_or(Error::Late { what: "stop every process of PostgreSQL".to_owned(), limit: HANG_LIMIT })
     }
@@ -198,9 +198,7 @@ impl Cluster {
     /// # Cancel safety
     /// Dropping the future lets everything go on.
     pub async fn hang(&self) -> Result<Hang, Error> {
-        let hang = self.freeze(&[])?;
-        hang.complete().await?;
-        Ok(hang)
+        self.freeze(&[]).await
     }
 
     /// As [`Cluster::hang`], of these processes alone; others go on.
@@ -231,24 +229,30 @@ impl Cluster {
         if killed { Ok(()) } else { Err(Error::state("kill a process of PostgreSQL", "it is gone")) }
     }
 
-    /// Stops every process but the spared ones, without waiting for the kernel to have done so.
-    pub(super) fn freeze(&self, spared: &[u32]) -> Result<Hang, Error> {
-        let mut state = self.lock();
-        let Some(process) = state.running() else {
-            return Err(Error::state("hang PostgreSQL", "it is not running"));
-        };
+    /// Stops every process but the spared ones, and waits until the kernel has done so.
+    pub(super) async fn freeze(&self, spared: &[u32]) -> Result<Hang, Error> {
         let mut hang = Hang { handles: Vec::new() };
         for _ in 0..HANG_ROUNDS {
-            let tree = self.0.node.tree(Some(process)).into_iter();
-            let new = tree.filter(|new| hang.handles.iter().all(|known| known.pid() != new.pid()));
-            let new: Vec<Handle> = new.filter(|new| !spared.contains(&new.pid())).collect();
+            let new = self.still_going(&hang, spared)?;
             if new.is_empty() {
                 break;
             }
             node::signal_all(&new, Signal::STOP);
             hang.handles.extend(new);
+            // Looked at again only then: a postmaster that was making a backend as it was told to stop still makes it.
+            hang.complete().await?;
         }
         Ok(hang)
+    }
+
+    /// Processes that are neither held nor spared.
+    fn still_going(&self, hang: &Hang, spared: &[u32]) -> Result<Vec<Handle>, Error> {
+        let mut state = self.lock();
+        let Some(process) = state.running() else {
+            return Err(Error::state("hang PostgreSQL", "it is not running"));
+        };
+        let held = |pid: u32| spared.contains(&pid) || hang.handles.iter().any(|held| held.pid() == pid);
+        Ok(self.0.node.tree(Some(process)).into_iter().filter(|handle| !held(handle.pid())).collect())
     }
 
     /// Waits for the backends of a dead postmaster, and kills those that go on: while one lives, a new postmaster

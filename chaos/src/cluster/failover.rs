@@ -197,8 +197,7 @@ impl Pair {
     async fn freeze(&self, primary: &Client, sender: &Sender) -> Result<(Hang, Lsn), Error> {
         let own = ask_text(primary, "SELECT pg_backend_pid()::text", STATEMENT_LIMIT).await?;
         let spared: Vec<u32> = own.parse().into_iter().chain(sender.pids()).collect();
-        let frozen = self.primary.freeze(&spared)?;
-        frozen.complete().await?;
+        let frozen = self.primary.freeze(&spared).await?;
         let end = tokio::time::timeout(FROZEN_LIMIT, flushed(primary)).await;
         let end =
             end.map_err(|_| Error::Late { what: "ask a stopped primary".to_owned(), limit: FROZEN_LIMIT })?;
