@@ -325,8 +325,12 @@ fn evidence_of(breaker: &Breaker, open: BreakerOpen, now: Instant) -> Evidence {
 
 /// What the end of a call with this error says about the server's load.
 pub(super) fn ended(error: &Error) -> Ended {
+    /// A lock was not to be had within our own limit: that says who holds it, and not how busy the server is.
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+
     match error {
         Error::Timeout { .. } => Ended::TimedOut,
+        Error::Database { code: Some(code), .. } if code == LOCK_NOT_AVAILABLE => Ended::Neutral,
         Error::Database { code: Some(code), .. } if code.starts_with("53") => Ended::Overloaded,
         Error::Database { code: Some(_), .. } => Ended::Answered,
         _ => Ended::Neutral,

@@ -120,7 +120,7 @@ impl Db {
         let (limit, attempts) = (self.0.config.write.attempt, self.0.config.write.attempts);
         let mut attempt = 1;
         // A lost COMMIT that left no trace may still happen, so no later failure may be told as "no effect".
-        let (mut ghost, mut doubt) = (None, None);
+        let (mut ghost, mut doubt, mut before) = (None, None, None);
         loop {
             let mut progress = Progress::after(ghost.take());
             let attempted =
@@ -156,10 +156,14 @@ impl Db {
             };
             let worth_it = may_retry && attempt < most && !self.0.gate.is_diverting(&command.ordering_key);
             if !worth_it || !self.pause_after(&failed.error, attempt, deadline).await {
-                return Err(Undone::Failed(doubt.unwrap_or(failed.error)));
+                // That a retry was refused tells less than why there had to be one.
+                let before = before.filter(|_| failed.error.is_rejection());
+                return Err(Undone::Failed(doubt.or(before).unwrap_or(failed.error)));
             }
             if in_doubt {
                 doubt = Some(failed.error);
+            } else if !is_lost_commit(&failed.error) {
+                before = Some(failed.error);
             }
             attempt += 1;
         }
@@ -373,17 +377,16 @@ fn written(attempted: Attempted, command: &Command) -> Result<Written, WriteErro
     }
 }
 
-/// Whether waiting can help a write that the database did not take: it is away, or cannot write at all. A living server
-/// that is busy with this row or this minute is a matter for the caller: journaled, one such write would hold up all
-/// that come after it.
+/// Whether waiting can help a write that the database did not take: it is away, cannot write at all, or others hold what the
+/// write needs. Journaled, it holds up its own ordering key alone. A living server that is asked for more than it can is a
+/// matter for the caller: a journal full of what nobody gets done would help no one.
 fn belongs_in_journal(error: &Error) -> bool {
     match error.class() {
         ErrorClass::Permanent => error.phase() == Phase::NotSent,
         ErrorClass::Overload => error.code().is_some_and(|code| code.starts_with("53")),
-        ErrorClass::Contention => false,
         ErrorClass::Transient => {
             !matches!(error, Error::Rejected { reason: RejectReason::DeadlinePassed, .. })
         }
-        ErrorClass::Unknown | ErrorClass::Failover | ErrorClass::Heal => true,
+        ErrorClass::Unknown | ErrorClass::Contention | ErrorClass::Failover | ErrorClass::Heal => true,
     }
 }

@@ -65,6 +65,46 @@ async fn writes_that_find_no_place_at_a_busy_database_are_refused() {
     assert_eq!(path.orders(), committed);
 }
 
+/// Somebody locks a table. What waited for it was refused; and the time of each wait counted as that of a slow server's
+/// answer, so that the limit fell to its floor, and most were refused who had not even asked.
+#[tokio::test(start_paused = true)]
+async fn writes_to_a_table_that_somebody_locked_are_journaled_and_cost_no_permits() {
+    let path = Arc::new(Path::new(DbConfig::default()).await);
+    let insert = || At::statement("INSERT INTO orders");
+    path.server.fault_always(insert(), Fault::Delay(Duration::from_millis(800)));
+    path.server.fault_always(insert(), Fault::Error("55P03"));
+    let told = crowd(&path, 150).await;
+    let refused = told.iter().find(|end| !matches!(end, Ok(Written::Journaled { .. })));
+    assert!(refused.is_none(), "{refused:?}");
+    assert_eq!((path.number("bulkhead", "limit"), path.circuit("writes")), (32, "closed".to_owned()));
+    path.server.recover();
+    path.replayed("the release of the lock").await;
+    assert_eq!(path.orders(), 150, "each once");
+}
+
+/// A write that lost a race was refused, for whatever reason its next attempt was refused for.
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_finds_no_place_is_journaled_for_what_made_it_necessary() {
+    let mut config = DbConfig::default();
+    (config.bulkhead.permits, config.bulkhead.permits_min, config.bulkhead.queue) = (1, 1, 0);
+    let path = Arc::new(Path::new(config).await);
+    path.server.fault(At::statement("INSERT INTO orders"), Fault::Error("40001"));
+    path.server.fault_always(At::statement("SELECT title"), Fault::Delay(Duration::from_millis(400)));
+    let (writer, reader) = (Arc::clone(&path), Arc::clone(&path));
+    let write = tokio::spawn(async move { writer.write("k").await });
+    // Whoever comes next takes the only place as soon as it is free.
+    let read = tokio::spawn(async move {
+        while reader.read().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    });
+    let told = write.await.unwrap();
+    assert!(matches!(told, Ok(Written::Journaled { .. })), "{told:?}");
+    read.await.unwrap();
+    path.replayed("the race").await;
+    assert_eq!(path.orders(), 1);
+}
+
 /// Ends all sessions and uses one of them after so many turns of the runtime, when more or less of it is known.
 async fn ended(config: DbConfig, turns: usize) -> Path {
     let path = Path::new(config).await;
