@@ -11,6 +11,7 @@ mod limit;
 mod permit;
 mod queue;
 mod samples;
+mod silence;
 mod waiting;
 mod word;
 
@@ -32,6 +33,7 @@ use self::{
     limit::{BELIEVED, Bounds, Judgement, Limiter, WINDOW},
     queue::Queue,
     samples::Samples,
+    silence::Silence,
     waiting::{Verdict, Waiting},
     word::Word,
 };
@@ -122,8 +124,7 @@ pub struct Bulkhead {
     /// The measured median service time in nanoseconds, 0 for unknown, and until when it is believed.
     service_time: AtomicU64,
     service_time_until: AtomicU64,
-    /// While calls wait: nanoseconds since `birth` at which one in progress was last answered, or the waiting began.
-    heard_at: AtomicU64,
+    silence: Silence,
     birth: Instant,
     config: BulkheadConfig,
     /// Permits in use by replay; changed under the lock of `queue`.
@@ -147,7 +148,7 @@ impl Bulkhead {
             judge_notes: Notes::new(),
             service_time: AtomicU64::new(0),
             service_time_until: AtomicU64::new(0),
-            heard_at: AtomicU64::new(0),
+            silence: Silence::default(),
             birth: now,
             replaying: AtomicUsize::new(0),
             queue: Mutex::new(Queue::new(config.queue)),
@@ -265,9 +266,8 @@ impl Bulkhead {
             self.note_replay(priority);
             return Ok(None);
         }
-        // What was answered while nobody waited, nobody noted.
         if !queue.wants(false) {
-            self.note_answer(now);
+            self.silence.may_begin(self.age(now));
         }
         let (ticket, verdict) = oneshot::channel();
         let pushed = queue.push(priority, until, ticket, now);
@@ -342,18 +342,22 @@ impl Bulkhead {
             .then(|| Duration::from_nanos(median))
     }
 
-    /// Whether a call that was just refused met silence: while it and others waited, not one call in progress was answered,
-    /// for 100 ms and twice the [`Bulkhead::service_time`], or for the whole wait where that is not known. Who is asked for
-    /// more than it can goes on answering; so this one is rather away, which nobody can know yet, because no call has run
-    /// out of its time. Means nothing to a call that was not refused.
+    /// Whether a call that asked at `since` and was refused at `now` met silence: a time in which it or others waited, and not
+    /// one call in progress was answered, for 100 ms and twice the [`Bulkhead::service_time`], or for the whole wait where
+    /// that is not known. Who is asked for more than it can goes on answering; so this one is rather away, which nobody
+    /// can know yet, because no call has run out of its time. Means nothing to a call that was not refused.
     #[must_use]
-    pub fn is_silent(&self, now: Instant) -> bool {
-        let enough = self.service_time(now).map_or(self.config.wait, |median| SILENCE_MIN.max(median * 2));
-        self.age(now).saturating_sub(self.heard_at.load(Relaxed)) >= nanos(enough)
+    pub fn met_silence(&self, since: Instant, now: Instant) -> bool {
+        self.silence.was_met(self.age(since), self.age(now), self.silence_min(now))
     }
 
     fn note_answer(&self, now: Instant) {
-        self.heard_at.fetch_max(self.age(now), Relaxed);
+        self.silence.answered(self.age(now), self.silence_min(now));
+    }
+
+    /// The shortest silence that tells, in nanoseconds.
+    fn silence_min(&self, now: Instant) -> u64 {
+        nanos(self.service_time(now).map_or(self.config.wait, |median| SILENCE_MIN.max(median * 2)))
     }
 
     #[inline]

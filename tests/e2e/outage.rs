@@ -52,6 +52,37 @@ async fn a_database_that_hangs_is_ridden_through() {
     lab.finish().await;
 }
 
+/// The first calls of a hang fill the bulkhead. Writes that queued up behind them were refused, before one of them had run
+/// out of time and so before anything could tell that the database was away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_the_first_moments_of_a_hang_no_write_is_refused() {
+    const WRITES: usize = 150;
+    const EVERY: Duration = Duration::from_millis(10);
+
+    let lab = Lab::start().await;
+    let server = lab.server("server-1").await;
+    let warm = stored_todo(&server, "before").await;
+    lab.expect_outage();
+    let hang = lab.cluster().hang().await.expect("a running database can be stopped");
+    let mut sent = tokio::task::JoinSet::new();
+    for number in 0..WRITES {
+        let (client, name) = (server.main(), format!("first-{number}"));
+        sent.spawn(async move { client.create(&name, &title(&name)).await });
+        tokio::time::sleep(EVERY).await;
+    }
+    for answer in sent.join_all().await {
+        assert!(matches!(answer.acknowledged().status, 201 | 202));
+    }
+    assert_eq!(hang.stopped_now(), hang.processes(), "the test proves nothing");
+    let read = server.main().get(&format!("/api/todos/{warm}")).await.expect(200);
+    assert_ne!(read.freshness(), "fresh", "{read:?}");
+    drop(hang);
+    server.journal_is_empty().await;
+    let titles: Vec<String> = (0..WRITES).map(|number| title(format!("first-{number}"))).collect();
+    assert_eq!(lab.not_stored_once(&titles).await, []);
+    lab.finish().await;
+}
+
 async fn ride_through(lab: &Lab, server: &App, breaks: impl AsyncFnOnce() -> Gone) {
     let client = server.main();
     let known = [stored_todo(server, "before-1").await, stored_todo(server, "before-2").await];

@@ -195,14 +195,12 @@ impl Db {
         match self.0.bulkhead.acquire(priority, deadline, now).await {
             Ok(permit) => Ok(Some(permit.into_owned())),
             Err(full) => {
-                let now = Instant::now();
+                let (asked_at, now) = (now, Instant::now());
                 let reason = match full {
                     BulkheadFull::Deadline => RejectReason::DeadlinePassed,
                     // In the first moments of a silence calls fill the bulkhead before any of them has run out of time,
                     // and so before the breaker can know.
-                    BulkheadFull::Queue | BulkheadFull::Wait if self.0.bulkhead.is_silent(now) => {
-                        RejectReason::Unanswered
-                    }
+                    _ if self.0.bulkhead.met_silence(asked_at, now) => RejectReason::Unanswered,
                     BulkheadFull::Queue | BulkheadFull::Wait => RejectReason::Overloaded,
                 };
                 Err(self.rejected(reason, circuit, now))
