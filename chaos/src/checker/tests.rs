@@ -9,7 +9,7 @@ mod runs;
 
 use super::*;
 use crate::checker::tests::builder::{Scene, ms};
-use crate::history::{Action, Event, Got, Machine};
+use crate::history::{Action, Got};
 
 fn state(verdict: &Verdict, id: &str) -> State {
     verdict.check(id).unwrap().state
@@ -280,21 +280,6 @@ fn e1_counts_every_way_of_getting_nothing_against_the_planned_requests() {
     scene.limits.reads_bad_max = 0.02;
     scene.fail_read(Got::Deadline, ms(6_000));
     assert_eq!(broken(&scene), (Outcome::Held, vec![]));
-}
-
-/// A stack that got a tenth of the machine refused some of what it could not do in time, and was called broken.
-#[test]
-fn e1_leaves_open_what_was_refused_while_others_filled_the_machine() {
-    let mut scene = Scene::outage();
-    scene.fail_read(Got::Deadline, ms(6_000));
-    let busy = |from_us, at_us| Event::Machine(Machine { from_us, at_us, others: 0.9 });
-    scene.add(busy(ms(7_500), ms(8_000)));
-    assert_eq!(broken(&scene), violated("E1"), "at another time");
-    scene.add(busy(ms(5_500), ms(6_500)));
-    assert_eq!(
-        (broken(&scene), state(&scene.judge(), "E1")),
-        ((Outcome::Inconclusive, vec![]), State::NotMeasured)
-    );
 }
 
 #[test]

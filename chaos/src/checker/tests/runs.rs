@@ -5,7 +5,8 @@ use crate::checker::judge;
 use crate::checker::tests::builder::{Scene, ms};
 use crate::checker::tests::{all_violated, broken, inconclusive, state, violated};
 use crate::history::{
-    Count, Counted, Event, Fill, Limits, LossReport, Probe, Promotion, ReadinessDue, Sabotage, Usage, foreign,
+    Count, Counted, Event, Fill, Got, Limits, LossReport, Machine, Probe, Promotion, ReadinessDue, Sabotage,
+    Usage, foreign,
 };
 use crate::verdict::{Outcome, State, Verdict};
 
@@ -27,6 +28,21 @@ fn what_nothing_is_known_about_is_not_measured_and_required_it_leaves_the_verdic
         assert_eq!(broken(&scene), (Outcome::Inconclusive, vec![]));
         assert!(scene.judge().reason.contains(required));
     }
+}
+
+/// A stack that got a tenth of the machine refused some of what it could not do in time, and was called broken.
+#[test]
+fn e1_leaves_open_what_was_refused_while_others_filled_the_machine() {
+    let mut scene = Scene::outage();
+    scene.fail_read(Got::Deadline, ms(6_000));
+    let busy = |from_us, at_us| Event::Machine(Machine { from_us, at_us, others: 0.9 });
+    scene.add(busy(ms(7_500), ms(8_000)));
+    assert_eq!(broken(&scene), violated("E1"), "at another time");
+    scene.add(busy(ms(5_500), ms(6_500)));
+    assert_eq!(
+        (broken(&scene), measured(&scene, "E1")),
+        ((Outcome::Inconclusive, vec![]), State::NotMeasured)
+    );
 }
 
 #[test]
