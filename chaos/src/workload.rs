@@ -118,7 +118,8 @@ pub async fn drive(plan: Plan, warmed: Warmed, recorder: Recorder) -> Driven {
     for (planned, op) in schedule.operations.into_iter().zip(LOAD_OPS_FROM..) {
         let due = start + planned.after;
         sleep_until(due).await;
-        let user = op % USERS;
+        // Who sends a write again is who sent it first, and stays with the same replica.
+        let user = planned.repeat_of.map_or(op, |first| LOAD_OPS_FROM + first as u64) % USERS;
         let Some(door) = doors.get(user as usize % doors.len().max(1)).cloned() else { break };
         let (warmed, recorder) = (Arc::clone(&warmed), recorder.clone());
         let (counts, dialect) = (plan.counts.clone(), plan.dialect.clone());

@@ -192,6 +192,28 @@ async fn every_planned_request_is_sent_and_ends_once() {
     assert_eq!(fake.todos.lock().unwrap().len(), unique_titles, "the second sending had the same key");
 }
 
+/// The repetition of a write came from another user, and so at another replica, than the write itself. In an outage that
+/// replica cannot know the write: it accepted it as new, showed an old value for the newest, and was called a liar (S2).
+#[tokio::test]
+async fn who_sends_a_write_again_is_who_sent_it_first() {
+    let fake = Arc::new(Fake::default());
+    let bench = bench(serve(fake, None).await, short());
+    let warmed = warm_up(&bench.plan, &bench.recorder).await.unwrap();
+    let _driven = drive(bench.plan.clone(), warmed, bench.recorder.clone()).await;
+    bench.writer.finish().unwrap();
+
+    let events = read(&bench.path).unwrap();
+    let invoked: std::collections::HashMap<u64, &Invoke> = events
+        .iter()
+        .filter_map(|event| if let Event::Invoke(invoke) = event { Some((invoke.op, invoke)) } else { None })
+        .collect();
+    let repeated: Vec<_> = invoked.values().filter_map(|invoke| Some((invoke, invoke.repeat_of?))).collect();
+    assert!(!repeated.is_empty());
+    for (again, first) in repeated {
+        assert_eq!(again.session, invoked[&first].session, "operation {}", again.op);
+    }
+}
+
 #[tokio::test]
 async fn a_hanging_service_gets_no_pause_and_every_request_counts() {
     let fake = Arc::new(Fake::default());
