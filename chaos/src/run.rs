@@ -152,6 +152,11 @@ async fn measure(
     record_database_start(stack, recorder);
     progress.phase("waiting until the stack is ready", None);
     stack.ready(READY_LIMIT).await?;
+    if let Some(statements) =
+        experiment.stack.target.as_ref().and_then(|target| target.database.observe.as_ref())
+    {
+        rows::observe(stack.cluster(), statements).await?;
+    }
     let plan = workload::Plan {
         seed: experiment.schedule.seed,
         load: experiment.schedule.load.clone(),

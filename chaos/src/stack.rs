@@ -211,6 +211,7 @@ impl Stack {
             let url = url.unwrap_or_else(|| cluster.url());
             let told = |text: &String| fill(text, &[("database_url", &url)]);
             env.extend(target.service.environment.iter().map(|(name, text)| (name.clone(), told(text))));
+            env.extend(options.server_env.iter().cloned());
             let blueprint = Blueprint {
                 name,
                 program: program.clone(),

@@ -90,6 +90,10 @@ pub struct Database {
     /// Statements that the service's own role carries out once, before the first start. Default none.
     #[serde(default)]
     pub prepare: Option<String>,
+    /// Statements that the harness carries out as superuser once the service is ready, before any traffic: such as a
+    /// trigger that writes every effect down, where the service itself keeps only the last. Default none.
+    #[serde(default)]
+    pub observe: Option<String>,
     /// The table that faults on a table are put on. Default none: they take the name that they have by default.
     #[serde(default)]
     pub table: Option<String>,

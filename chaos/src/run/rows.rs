@@ -1,4 +1,5 @@
-//! The rows of somebody else's service, read at the end by the query of its target. It judges none of it.
+//! The rows of somebody else's service, read at the end by the query of its target, and what has to be in the database for
+//! that. It judges none of it.
 
 use std::time::Duration;
 
@@ -16,6 +17,17 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const OPS_FROM: u64 = 1 << 40;
 /// Who asked for them.
 const ASKED: &str = "database";
+
+/// Has the database write down what the service itself does not keep.
+pub(super) async fn observe(cluster: &Cluster, statements: &str) -> Result<(), Error> {
+    let what = "prepare the database for looking on";
+    let work = async {
+        let client = cluster.connect(CONNECT_LIMIT).await?;
+        client.batch_execute(statements).await.map_err(Error::postgres(what))
+    };
+    let late = |_| Error::Late { what: what.to_owned(), limit: LIMIT };
+    tokio::time::timeout(LIMIT, work).await.map_err(late)?
+}
 
 /// Reads all rows, in the one snapshot of one statement.
 pub(super) async fn of_target(

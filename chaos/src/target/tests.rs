@@ -43,7 +43,8 @@ fn the_file_in_the_readme_is_one() {
 fn our_own_server_can_be_described() {
     let target = read(include_str!("../../examples/ridethrough/target.toml")).unwrap();
     assert!(target.traffic.knows_repeats());
-    assert_eq!(target.database.keeps, Keeps::Last);
+    assert_eq!((target.waived(), target.database.keeps), (Vec::new(), Keeps::All), "nothing is left open");
+    assert!(target.database.observe.is_some() && target.traffic.status.is_some());
 }
 
 #[test]
@@ -63,6 +64,8 @@ fn what_makes_no_target_is_refused_by_its_key() {
     assert!(refused("objects = 50", "objects = 0").contains("traffic.objects"));
     assert!(refused("\"{{value}}\"", "1").contains("traffic.write"));
     assert!(refused("value = \"/values\"", "").contains("traffic.read: it has no `value`"));
+    let question = "value = \"/values\"\n[traffic.status]\nmethod = \"GET\"\npath = \"/writes/{{op}}\"";
+    assert!(refused("value = \"/values\"", question).contains("traffic.status: it needs a `value`"));
     assert!(refused("acknowledged = [201]", "item = \"/x\"").contains("`item` has no meaning there"));
     assert!(refused("method = \"GET\"\npath = \"/", "method = \"GET\"\npath = \"").contains("slash"));
 }

@@ -34,6 +34,9 @@ pub struct Traffic {
     /// `[traffic.read]`. Default none: only writes are sent, and the rows tell.
     #[serde(default)]
     pub read: Option<Operation>,
+    /// `[traffic.status]`: asks after the run what became of a write, by its `{{op}}`. Default none: the rows tell.
+    #[serde(default)]
+    pub status: Option<Operation>,
 }
 
 /// What the writes do to an object.
@@ -68,7 +71,8 @@ pub struct Operation {
     /// Of `create`: JSON pointer to the id in the answer.
     #[serde(default)]
     pub id: Option<String>,
-    /// Of `read`: JSON pointer to the value, or to the array of all values.
+    /// Of `read`: JSON pointer to the value, or to the array of all values. Of `status`: to one of the words `pending`,
+    /// `applied`, `superseded` (a later write stands instead, as promised) and `rejected`.
     #[serde(default)]
     pub value: Option<String>,
     /// Of `read`: JSON pointer to the value within each item of that array. Default none: the items are the values.
@@ -168,6 +172,7 @@ impl Traffic {
             ("traffic.create", self.create.as_ref(), &["id"] as &[&str]),
             ("traffic.write", Some(&self.write), &["version", "outcome_header"]),
             ("traffic.read", self.read.as_ref(), &["value", "item", "version", "age_header"]),
+            ("traffic.status", self.status.as_ref(), &["value"]),
         ];
         for (place, operation, allowed) in operations {
             let Some(operation) = operation else { continue };
@@ -183,6 +188,12 @@ impl Traffic {
         }
         if self.read.as_ref().is_some_and(|read| read.value.is_none()) {
             return Err("traffic.read: it has no `value`, the pointer to the value in the answer".into());
+        }
+        if self.status.as_ref().is_some_and(|status| status.value.is_none() || !self.knows_repeats()) {
+            return Err(
+                "traffic.status: it needs a `value`, the pointer to the word, and {{op}} in traffic.write"
+                    .into(),
+            );
         }
         Ok(())
     }

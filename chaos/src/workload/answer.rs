@@ -69,6 +69,17 @@ pub(crate) fn is_journaled(done: &Completion) -> bool {
     }
 }
 
+/// What became of a write, and why, as the answer to that question says.
+pub(crate) fn status(exchange: &Exchange) -> Option<(String, Option<String>)> {
+    #[derive(Deserialize)]
+    struct Told {
+        status: String,
+        reason: Option<String>,
+    }
+    let told: Told = serde_json::from_slice(&exchange.body).ok()?;
+    Some((told.status, told.reason))
+}
+
 fn names_a_title(body: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(body).is_ok_and(|body| body.get("title").is_some())
 }

@@ -89,6 +89,19 @@ fn stale(exchange: &Exchange, header: &str) -> Option<String> {
     (seconds > 0).then(|| format!("stale; age={seconds}; reason=told"))
 }
 
+/// The question what became of the write with this name.
+pub(crate) fn question(traffic: &Traffic, key: &str) -> Option<Request> {
+    let operation = traffic.status.as_ref()?;
+    let (path, headers, body) = operation.filled(&[("op", key)]);
+    let method = operation.method.parse().unwrap_or(Method::GET);
+    Some(Request { method, path, key: None, headers, body })
+}
+
+/// The word in its answer.
+pub(crate) fn told(traffic: &Traffic, exchange: &Exchange) -> Option<String> {
+    text_at(&exchange.body, traffic.status.as_ref()?.value.as_deref()?)
+}
+
 /// The id that the answer to a `create` gave.
 pub(crate) fn id(traffic: &Traffic, exchange: &Exchange) -> Option<String> {
     text_at(&exchange.body, traffic.create.as_ref()?.id.as_deref()?)

@@ -85,6 +85,22 @@ impl Dialect {
         Some(Invoke { action, object: id.map(str::to_owned), ..invoke })
     }
 
+    /// The question what became of a write; none where there is nobody to ask.
+    pub(crate) fn question(&self, key: &str) -> Option<Request> {
+        match self {
+            Self::Todos => Some(Request::get(format!("/api/writes/{key}"))),
+            Self::Described(traffic) => described::question(traffic, key),
+        }
+    }
+
+    /// The status in its answer, with the reason where it gives one.
+    pub(crate) fn told(&self, exchange: &Exchange) -> Option<(String, Option<String>)> {
+        match self {
+            Self::Todos => answer::status(exchange),
+            Self::Described(traffic) => Some((described::told(traffic, exchange)?, None)),
+        }
+    }
+
     /// The line for its end, with the time of now.
     pub(crate) fn event(&self, op: u64, action: Action, exchange: &Exchange, recorder: &Recorder) -> Event {
         match self {

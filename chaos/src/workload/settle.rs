@@ -43,11 +43,13 @@ pub async fn settle(
     journals: Duration,
     questions: Duration,
 ) -> Settled {
-    // Somebody else's service has nobody to ask; its rows tell.
-    if plan.dialect != Dialect::Todos {
+    // Where there is nobody to ask, the rows tell.
+    if plan.dialect.question("").is_none() {
         return Settled { journals_empty: true, open: driven.unknown.len() as u64 };
     }
-    let journals_empty = wait_for_journals(&plan.servers, recorder, Instant::now() + journals).await;
+    // Somebody else's service shows no journal: what is asked below waits for what is pending.
+    let journals_empty = plan.dialect != Dialect::Todos
+        || wait_for_journals(&plan.servers, recorder, Instant::now() + journals).await;
     let deadline = Instant::now() + questions;
     let mut asked = HashSet::new();
     // Those that nobody told anything about come first: after a long outage there is no time for all.
@@ -62,10 +64,10 @@ pub async fn settle(
     let mut running = JoinSet::new();
     for key in keys {
         let (key, clients, recorder) = (key.clone(), Arc::clone(&clients), recorder.clone());
-        let permits = Arc::clone(&permits);
+        let (permits, dialect) = (Arc::clone(&permits), plan.dialect.clone());
         running.spawn(async move {
             let Ok(_permit) = permits.acquire().await else { return false };
-            ask_until_decided(&key, &clients, &recorder, deadline).await
+            ask_until_decided(&dialect, &key, &clients, &recorder, deadline).await
         });
     }
     let mut open = 0;
@@ -114,6 +116,7 @@ async fn journal_entries(client: &Client) -> Option<u64> {
 /// Asks every server in turn until one gives a final answer, again and again until the deadline while the
 /// write is pending. The last word of each round is recorded.
 async fn ask_until_decided(
+    dialect: &Dialect,
     key: &str,
     clients: &[(String, Client)],
     recorder: &Recorder,
@@ -122,7 +125,7 @@ async fn ask_until_decided(
     loop {
         let mut pending = false;
         for (process, client) in clients {
-            let Some(status) = ask(key, process, client, recorder).await else { continue };
+            let Some(status) = ask(dialect, key, process, client, recorder).await else { continue };
             let decided = matches!(status.status.as_str(), "applied" | "superseded" | "rejected");
             pending |= status.status == "pending";
             recorder.record(Event::WriteStatus(status));
@@ -137,16 +140,17 @@ async fn ask_until_decided(
     }
 }
 
-async fn ask(key: &str, process: &str, client: &Client, recorder: &Recorder) -> Option<WriteStatus> {
-    let request = Request::get(format!("/api/writes/{key}"));
-    let exchange = client.send(&request, Instant::now() + QUESTION_MAX).await;
-    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+async fn ask(
+    dialect: &Dialect,
+    key: &str,
+    process: &str,
+    client: &Client,
+    recorder: &Recorder,
+) -> Option<WriteStatus> {
+    let exchange = client.send(&dialect.question(key)?, Instant::now() + QUESTION_MAX).await;
     let (status, reason) = match (exchange.got, exchange.status) {
         (Got::Answer, Some(404)) => ("absent".to_owned(), None),
-        (Got::Answer, Some(200)) => {
-            let body: Value = serde_json::from_slice(&exchange.body).ok()?;
-            (text(&body, "status")?, text(&body, "reason"))
-        }
+        (Got::Answer, Some(200)) => dialect.told(&exchange)?,
         _ => return None,
     };
     Some(WriteStatus { key: key.into(), at_us: recorder.now_us(), status, process: process.into(), reason })
