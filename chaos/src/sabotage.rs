@@ -1,10 +1,13 @@
 //! Bugs that can be planted into our own server, each with the run that must find it and the invariants of which one must
 //! break. Plain data: running it is up to the caller, and what the server does with a name is the server's business.
 
+use std::path::Path;
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::nemesis::Fault;
 use crate::scenario::Scenario;
-use crate::schedule::Schedule;
+use crate::schedule::{After, Moment, Planned as PlannedFault, Schedule};
 
 /// The variable that names the planted bugs, a comma list.
 const VARIABLE: &str = "RIDETHROUGH_SABOTAGE";
@@ -29,16 +32,53 @@ pub struct Trial {
     pub name: &'static str,
     /// The scenario behind it.
     scenario: &'static str,
+    /// Whether users write to registers over and over, instead of to todos once each. Our server is then described by a
+    /// target file, and has no proxy before it.
+    registers: bool,
     /// What differs from the scenario.
     shape: fn(&mut Schedule) -> Result<(), Error>,
 }
 
 /// The database is away for some seconds, under the usual load.
-static OUTAGE: Trial = Trial { name: "outage", scenario: "db-kill", shape: |_| Ok(()) };
+static OUTAGE: Trial = Trial { name: "outage", scenario: "db-kill", registers: false, shape: |_| Ok(()) };
+/// The same, and each of a few registers is written many times meanwhile: what waits in a journal has an order.
+static REGISTERS: Trial = Trial {
+    name: "registers",
+    scenario: "db-kill",
+    registers: true,
+    shape: |schedule| {
+        schedule.limits.required.push("W4".to_owned());
+        schedule.limits.outcomes.push("journaled".to_owned());
+        Ok(())
+    },
+};
+/// The database hangs, and who connects meanwhile is not greeted, also not when it goes on: as behind a box in the network
+/// that has forgotten the connection.
+static LOST_GREETINGS: Trial = Trial {
+    name: "lost-greetings",
+    scenario: "db-hang",
+    registers: false,
+    shape: |schedule| {
+        let plan = &schedule.load;
+        let from = Duration::from_millis(plan.baseline_ms + plan.outage_ms * 9 / 10);
+        schedule.faults.push(PlannedFault {
+            fault: "greeting-swallowed".parse()?,
+            server: 0,
+            from: Moment::at(from),
+            until: Moment { after: After::Healed(1), delay: GREETINGS_LOST },
+        });
+        // What finds no session at such an end is refused in time. Here it is about whether there is one again at all.
+        schedule.limits.writes_bad_max = 0.25;
+        Ok(())
+    },
+};
+/// So long after the database goes on, the greetings that it owed are under way.
+const GREETINGS_LOST: Duration = Duration::from_millis(200);
 /// In an outage a server loses its power while writes wait in its journal.
 static POWER_CUT: Trial = Trial {
     name: "power-cut",
     scenario: "server-kill-in-outage",
+    registers: false,
     shape: |schedule| {
         schedule.stack.forgetful_disks = true;
         Ok(())
@@ -48,6 +88,7 @@ static POWER_CUT: Trial = Trial {
 static LOST_RACES: Trial = Trial {
     name: "lost-races",
     scenario: "serialization-failures",
+    registers: false,
     shape: |schedule| {
         let fault: Fault = "serialization-failures:share=100".parse()?;
         schedule.faults.iter_mut().for_each(|planned| planned.fault = fault.clone());
@@ -90,6 +131,12 @@ pub static BUGS: &[Planted] = &[
         expected: &["W2"],
     },
     Planted {
+        name: "order-swapped",
+        about: "replay applies what changes one thing from the last to the first",
+        trial: &REGISTERS,
+        expected: &["W4"],
+    },
+    Planted {
         name: "understated-age",
         about: "a stale answer says that it is brand-new",
         trial: &OUTAGE,
@@ -125,6 +172,12 @@ pub static BUGS: &[Planted] = &[
         trial: &LOST_RACES,
         expected: &["H5"],
     },
+    Planted {
+        name: "no-connect-deadline",
+        about: "a connection that is being made may take for ever",
+        trial: &LOST_GREETINGS,
+        expected: &["T3"],
+    },
 ];
 
 impl Planted {
@@ -150,6 +203,15 @@ impl Planted {
 }
 
 impl Trial {
+    /// The file that describes the server in this program as a target, where the run needs one.
+    #[must_use]
+    pub fn target(&self, server: &Path) -> Option<String> {
+        /// Where cargo puts the server that the example names.
+        const THERE: &str = "{{here}}/../../../target/debug/ridethrough-server";
+        let text = include_str!("../examples/ridethrough/target.toml");
+        self.registers.then(|| text.replace(THERE, &server.to_string_lossy()))
+    }
+
     /// The same run without a bug.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The laboratory itself: it holds what holds, finds each planted bug, and leaves nothing behind, even where it is killed.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
@@ -133,6 +134,21 @@ async fn finds(bugs: &[&str]) {
 async fn a_server_that_forgets_keys_or_dies_with_its_database_is_found_out() {
     // Their control is a run that other tests make.
     finds(&["no-idempotency", "liveness-asks-database", "--no-control"]).await;
+}
+
+/// Described as a target, because its users must write to one thing more than once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_replays_in_the_wrong_order_is_found_out() {
+    finds(&["order-swapped", "--no-control"]).await;
+}
+
+/// A bug that nobody looks for would be there for nothing.
+#[test]
+fn every_bug_that_can_be_planted_is_looked_for() {
+    let lines = include_str!("../../core/src/sabotage.rs").lines();
+    let planted = lines.filter_map(|line| line.trim().strip_prefix("(\"")?.split_once("\", Bug::"));
+    let planted: BTreeSet<&str> = planted.map(|(name, _)| name).collect();
+    assert_eq!(planted, BUGS.iter().map(|bug| bug.name).collect());
 }
 
 /// With its control: a disk that forgets what was not synced is harmless where everything is synced.

@@ -54,7 +54,7 @@ impl Row {
         let Self { word, bug, trial, expected, broken, .. } = self;
         let expected = if expected.is_empty() { "held".to_owned() } else { expected.join(" or ") };
         let broken = if broken.is_empty() { "nothing".to_owned() } else { broken.join(", ") };
-        format!("{word:<8} {bug:<24} {trial:<12} {expected:<10} {broken}\n")
+        format!("{word:<8} {bug:<24} {trial:<14} {expected:<10} {broken}\n")
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn run(flags: SelfTest, mut config: Config) -> Result<u8, Error
     }
     let missed = test.missed(&rows)?;
     let table: String = rows.iter().map(Row::line).collect();
-    print(&format!("\n         {:<24} {:<12} {:<10} broke\n{table}", "bug", "run", "expected"));
+    print(&format!("\n         {:<24} {:<14} {:<10} broken\n{table}", "planted", "run", "expected"));
     let (found, planted) =
         (count(&rows, "caught"), rows.iter().filter(|row| !row.expected.is_empty()).count());
     print(&format!("{found} of {planted} planted bugs were caught (seed {seed}); {missed}\n"));
@@ -108,14 +108,15 @@ struct Test {
 impl Test {
     /// Without a bug the run must hold, or what it finds with one proves nothing.
     async fn control(&self, trial: &'static Trial) -> Result<Row, Error> {
-        let ended = self.ended(&format!("{}-control", trial.name), |seed| trial.control(seed)).await?;
+        let name = format!("{}-control", trial.name);
+        let ended = self.ended(&name, trial, |seed| trial.control(seed)).await?;
         let code = ended.outcome().exit_code();
         let word = if code == 0 { "held" } else { "NOT HELD" };
         Ok(Row { word, bug: "(none)", trial: trial.name, expected: &[], broken: all_broken(&ended), code })
     }
 
     async fn planted(&self, bug: &'static Planted) -> Result<Row, Error> {
-        let ended = self.ended(bug.name, |seed| bug.schedule(seed)).await?;
+        let ended = self.ended(bug.name, bug.trial, |seed| bug.schedule(seed)).await?;
         let broken = all_broken(&ended);
         let is_caught = bug.expected.iter().any(|id| broken.iter().any(|found| found == id));
         let (word, code) = match ended.outcome() {
@@ -130,13 +131,15 @@ impl Test {
     async fn ended(
         &self,
         name: &str,
+        trial: &Trial,
         schedule: impl Fn(u64) -> Result<Schedule, Error>,
     ) -> Result<Ended, Error> {
-        let mut ended = Ended::Failed;
+        let (mut ended, mut config) = (Ended::Failed, self.config.clone());
+        config.run.target = self.target(name, trial)?;
         for again in 0..TRIES {
             let schedule = schedule(self.seed.wrapping_add(again))?;
             eprint(&format!("{name} (seed {})\n", schedule.seed));
-            let experiment = scheduled(schedule, &self.config, self.out.join(name))?;
+            let experiment = scheduled(schedule, &config, self.out.join(name))?;
             ended = or_failed(&experiment, one(&experiment, false).await);
             if ended.is_interrupted() {
                 return Err(Error::state("finish the self-test", "it was interrupted"));
@@ -149,6 +152,18 @@ impl Test {
             }
         }
         Ok(ended)
+    }
+
+    /// The file that describes our server, in the folder of the run, where the run needs one: a replay finds it there.
+    fn target(&self, name: &str, trial: &Trial) -> Result<Option<PathBuf>, Error> {
+        let server = self.config.stack.server_bin.as_deref().unwrap_or(Path::new("ridethrough-server"));
+        let Some(text) = trial.target(server) else { return Ok(None) };
+        let folder = self.out.join(name);
+        let file = folder.join("target.toml");
+        let what = || format!("write {}", file.display());
+        std::fs::create_dir_all(&folder).map_err(Error::io(what()))?;
+        std::fs::write(&file, text).map_err(Error::io(what()))?;
+        Ok(Some(file))
     }
 
     /// Writes down what became of each bug, has the checker judge that as it judges any history, and gives its words.

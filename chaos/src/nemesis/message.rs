@@ -95,6 +95,13 @@ pub(super) const KINDS: &[Kind] = &[
         |scene, with| boxed(Ruled::inject(scene, answer_swallowed(&with))),
     ),
     ruled(
+        "N5",
+        "greeting-swallowed",
+        "what PostgreSQL says to who connects never arrives, also once others are greeted again",
+        &[],
+        |scene, with| boxed(Ruled::inject(scene, greeting_swallowed(&with))),
+    ),
+    ruled(
         "N6",
         "error-injected",
         "PostgreSQL seems to refuse statements with an error",
@@ -166,6 +173,10 @@ fn message_cut(with: &Values) -> String {
 
 fn answer_swallowed(with: &Values) -> String {
     format!("server CommandComplete(COMMIT) {}: swallow", which(with))
+}
+
+fn greeting_swallowed(_: &Values) -> String {
+    "server Authentication every: swallow".to_owned()
 }
 
 fn error_injected(with: &Values) -> String {
@@ -392,11 +403,12 @@ mod tests {
     #[test]
     fn every_form_of_a_fault_on_messages_is_a_rule() {
         type ToRule = fn(&Values) -> String;
-        let rules: [(&str, ToRule); 8] = [
+        let rules: [(&str, ToRule); 9] = [
             ("commit-cut", commit_cut),
             ("connection-cut", connection_cut),
             ("message-cut", message_cut),
             ("answer-swallowed", answer_swallowed),
+            ("greeting-swallowed", greeting_swallowed),
             ("error-injected", error_injected),
             ("garbage", garbage),
             ("answer-repeated", answer_repeated),
