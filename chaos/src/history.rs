@@ -157,6 +157,9 @@ pub struct FaultStart {
     /// that time must have come from somewhere else.
     #[serde(default)]
     pub database_gone: bool,
+    /// True where the servers reach no database while the fault lasts, though others, the canary among them, do.
+    #[serde(default)]
+    pub way_gone: bool,
     /// What was seen on the victim's side that proves it bit; may come with the end instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<String>,

@@ -183,6 +183,12 @@ impl Bite {
         self.guard.database_gone()
     }
 
+    /// Whether no server reaches the database while it lasts, though others do.
+    #[must_use]
+    pub fn way_gone(&self) -> bool {
+        self.guard.way_gone()
+    }
+
     /// What the canary must have seen of it.
     #[must_use]
     pub fn canary(&self) -> CanarySees {

@@ -30,6 +30,7 @@ use crate::report;
 use crate::run::course::{Course, record_database_start};
 use crate::schedule::{self, Schedule};
 use crate::stack::{self, Stack};
+use crate::target::{Target, Workload};
 use crate::verdict::Verdict;
 use crate::workload::{self, Counts, Dialect, Driven};
 
@@ -162,9 +163,11 @@ async fn measure(
         load: experiment.schedule.load.clone(),
         doors: stack.doors(),
         servers: stack.targets(),
-        dialect: match &experiment.stack.target {
-            Some(target) => Dialect::Described(Arc::new(target.traffic.clone())),
-            None => Dialect::Todos,
+        dialect: match experiment.stack.target.as_ref().map(|target| &target.traffic) {
+            Some(traffic) if traffic.workload != Workload::Todo => {
+                Dialect::Described(Arc::new(traffic.clone()))
+            }
+            Some(_) | None => Dialect::Todos,
         },
         counts: Counts::default(),
     };
@@ -192,8 +195,8 @@ async fn measure(
         counts: plan.counts.clone(),
         toothless: experiment.toothless,
     };
-    let counted = experiment.schedule.limits.required.iter().any(|id| id == "H5");
-    let before = if counted { Some(attempts::mark(stack.cluster()).await?) } else { None };
+    let before =
+        if counts_attempts(experiment, stack) { Some(attempts::mark(stack.cluster()).await?) } else { None };
     let start = Instant::now() + LEAD;
     let drive = async { Ok(workload::drive(plan.clone(), warmed, recorder.clone()).await) };
     let work = async { tokio::try_join!(drive, course.run(start, start + total)) };
@@ -211,11 +214,14 @@ async fn measure(
     tokio::time::sleep(QUIESCE).await;
     finish::quiet(stack.cluster()).await?;
     observers.stop().await;
+    counts::record(stack, recorder, start);
     match &experiment.stack.target {
-        Some(target) => rows::of_target(stack.cluster(), &target.database, recorder).await,
-        None => {
-            counts::record(stack, recorder, start);
-            finish::final_rows(stack.cluster(), recorder).await
+        Some(target) if target.traffic.workload != Workload::Todo => {
+            rows::of_target(stack.cluster(), &target.database, recorder).await
+        }
+        target => {
+            let query = target.as_ref().map_or(finish::OWN_TODOS, |target| &target.database.rows);
+            finish::final_rows(stack.cluster(), query, recorder).await
         }
     }
 }
@@ -227,10 +233,20 @@ fn options(experiment: &Experiment) -> stack::Options {
     options.servers = parts.servers;
     options.forgetful_disks = parts.forgetful_disks;
     options.fitting = nemesis::fitting(experiment.schedule.faults.iter().map(|planned| &planned.fault));
-    options.fitting.messages |= parts.counted;
+    // Whose way to the database leads through a proxy anyway is counted there.
+    options.fitting.messages |= parts.counted || options.fitting.bytes;
     options.server_env.extend(schedule::pairs(&parts.server_env));
     options.cluster.settings.extend(schedule::pairs(&parts.settings));
     options
+}
+
+/// H5 is measured where servers are counted at all, or where the run asks for it; of somebody else's service, which may
+/// write as often as it likes for one request, only where its target says how often.
+fn counts_attempts(experiment: &Experiment, stack: &Stack) -> bool {
+    let is_told = |target: &Arc<Target>| target.limits.attempts_per_request_max.is_some();
+    let is_counted = !stack.equipment().lines().is_empty();
+    experiment.schedule.limits.required.iter().any(|id| id == "H5")
+        || (is_counted && experiment.stack.target.as_ref().is_none_or(is_told))
 }
 
 async fn settle(plan: &workload::Plan, recorder: &Recorder, driven: &Driven, journals: Duration) {

@@ -43,7 +43,7 @@ struct Setting {
     is_outage: bool,
     /// Largest share of bad reads and writes, where it is not the usual one.
     bad_max: Option<(f64, f64)>,
-    /// Whether what the servers do at the database is counted.
+    /// Whether what the servers do at the database is counted, and what is to be judged by that must be.
     is_counted: bool,
     /// What a failover may lose, in milliseconds before it.
     loss_window_ms: u64,
@@ -97,9 +97,9 @@ pub struct Scenario {
 }
 
 /// H2: the pool of a server (`database.pool.connections`).
-const POOL_MAX: u64 = 16;
+pub(crate) const POOL_MAX: u64 = 16;
 /// H1: the shortest pause of a server between two attempts to connect.
-const CONNECT_PAUSE_MS: u64 = 100;
+pub(crate) const CONNECT_PAUSE_MS: u64 = 100;
 
 /// What `demo` runs.
 pub const DEMO: &str = "db-kill";
@@ -392,6 +392,7 @@ impl Scenario {
     /// What counts as good enough.
     fn limits(&self, load: &Plan) -> Limits {
         let Setting { journaled_min, is_bounded, is_outage, bad_max, is_counted, .. } = self.setting;
+        let counted: &[&str] = if is_counted { &["H1", "H2", "H3", "H5"] } else { &[] };
         let usual = Limits::default();
         let (reads_bad_max, writes_bad_max) = bad_max.unwrap_or((usual.reads_bad_max, usual.writes_bad_max));
         Limits {
@@ -407,8 +408,9 @@ impl Scenario {
             // An answer may have been kept at any time before the outage, by a replica that heard of no change since.
             // What was missed must be seen soon after it.
             max_stale_ms: Some(load.baseline_ms + load.outage_ms + usual.recovery_ms),
-            pool_max: is_counted.then_some(POOL_MAX),
-            connect_pause_ms: is_counted.then_some(CONNECT_PAUSE_MS),
+            required: counted.iter().map(|id| (*id).to_owned()).collect(),
+            pool_max: Some(POOL_MAX),
+            connect_pause_ms: Some(CONNECT_PAUSE_MS),
             ..usual
         }
     }

@@ -276,7 +276,8 @@ impl Stack {
         let target = |service: &Service| Target {
             name: service.name().to_owned(),
             main: service.main(),
-            admin: service.admin(),
+            // Somebody else's service has none, and what listens on that port may be another program.
+            admin: if self.proxy.is_some() { service.admin() } else { service.main() },
             live: self.health.live.clone(),
             ready: self.health.ready.clone(),
         };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::history::{Limits, Plan};
 use crate::nemesis::Fault;
+use crate::scenario::{CONNECT_PAUSE_MS, POOL_MAX};
 use crate::schedule::{self, After, Moment, Parts, Planned, Schedule};
 
 /// Faults on the database. One at a time: most cannot be put on while it is away.
@@ -123,14 +124,30 @@ pub fn schedule(seed: u64) -> Result<Schedule, Error> {
         ..Plan::default()
     };
     // Whether users got enough is a matter of the fault; whether they were told the truth is not.
-    let limits =
-        Limits { reads_bad_max: 1.0, writes_bad_max: 1.0, outage_expected: false, ..Limits::default() };
+    let limits = Limits {
+        reads_bad_max: 1.0,
+        writes_bad_max: 1.0,
+        outage_expected: false,
+        pool_max: Some(POOL_MAX),
+        connect_pause_ms: Some(CONNECT_PAUSE_MS),
+        attempts_per_request_max: attempts_max(&load, servers),
+        ..Limits::default()
+    };
     let scenario = format!("swarm-{seed}");
     let stack = Parts { servers, ..Parts::default() };
     let schedule =
         Schedule { format: schedule::FORMAT, scenario, seed, target: None, stack, load, limits, faults };
     schedule.check().map_err(|reason| Error::state("make a schedule", reason))?;
     Ok(schedule)
+}
+
+/// What retry budgets have room for where a fault lets nearly every write fail that is tried: one retry for five requests
+/// of any kind, and two a second without any; and as much again by the proxy, which asks another server.
+fn attempts_max(load: &Plan, servers: usize) -> f64 {
+    let seconds = load.load_ms as f64 / 1e3;
+    let requests = f64::from(load.rate_per_second) * seconds;
+    let writes = (requests * (1.0 - load.read_share)).max(1.0);
+    1.1 + 2.0 * (0.2 * requests + 2.0 * seconds * servers as f64) / writes
 }
 
 fn planned(

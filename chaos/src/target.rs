@@ -98,7 +98,8 @@ pub struct Database {
     #[serde(default)]
     pub table: Option<String>,
     /// A query that gives, at the end, the id of the object, the value, and optionally the place of the value in the
-    /// order of all writes to the object, ascending from 1.
+    /// order of all writes to the object, ascending from 1. With the workload `todo`: id (text), title (text), version
+    /// (bigint) and mark (boolean) of each todo.
     pub rows: String,
     /// Whether these are all effects there were, or only the last of each object. Default all.
     #[serde(default)]
@@ -146,6 +147,12 @@ pub struct Allowed {
     pub recovery_ms: Option<u64>,
     /// T4: a steady state must begin so soon after that, in milliseconds.
     pub steady_ms: Option<u64>,
+    /// H1: the shortest pause of a replica between two attempts to connect, in milliseconds. Default none: not measured.
+    pub connect_pause_ms: Option<u64>,
+    /// H2: connections that a replica may hold. Default none: not measured.
+    pub pool_max: Option<u64>,
+    /// H5: most transactions that write for one write of a user. Default none: not measured.
+    pub attempts_per_request_max: Option<f64>,
 }
 
 fn two() -> usize {
@@ -221,7 +228,7 @@ impl Target {
         let load = &mut schedule.load;
         load.warm_todos = self.traffic.objects;
         load.deadline_ms = u64::try_from(self.traffic.deadline.as_millis()).unwrap_or(u64::MAX);
-        if self.traffic.read.is_none() {
+        if !self.traffic.reads() {
             load.read_share = 0.0;
         }
         if !self.traffic.knows_repeats() {
@@ -247,18 +254,30 @@ impl Target {
         limits.live_answer_ms = own.live_answer_ms.unwrap_or(limits.live_answer_ms);
         limits.recovery_ms = own.recovery_ms.unwrap_or(limits.recovery_ms);
         limits.steady_ms = own.steady_ms.unwrap_or(limits.steady_ms);
+        // Those of our own service say nothing about another.
+        let is_stated = |id: &String| match id.as_str() {
+            "H1" => own.connect_pause_ms.is_some(),
+            "H2" => own.pool_max.is_some(),
+            "H5" => own.attempts_per_request_max.is_some(),
+            _ => true,
+        };
+        limits.required.retain(is_stated);
+        limits.connect_pause_ms = own.connect_pause_ms;
+        limits.pool_max = own.pool_max;
+        limits.attempts_per_request_max =
+            own.attempts_per_request_max.unwrap_or(limits.attempts_per_request_max);
     }
 
     /// What this service gives no means to measure.
     fn waived(&self) -> Vec<String> {
         let mut waived = Vec::new();
-        if self.traffic.read.as_ref().is_none_or(|read| read.age_header.is_none()) {
+        if !self.traffic.says_age() {
             waived.push("S2".to_owned());
         }
-        if self.traffic.read.is_none() {
+        if !self.traffic.reads() {
             waived.push("T3".to_owned());
         }
-        if self.database.keeps == Keeps::Last {
+        if self.database.keeps == Keeps::Last && self.traffic.workload != Workload::Todo {
             waived.extend(["W1", "W2", "W3"].map(str::to_owned));
         }
         waived

@@ -124,6 +124,7 @@ mod tests {
             at_us: at_ms * 1_000,
             asked_us: None,
             database_gone,
+            way_gone: false,
             witness: None,
         }
     }

@@ -34,10 +34,17 @@ impl<'a> Herd<'_, 'a> {
         counts
     }
 
-    /// From each fault on the database until the canary committed again, and what comes after.
+    /// From each fault that kept the servers from the database to its return: the canary's next commit, or, where the
+    /// canary went another way, the end of the fault.
     fn outages(&self) -> impl Iterator<Item = (u64, u64)> {
-        let away = self.index.faults.iter().filter(|fault| fault.canary_failed);
-        away.filter_map(|fault| Some((fault.start.at_us, fault.up_us?)))
+        self.index.faults.iter().filter_map(|fault| {
+            let up_us = match (fault.canary_failed, fault.start.way_gone) {
+                (true, _) => fault.up_us?,
+                (false, true) => fault.end_us?,
+                (false, false) => return None,
+            };
+            Some((fault.start.at_us, up_us))
+        })
     }
 
     fn while_away(&self) -> Check {
@@ -58,7 +65,8 @@ impl<'a> Herd<'_, 'a> {
                         .filter(|count| count.from_us >= from && count.at_us <= until)
                         .copied()
                         .collect();
-                    finding.examined(inside.iter().map(|count| count.count).sum());
+                    // Of a span without an attempt nobody tells: that there was none is what was seen.
+                    finding.examined(1);
                     let Some((sum, when, _)) = busiest(&inside) else { continue };
                     most = most.max(sum);
                     if sum > allowed {

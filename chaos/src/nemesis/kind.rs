@@ -297,6 +297,11 @@ pub trait Guard: fmt::Debug + Send {
         false
     }
 
+    /// Whether no server reaches the database while it lasts, though others do.
+    fn way_gone(&self) -> bool {
+        false
+    }
+
     /// What the canary must see.
     fn canary(&self) -> CanarySees {
         CanarySees::Anything

@@ -288,6 +288,10 @@ impl Severed {
 }
 
 impl Guard for Severed {
+    fn way_gone(&self) -> bool {
+        true
+    }
+
     fn heal(mut self: Box<Self>) -> Healing {
         Box::pin(async move {
             // Each ends within its limit, also where it hears nothing; the fault stays on until then.
@@ -364,6 +368,10 @@ impl Insecure {
 }
 
 impl Guard for Insecure {
+    fn way_gone(&self) -> bool {
+        true
+    }
+
     fn heal(self: Box<Self>) -> Healing {
         let (asked, began) = (self.asked(), self.began());
         let cluster = self.cluster.clone();

@@ -269,6 +269,7 @@ mod tests {
             at_us: 500_000,
             asked_us: None,
             database_gone: true,
+            way_gone: false,
             witness: None,
         };
         let events = [Event::FaultStart(start), probe(5_000, "/livez", Some(200))];

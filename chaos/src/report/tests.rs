@@ -20,6 +20,7 @@ fn run(scenario: &str) -> Vec<Event> {
             fault: "<b>db-kill</b>".into(),
             at_us: 1_000_000,
             database_gone: true,
+            way_gone: false,
             asked_us: None,
             witness: Some("signal 9".into()),
         }),

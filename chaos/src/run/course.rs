@@ -136,6 +136,7 @@ impl Course<'_> {
             at_us: self.recorder.us_of(bite.began()),
             asked_us: Some(asked_us),
             database_gone: bite.database_gone(),
+            way_gone: bite.way_gone(),
             witness: None,
         }));
         self.progress.note(&format!("traffic, {} is on", planned.fault));
@@ -180,7 +181,15 @@ impl Course<'_> {
         let at_us = self.recorder.now_us();
         let fault = planned.fault.to_string();
         self.unproved(&planned.fault, &format!("its moment, {}, never came", planned.from));
-        let start = FaultStart { id, fault, at_us, asked_us: None, database_gone: false, witness: None };
+        let start = FaultStart {
+            id,
+            fault,
+            at_us,
+            asked_us: None,
+            database_gone: false,
+            way_gone: false,
+            witness: None,
+        };
         self.recorder.record(Event::FaultStart(start));
         self.recorder.record(Event::FaultEnd(FaultEnd { id, at_us, witness: None }));
     }

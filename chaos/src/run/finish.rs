@@ -38,8 +38,11 @@ pub(super) async fn quiet(cluster: &Cluster) -> Result<(), Error> {
     tokio::time::timeout(LIMIT, watch).await.unwrap_or(Ok(()))
 }
 
-/// Reads every todo straight from PostgreSQL, in one snapshot.
-pub(super) async fn final_rows(cluster: &Cluster, recorder: &Recorder) -> Result<(), Error> {
+/// The todos of our own server.
+pub(super) const OWN_TODOS: &str = "SELECT id::text, title, version, done FROM public.todos ORDER BY id";
+
+/// Reads every todo straight from PostgreSQL by this query, in one snapshot.
+pub(super) async fn final_rows(cluster: &Cluster, query: &str, recorder: &Recorder) -> Result<(), Error> {
     let what = "read the final rows";
     let read = async {
         let mut client = cluster.connect(CONNECT_LIMIT).await?;
@@ -48,7 +51,6 @@ pub(super) async fn final_rows(cluster: &Cluster, recorder: &Recorder) -> Result
             .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
             .read_only(true);
         let transaction = snapshot.start().await.map_err(Error::postgres(what))?;
-        let query = "SELECT id::text, title, version, done FROM public.todos ORDER BY id";
         let rows = transaction.query(query, &[]).await.map_err(Error::postgres(what))?;
         rows.iter().map(to_row).collect::<Result<Vec<_>, _>>().map_err(Error::postgres(what))
     };

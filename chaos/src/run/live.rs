@@ -308,6 +308,7 @@ mod tests {
             at_us: 1_000_000,
             asked_us: None,
             database_gone: true,
+            way_gone: false,
             witness: None,
         };
         let canary = Canary { sent_us: 0, at_us: 3_500_000, ok: false, error: None };

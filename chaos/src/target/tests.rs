@@ -133,3 +133,33 @@ fn rows_of_last_values_waive_what_they_cannot_tell() {
     let text = EXAMPLE.replace("[health]", "keeps = \"last\"\n[health]");
     assert_eq!(read(&text).unwrap().waived(), ["S2", "W1", "W2", "W3"]);
 }
+
+#[test]
+fn another_server_with_our_interface_needs_no_requests_and_may_state_none() {
+    let (head, _) = EXAMPLE.split_once("[traffic]").unwrap();
+    let text = format!("{head}[traffic]\nworkload = \"todo\"\n");
+    let target = read(&text).unwrap();
+    assert!(target.traffic.knows_repeats() && target.traffic.reads());
+    assert_eq!(target.waived(), [] as [&str; 0]);
+    let with_request = format!("{text}[traffic.read]\nmethod = \"GET\"\npath = \"/\"\n");
+    assert!(read(&with_request).unwrap_err().contains("`todo`"));
+    assert!(read(&text.replace("todo", "append")).unwrap_err().contains("traffic.write: it is missing"));
+}
+
+#[test]
+fn what_our_own_service_promises_about_connections_is_not_asked_of_another() {
+    let scenario = || Scenario::find("herd").unwrap().schedule(7, None, None).unwrap();
+    let mut schedule = scenario();
+    assert!(schedule.limits.pool_max.is_some() && schedule.limits.connect_pause_ms.is_some());
+    read(EXAMPLE).unwrap().adapt(&mut schedule).unwrap();
+    assert_eq!((schedule.limits.pool_max, schedule.limits.connect_pause_ms), (None, None));
+    assert_eq!(schedule.limits.required, ["H3"]);
+    let own = format!(
+        "{EXAMPLE}\n[limits]\npool_max = 5\nconnect_pause_ms = 1000\nattempts_per_request_max = 2.5\n"
+    );
+    let mut schedule = scenario();
+    read(&own).unwrap().adapt(&mut schedule).unwrap();
+    let limits = &schedule.limits;
+    assert_eq!((limits.pool_max, limits.connect_pause_ms), (Some(5), Some(1_000)));
+    assert_eq!((limits.attempts_per_request_max, limits.required.len()), (2.5, 4));
+}

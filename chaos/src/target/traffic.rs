@@ -29,7 +29,8 @@ pub struct Traffic {
     /// `[traffic.create]`: makes an object, where the service chooses its id. Default none.
     #[serde(default)]
     pub create: Option<Operation>,
-    /// `[traffic.write]`.
+    /// `[traffic.write]`. Required, but for the workload `todo`.
+    #[serde(default)]
     pub write: Operation,
     /// `[traffic.read]`. Default none: only writes are sent, and the rows tell.
     #[serde(default)]
@@ -49,13 +50,16 @@ pub enum Workload {
     Append,
     /// A ledger holds a row for each value; a read, if there is one, shows them all.
     Ledger,
+    /// Todos are created, updated once each, read and listed, by the paths and headers of our own server; the service is
+    /// another one with the same interface.
+    Todo,
 }
 
 /// A request, and how its answer is read. Path, headers and body may hold `{{key}}`, `{{value}}`, `{{id}}` and `{{op}}`.
 ///
 /// What an answer to a write means is decided by `outcome_header`, where it is there and its text is listed, else by the
 /// status. What is listed nowhere is unknown: it may have taken effect.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operation {
     /// Its method.
@@ -162,12 +166,24 @@ impl Workload {
         match self {
             Self::Register => Action::Set,
             Self::Append | Self::Ledger => Action::Append,
+            Self::Todo => Action::Create,
         }
     }
 }
 
 impl Traffic {
     pub(super) fn check(&self) -> Result<(), String> {
+        let is_given = self.write != Operation::default();
+        if self.workload == Workload::Todo {
+            let others = [&self.create, &self.read, &self.status];
+            let none = !is_given && others.iter().all(|one| one.is_none());
+            let why =
+                "traffic: the requests of the workload `todo` are those of our own server, and none is given";
+            return if none { Ok(()) } else { Err(why.into()) };
+        }
+        if !is_given {
+            return Err("traffic.write: it is missing".into());
+        }
         let operations = [
             ("traffic.create", self.create.as_ref(), &["id"] as &[&str]),
             ("traffic.write", Some(&self.write), &["version", "outcome_header"]),
@@ -198,10 +214,22 @@ impl Traffic {
         Ok(())
     }
 
+    /// Whether anything is read at all.
+    #[must_use]
+    pub fn reads(&self) -> bool {
+        self.workload == Workload::Todo || self.read.is_some()
+    }
+
+    /// Whether a stale answer says how old it is.
+    #[must_use]
+    pub fn says_age(&self) -> bool {
+        self.workload == Workload::Todo || self.read.as_ref().is_some_and(|read| read.age_header.is_some())
+    }
+
     /// Whether the service can tell a repeated write from a new one.
     #[must_use]
     pub fn knows_repeats(&self) -> bool {
-        self.write.texts().any(|text| text.contains("{{op}}"))
+        self.workload == Workload::Todo || self.write.texts().any(|text| text.contains("{{op}}"))
     }
 }
 

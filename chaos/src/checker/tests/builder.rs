@@ -92,6 +92,7 @@ impl Scene {
             fault: "db-kill".into(),
             at_us: ms(4_000),
             database_gone: true,
+            way_gone: false,
             asked_us: None,
             witness: Some("the postmaster ended by signal 9".into()),
         }));
@@ -115,6 +116,16 @@ impl Scene {
         for event in &mut self.events {
             if let Event::FaultStart(start) = event {
                 start.witness = text.map(str::to_owned);
+            }
+        }
+    }
+
+    /// The fault is one on the way of the servers, which the canary does not go.
+    pub(crate) fn only_the_way_is_gone(&mut self) {
+        self.canary_never_failed();
+        for event in &mut self.events {
+            if let Event::FaultStart(start) = event {
+                (start.database_gone, start.way_gone) = (false, true);
             }
         }
     }

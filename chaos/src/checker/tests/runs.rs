@@ -141,6 +141,35 @@ fn h1_hammering_at_a_database_that_is_away_breaks_it() {
     assert_eq!(broken(&scene), violated("H1"));
 }
 
+/// A network that carried nothing between servers and database left H1 to H3 open, because the canary saw no outage.
+#[test]
+fn h1_to_h3_are_measured_where_only_the_way_of_the_servers_is_gone() {
+    let with = |attempts: u64| {
+        let mut scene = Scene::outage();
+        scene.only_the_way_is_gone();
+        (scene.limits.connect_pause_ms, scene.limits.pool_max) = (Some(500), Some(20));
+        (0..15).for_each(|step| connects(&mut scene, 4_100 + step * 450, attempts));
+        (0..18).for_each(|second| {
+            scene.add(counted(Counted::Statements, ms(second * 1_000), ms(second * 1_000 + 1_000), 100));
+        });
+        scene
+    };
+    let of = |scene: &Scene| ["H1", "H2", "H3"].map(|id| measured(scene, id));
+    assert_eq!(of(&with(1)), [State::Held; 3]);
+    assert_eq!(of(&with(9)), [State::Violated, State::Held, State::Held]);
+}
+
+/// Servers that tried nothing at all in an outage were called good after "0 examined".
+#[test]
+fn h1_counts_the_times_it_looked_at_and_not_the_attempts() {
+    let mut scene = Scene::outage();
+    scene.limits.connect_pause_ms = Some(500);
+    connects(&mut scene, 0, 0);
+    let verdict = scene.judge();
+    let check = verdict.check("H1").unwrap();
+    assert_eq!((check.state, check.examined), (State::Held, 1));
+}
+
 #[test]
 fn h2_a_rush_to_connect_after_the_return_breaks_it() {
     let with = |counts: &[(u64, u64)]| {
