@@ -137,9 +137,9 @@ impl Default for Health {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Allowed {
-    /// E1: largest share of bad reads.
+    /// E1: largest share of bad reads, in the place of the usual one; where a scenario allows more, that stands.
     pub reads_bad_max: Option<f64>,
-    /// E1: largest share of bad writes.
+    /// E1: largest share of bad writes, likewise.
     pub writes_bad_max: Option<f64>,
     /// L1: a liveness answer must be there so soon, in milliseconds.
     pub live_answer_ms: Option<u64>,
@@ -249,8 +249,15 @@ impl Target {
 
     fn allow(&self, limits: &mut Limits) {
         let own = &self.limits;
-        limits.reads_bad_max = own.reads_bad_max.unwrap_or(limits.reads_bad_max);
-        limits.writes_bad_max = own.writes_bad_max.unwrap_or(limits.writes_bad_max);
+        let usual = Limits::default();
+        // Where a scenario allows more than the usual, as under a lock, that is a matter of the fault and stands.
+        let bad_max = |own: Option<f64>, stated: f64, usual: f64| match own {
+            Some(own) if stated <= usual => own,
+            Some(own) => stated.max(own),
+            None => stated,
+        };
+        limits.reads_bad_max = bad_max(own.reads_bad_max, limits.reads_bad_max, usual.reads_bad_max);
+        limits.writes_bad_max = bad_max(own.writes_bad_max, limits.writes_bad_max, usual.writes_bad_max);
         limits.live_answer_ms = own.live_answer_ms.unwrap_or(limits.live_answer_ms);
         limits.recovery_ms = own.recovery_ms.unwrap_or(limits.recovery_ms);
         limits.steady_ms = own.steady_ms.unwrap_or(limits.steady_ms);

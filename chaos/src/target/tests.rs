@@ -163,3 +163,19 @@ fn what_our_own_service_promises_about_connections_is_not_asked_of_another() {
     assert_eq!((limits.pool_max, limits.connect_pause_ms), (Some(5), Some(1_000)));
     assert_eq!((limits.attempts_per_request_max, limits.required.len()), (2.5, 4));
 }
+
+/// A target's own share replaced also what a scenario allows for its fault: nearly half of the writes under a lock.
+#[test]
+fn a_share_of_bad_requests_replaces_the_usual_one_and_not_what_a_fault_needs() {
+    let target = read(&format!("{EXAMPLE}\n[limits]\nwrites_bad_max = 0.03\nreads_bad_max = 0.0\n")).unwrap();
+    let adapted = |scenario: &str| {
+        let mut schedule = Scenario::find(scenario).unwrap().schedule(7, None, None).unwrap();
+        target.adapt(&mut schedule).unwrap();
+        let once = schedule.clone();
+        target.adapt(&mut schedule).unwrap();
+        assert_eq!(schedule, once);
+        (schedule.limits.reads_bad_max, schedule.limits.writes_bad_max)
+    };
+    assert_eq!(adapted("db-kill"), (0.0, 0.03));
+    assert_eq!(adapted("lock-storm"), (0.0, 0.6));
+}

@@ -86,7 +86,8 @@ pub struct Operation {
     /// writes to the object. Default none.
     #[serde(default)]
     pub version: Option<String>,
-    /// Of `read`: the header with the age of a stale answer in seconds. Default none: no answer is called stale.
+    /// Of `read`: the header with the age of a stale answer in seconds; where it is there, the answer is a copy, also of age
+    /// 0. Default none: no answer is called stale.
     #[serde(default)]
     pub age_header: Option<String>,
     /// Of `write`: the header that tells, beside the status. Default none.

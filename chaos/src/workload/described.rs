@@ -82,11 +82,12 @@ pub(crate) fn event(
     Event::Ok(done)
 }
 
-/// How old an answer calls itself, as the history says it; one without the header calls itself fresh.
+/// How old an answer calls itself, as the history says it; one without the header calls itself fresh. One of 0 seconds is a
+/// copy, too (RFC 9111, 5.1): perhaps with a write in it that was only accepted.
 fn stale(exchange: &Exchange, header: &str) -> Option<String> {
     let age = exchange.headers.get(header)?.to_str().ok()?;
     let seconds: u64 = age.trim().parse().ok()?;
-    (seconds > 0).then(|| format!("stale; age={seconds}; reason=told"))
+    Some(format!("stale; age={seconds}; reason=told"))
 }
 
 /// The question what became of the write with this name.
@@ -132,6 +133,7 @@ mod tests {
         method = "GET"
         path = "/things/{{id}}"
         value = "/v"
+        version = "/n"
         age_header = "x-age"
     "#;
 
@@ -192,17 +194,27 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_shows_its_values_and_says_how_old_they_are() {
-        let mut old = exchange(200, r#"{"v": "a"}"#);
+        let mut old = exchange(200, r#"{"v": "a", "n": 3}"#);
         old.headers.insert("x-age", HeaderValue::from_static("2"));
         let Event::Ok(done) = told(Action::Read, &old) else { panic!("not ok") };
         assert_eq!(done.values, Some(vec!["a".to_owned()]));
         assert_eq!(done.freshness.as_deref(), Some("stale; age=2; reason=told"));
-        old.headers.insert("x-age", HeaderValue::from_static("0"));
+        old.headers.remove("x-age");
         let Event::Ok(done) = told(Action::Read, &old) else { panic!("not ok") };
-        assert_eq!(done.freshness, None);
+        assert_eq!((done.freshness, done.version), (None, Some(3)));
         assert!(matches!(told(Action::Read, &exchange(500, "")), Event::Fail(_)));
         let Event::Ok(done) = told(Action::Read, &exchange(200, "<html>")) else { panic!("not ok") };
         assert!(done.values.is_none() && done.error.is_some(), "an answer that the checker calls wrong");
+    }
+
+    /// Our own server lays a write that it has accepted over what it has just read, and says `Age: 0`. That was called fresh,
+    /// and the place which the write was to get was taken for the one it has: S5 and W4 were broken by it.
+    #[tokio::test]
+    async fn an_answer_of_no_age_is_a_copy_and_its_place_no_place_yet() {
+        let mut pending = exchange(200, r#"{"v": "a", "n": 3}"#);
+        pending.headers.insert("x-age", HeaderValue::from_static("0"));
+        let Event::Ok(done) = told(Action::Read, &pending) else { panic!("not ok") };
+        assert_eq!((done.freshness.as_deref(), done.version), (Some("stale; age=0; reason=told"), None));
     }
 
     #[test]
