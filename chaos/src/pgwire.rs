@@ -167,7 +167,8 @@ impl Proxy {
         self.shared.counts()
     }
 
-    /// When connections were asked for, whether or not the server was there; the last 100,000.
+    /// When connections were asked for, whether or not the server was there; the last 100,000. Those of cancel requests are
+    /// not among them, once they have said what they are.
     #[must_use]
     pub fn arrivals(&self) -> Vec<Instant> {
         self.shared.tally().arrivals.all()
@@ -263,9 +264,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut gone: watch::Rec
                 Ok((near, _)) => {
                     let mut tally = shared.tally();
                     tally.counts.connections += 1;
-                    tally.arrivals.push(Instant::now());
+                    let arrived = Instant::now();
+                    tally.arrivals.push(arrived);
                     drop(tally);
-                    connections.spawn(relay::carry(near, Arc::clone(&shared)));
+                    connections.spawn(relay::carry(near, arrived, Arc::clone(&shared)));
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
             },

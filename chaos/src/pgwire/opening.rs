@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::pgwire::cut::Action;
 use crate::pgwire::frame::{Frame, Frames, Kind, Sender, malformed};
@@ -47,11 +47,12 @@ enum First {
     Ended,
 }
 
-pub(super) async fn open(near: TcpStream, shared: &Arc<Shared>) -> io::Result<Opened> {
+pub(super) async fn open(near: TcpStream, arrived: Instant, shared: &Arc<Shared>) -> io::Result<Opened> {
     let first = timeout(OPENING_LIMIT, first(near, shared)).await;
     match first.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
         First::Startup(near, frame, frames) => start(near, frame, frames, shared).await,
         First::Cancel(near, frame) => {
+            shared.tally().arrivals.forget(arrived);
             cancel(near, &frame, shared).await?;
             Ok(Opened::Done)
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::pgwire::cut::{Action, is_notice};
 use crate::pgwire::follow::{Fate, Follower};
@@ -30,19 +30,19 @@ const WRITE_BYTES: usize = 64 * 1024;
 const GOODBYE_LIMIT: Duration = Duration::from_millis(100);
 
 /// One connection of a client, to its end.
-pub(super) async fn carry(near: TcpStream, shared: Arc<Shared>) {
+pub(super) async fn carry(near: TcpStream, arrived: Instant, shared: Arc<Shared>) {
     tokio::select! {
-        () = connection(near, &shared) => {}
+        () = connection(near, arrived, &shared) => {}
         () = shared.impassable() => {}
     }
 }
 
-async fn connection(near: TcpStream, shared: &Arc<Shared>) {
+async fn connection(near: TcpStream, arrived: Instant, shared: &Arc<Shared>) {
     // What is asked for while nobody gets through ends at once, as does what is open then.
     shared.passable().await;
     // Without this, small messages would wait for the other side's delayed ACK.
     let _ = near.set_nodelay(true);
-    let opened = Box::pin(opening::open(near, shared)).await;
+    let opened = Box::pin(opening::open(near, arrived, shared)).await;
     match opened {
         Ok(Opened::Session(pair, first)) => Box::pin(session(pair, first, shared)).await,
         Ok(Opened::Done) => {}

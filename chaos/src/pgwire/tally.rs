@@ -83,6 +83,13 @@ impl Times {
         self.0.push_back(now);
     }
 
+    /// Takes one out again, as far as it is still there.
+    pub(super) fn forget(&mut self, at: Instant) {
+        if let Some(place) = self.0.iter().rposition(|other| *other == at) {
+            self.0.remove(place);
+        }
+    }
+
     pub(super) fn all(&self) -> Vec<Instant> {
         self.0.iter().copied().collect()
     }
@@ -192,6 +199,14 @@ mod tests {
             times.push(now);
         }
         assert_eq!(times.all().len(), TIMES_MAX);
+        times.push(now + std::time::Duration::from_secs(1));
+        times.forget(now);
+        assert_eq!(
+            (times.all().len(), times.all().last()),
+            (TIMES_MAX - 1, Some(&(now + std::time::Duration::from_secs(1))))
+        );
+        times.forget(now + std::time::Duration::from_secs(2));
+        assert_eq!(times.all().len(), TIMES_MAX - 1, "it was none of them");
         let mut tally = Tally::default();
         tally.record(true);
         let query = message::query("select 1");
