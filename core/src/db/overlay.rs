@@ -45,6 +45,8 @@ pub struct PendingWrite {
     promise: Promise,
     tags: Tags,
     since: Instant,
+    /// Of one that may have had its effect before it was accepted: when it was begun. Others may have changed that since.
+    doubt: Option<Instant>,
     /// Its place among all that were accepted.
     order: u64,
     is_settled: AtomicBool,
@@ -105,6 +107,12 @@ impl PendingWrites {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// How old what they make of an answer may be: one that had its effect already shows what was true then.
+    fn doubtful_for(&self, now: Instant) -> Duration {
+        let begun = self.0.iter().filter_map(|write| write.doubt).min();
+        begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun))
+    }
 }
 
 /// What is known before pending writes are laid over it.
@@ -151,15 +159,24 @@ struct Concerning {
 }
 
 impl Overlays {
-    /// A write was accepted at `since`.
-    pub(super) fn note(&self, key: &str, promise: Promise, tags: Tags, since: Instant) {
+    /// A write was accepted at `since`; where it may have had its effect before that, begun at `doubt`.
+    pub(super) fn note(
+        &self,
+        key: &str,
+        promise: Promise,
+        tags: Tags,
+        since: Instant,
+        doubt: Option<Instant>,
+    ) {
         let mut notes = self.notes();
         if notes.by_key.len() >= WRITES_MAX || notes.by_key.contains_key(key) {
             return;
         }
         notes.next += 1;
         let (order, is_settled) = (notes.next, AtomicBool::new(false));
-        let write = Arc::new(PendingWrite { key: key.to_owned(), promise, tags, since, order, is_settled });
+        let key_of = key.to_owned();
+        let write = PendingWrite { key: key_of, promise, tags, since, doubt, order, is_settled };
+        let write = Arc::new(write);
         for place in places(&write.tags) {
             let concerning = notes.by_tag.entry(place.into()).or_default();
             Arc::make_mut(&mut concerning.waiting).push_back(Arc::clone(&write));
@@ -304,10 +321,10 @@ impl Db {
     }
 
     /// Remembers a write that was accepted. Replay is quick, and it may be settled by now.
-    pub(super) fn note_pending(&self, command: &Command, since: Instant) {
+    pub(super) fn note_pending(&self, command: &Command, since: Instant, doubt: Option<Instant>) {
         let tags = self.0.commands.tags(command);
         let Some(promise) = self.0.commands.promise(command).filter(|_| !tags.is_none()) else { return };
-        self.0.overlays.note(&command.key, promise, tags, since);
+        self.0.overlays.note(&command.key, promise, tags, since, doubt);
         // After the note, and `settle` comes after the key is known: whoever is later takes the note away.
         if self.was_settled_lately(&command.key) {
             self.0.overlays.notes().forget(&command.key);
@@ -332,7 +349,8 @@ impl Db {
             // What this program does not know is told nobody.
             if self.0.commands.knows(&command).is_ok() {
                 let age = wall.duration_since(entry.accepted_at).unwrap_or_default();
-                self.note_pending(&command, now.checked_sub(age).unwrap_or(now));
+                // What was in doubt before the start is told nobody: its acceptance came within a request's time of it.
+                self.note_pending(&command, now.checked_sub(age).unwrap_or(now), None);
             }
         }
     }
@@ -386,6 +404,11 @@ impl Db {
         if pending.is_empty() {
             return read;
         }
+        let least = pending.doubtful_for(now);
+        let is_too_old = query.max_staleness().is_some_and(|bound| least > bound);
+        if is_too_old && read.is_ok() {
+            return read;
+        }
         let base = match &read {
             Ok(read) => Base::Known(read.unlabelled(), read.freshness()),
             Err(_) => Base::Unknown,
@@ -395,11 +418,9 @@ impl Db {
             (Overlay::Becomes(value), Err(error)) => promised(query, value, &pending, now).ok_or(error),
             (Overlay::Becomes(value), Ok(read)) => {
                 let freshness = match read.freshness() {
-                    Freshness::Fresh => {
-                        Freshness::Stale { age: Duration::ZERO, reason: StaleReason::Pending }
-                    }
+                    Freshness::Fresh => Freshness::Stale { age: least, reason: StaleReason::Pending },
                     // How old the rest of it is says more.
-                    stale @ Freshness::Stale { .. } => stale,
+                    Freshness::Stale { age, reason } => Freshness::Stale { age: age.max(least), reason },
                 };
                 Ok(Read::new(value, freshness, read.source()))
             }
@@ -408,7 +429,7 @@ impl Db {
 }
 
 /// An answer that is made of pending writes alone, if the read can do with its age: what the newest of them promises was
-/// known when it was accepted, and others may have changed it since.
+/// known when it was accepted, or begun where that is not the same, and others may have changed it since.
 fn promised<Q: Query>(
     query: &Q,
     value: Option<Q::Answer>,
@@ -416,6 +437,7 @@ fn promised<Q: Query>(
     now: Instant,
 ) -> Option<Read<Q::Answer>> {
     let age = pending.last().map_or(Duration::ZERO, |write| now.saturating_duration_since(write.since));
+    let age = age.max(pending.doubtful_for(now));
     let freshness = Freshness::Stale { age, reason: StaleReason::Pending };
     let is_within_bound = query.max_staleness().is_none_or(|bound| age <= bound);
     is_within_bound.then(|| Read::new(value, freshness, Source::Journal { age }))

@@ -233,6 +233,41 @@ impl Query for Exact {
     }
 }
 
+/// As `Exact`, and pending writes make of every answer what they promise.
+#[derive(Clone)]
+struct Laid(Duration);
+
+impl Query for Laid {
+    type Answer = Bytes;
+
+    fn name(&self) -> &'static str {
+        "laid"
+    }
+
+    fn cache_key(&self) -> CacheKey {
+        CacheKey::shared("answer")
+    }
+
+    fn max_staleness(&self) -> Option<Duration> {
+        Some(self.0)
+    }
+
+    fn tags(&self) -> Tags {
+        Tags::of(["answer"])
+    }
+
+    fn overlay(&self, _base: Base<'_, Bytes>, _pending: &PendingWrites) -> Overlay<Bytes> {
+        Overlay::Becomes(Some(Bytes::from_static(b"promised")))
+    }
+
+    async fn fetch<'c>(
+        &'c self,
+        statements: &'c Statements<'c>,
+    ) -> Result<Option<Bytes>, tokio_postgres::Error> {
+        Answer.fetch(statements).await
+    }
+}
+
 #[tokio::test]
 async fn a_read_with_a_bound_takes_no_older_answer_and_is_told_who_gave_it() {
     let outage = Outage::begin();
@@ -252,10 +287,32 @@ async fn a_read_with_a_bound_takes_no_older_answer_and_is_told_who_gave_it() {
 async fn a_read_with_a_bound_takes_no_older_promise() {
     let outage = Outage::begin();
     let minute_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
-    outage.db.0.overlays.note("k", Arc::new(()), Tags::of(["answer"]), minute_ago);
+    outage.db.0.overlays.note("k", Arc::new(()), Tags::of(["answer"]), minute_ago, None);
     let read = outage.db.read(&Exact(Duration::from_secs(61)), soon()).await.unwrap();
     assert!(matches!(read.source(), Source::Journal { .. }), "{read:?}");
     assert!(outage.db.read(&Exact(Duration::from_secs(59)), soon()).await.is_err());
+}
+
+/// A write whose COMMIT was lost had its effect, another replica changed that again, and then it was journaled: readers were
+/// shown the overwritten value, with an age counted from the acceptance.
+#[tokio::test]
+async fn what_may_have_been_true_long_ago_is_as_old_as_that() {
+    let outage = Outage::begin();
+    let now = Instant::now();
+    let minute_ago = now.checked_sub(Duration::from_secs(60)).unwrap();
+    outage.db.0.overlays.note("k", Arc::new(()), Tags::of(["answer"]), now, Some(minute_ago));
+    let age_of = async || {
+        let read = outage.db.read(&Laid(Duration::from_secs(3_600)), soon()).await.unwrap();
+        let Freshness::Stale { age, .. } = read.freshness() else { panic!("{read:?}") };
+        age
+    };
+    assert!(age_of().await >= Duration::from_secs(60), "of nothing but the promise");
+    let asked = Instant::now();
+    outage.db.cache().fill(asked, asked).put(&Answer.cache_key(), Bytes::from_static(b"41"));
+    assert!(age_of().await >= Duration::from_secs(60), "laid over a younger copy");
+    // The copy alone is younger than that.
+    let read = outage.db.read(&Laid(Duration::from_secs(59)), soon()).await.unwrap();
+    assert_eq!(read.into_parts().0.as_deref(), Some(b"41".as_slice()));
 }
 
 /// Several hosts are not asked before the prober knows which is which: a write could reach an old primary.

@@ -95,10 +95,11 @@ impl Db {
         let Some(direct) = direct else {
             return self.write_to_journal(command, deadline, None).await;
         };
+        let begun = Instant::now();
         match self.write_direct(command, deadline, direct).await {
             Ok(attempted) => written(attempted, command),
             Err(Undone::Failed(error)) if belongs_in_journal(&error) => {
-                self.write_to_journal(command, deadline, Some(error)).await
+                self.write_to_journal(command, deadline, Some((error, begun))).await
             }
             Err(Undone::Failed(error)) => Err(WriteError::Rejected(error)),
             Err(Undone::Doubtful(error)) => Err(WriteError::Unknown(error)),
@@ -273,14 +274,15 @@ impl Db {
         self.0.overlays.settle(&command.key, settled, now);
     }
 
-    /// Accepts the command into the journal, after `cause` where the database was tried first. Acknowledges only when
+    /// Accepts the command into the journal, after `cause` where the database was tried first, from then on. Acknowledges only when
     /// direct writes that were begun before have ended, so that replay cannot undo one of them.
     async fn write_to_journal(
         &self,
         command: &Command,
         deadline: Deadline,
-        cause: Option<Error>,
+        cause: Option<(Error, Instant)>,
     ) -> Result<Written, WriteError> {
+        let (cause, begun) = cause.unzip();
         // A commit whose answer was lost may have happened; under its key the journal finds out without doing it twice.
         let maybe_committed = cause.as_ref().is_some_and(|error| error.class() == ErrorClass::Unknown);
         let refused = |error: Error, unknown: bool| {
@@ -316,7 +318,7 @@ impl Db {
         };
         if !repeated {
             self.0.commands.accepted(command);
-            self.note_pending(command, Instant::now());
+            self.note_pending(command, Instant::now(), begun.filter(|_| maybe_committed));
         }
         // Attempts are bounded, so in all but a deadline of nearly nothing this ends first.
         if !self.0.gate.direct_writes_ended(&command.ordering_key, deadline.instant()).await {

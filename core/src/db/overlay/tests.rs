@@ -17,7 +17,7 @@ fn tags(name: &str) -> Tags {
 
 impl Overlays {
     fn noted(&self, key: &'static str, tags: Tags, since: Instant) {
-        self.note(key, Arc::new(key), tags, since);
+        self.note(key, Arc::new(key), tags, since, None);
     }
 
     fn keys(&self, tags: &Tags, as_of: Instant) -> Vec<String> {
@@ -109,13 +109,13 @@ fn an_empty_journal_ends_what_was_noted_before() {
 fn waiting_and_settled_writes_are_bounded_and_leave_nothing_behind() {
     let (overlays, now) = (Overlays::default(), Instant::now());
     for number in 0..=WRITES_MAX {
-        overlays.note(&number.to_string(), Arc::new(()), Tags::of(["a", &number.to_string()]), now);
+        overlays.note(&number.to_string(), Arc::new(()), Tags::of(["a", &number.to_string()]), now, None);
     }
     assert_eq!(overlays.concerning(&tags("a"), now).iter().count(), WRITES_MAX);
     for number in 0..=WRITES_MAX {
         overlays.settle(&number.to_string(), &applied(), now);
     }
-    overlays.note("one more", Arc::new(()), tags("b"), now);
+    overlays.note("one more", Arc::new(()), tags("b"), now, None);
     overlays.settle("one more", &applied(), now);
     let notes = overlays.notes();
     assert_eq!((notes.settled.len(), notes.by_key.len()), (WRITES_MAX, 0));
