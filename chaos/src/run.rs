@@ -158,19 +158,7 @@ async fn measure(
     {
         rows::observe(stack.cluster(), statements).await?;
     }
-    let plan = workload::Plan {
-        seed: experiment.schedule.seed,
-        load: experiment.schedule.load.clone(),
-        doors: stack.doors(),
-        servers: stack.targets(),
-        dialect: match experiment.stack.target.as_ref().map(|target| &target.traffic) {
-            Some(traffic) if traffic.workload != Workload::Todo => {
-                Dialect::Described(Arc::new(traffic.clone()))
-            }
-            Some(_) | None => Dialect::Todos,
-        },
-        counts: Counts::default(),
-    };
+    let plan = load(experiment, stack);
     progress.phase(&format!("warming up with {} objects", plan.load.warm_todos), None);
     let warmed = workload::warm_up(&plan, recorder).await;
     let warmed = warmed.map_err(|error| Error::state("warm up", error.to_string()))?;
@@ -223,6 +211,23 @@ async fn measure(
             let query = target.as_ref().map_or(finish::OWN_TODOS, |target| &target.database.rows);
             finish::final_rows(stack.cluster(), query, recorder).await
         }
+    }
+}
+
+/// Whom to send what.
+fn load(experiment: &Experiment, stack: &Stack) -> workload::Plan {
+    workload::Plan {
+        seed: experiment.schedule.seed,
+        load: experiment.schedule.load.clone(),
+        doors: stack.doors(),
+        servers: stack.targets(),
+        dialect: match experiment.stack.target.as_ref().map(|target| &target.traffic) {
+            Some(traffic) if traffic.workload != Workload::Todo => {
+                Dialect::Described(Arc::new(traffic.clone()))
+            }
+            Some(_) | None => Dialect::Todos,
+        },
+        counts: Counts::default(),
     }
 }
 
