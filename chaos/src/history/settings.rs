@@ -101,7 +101,7 @@ pub struct Limits {
     /// H1 is not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_pause_ms: Option<u64>,
-    /// H2: connections that the pool of one replica may hold. Default none: H2 is not measured.
+    /// H2: connections that one replica may hold. Default none: H2 is not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_max: Option<u64>,
     /// H3: by how much statements per second may exceed the baseline in the five seconds after the return. Default 2.
