@@ -96,8 +96,9 @@ pub struct Scenario {
     setting: Setting,
 }
 
-/// H2: what a server may hold: its pool (`database.pool.connections`), two lanes, the prober's session and the listener's.
-pub(crate) const POOL_MAX: u64 = 16 + 2 + 1 + 1;
+/// H2: what a server may hold: a connection for each permit (`database.bulkhead.permits`), two lanes, the prober's session
+/// and the listener's.
+pub(crate) const POOL_MAX: u64 = 32 + 2 + 1 + 1;
 /// H1: the shortest pause of a server between two attempts to connect.
 pub(crate) const CONNECT_PAUSE_MS: u64 = 100;
 
