@@ -164,7 +164,7 @@ fn what_our_own_service_promises_about_connections_is_not_asked_of_another() {
     assert_eq!((limits.attempts_per_request_max, limits.required.len()), (2.5, 4));
 }
 
-/// A target's own share replaced also what a scenario allows for its fault: nearly half of the writes under a lock.
+/// A target's own share replaced also what a scenario allows for its fault: a third of the writes behind a commit that hangs.
 #[test]
 fn a_share_of_bad_requests_replaces_the_usual_one_and_not_what_a_fault_needs() {
     let target = read(&format!("{EXAMPLE}\n[limits]\nwrites_bad_max = 0.03\nreads_bad_max = 0.0\n")).unwrap();
@@ -177,5 +177,5 @@ fn a_share_of_bad_requests_replaces_the_usual_one_and_not_what_a_fault_needs() {
         (schedule.limits.reads_bad_max, schedule.limits.writes_bad_max)
     };
     assert_eq!(adapted("db-kill"), (0.0, 0.03));
-    assert_eq!(adapted("lock-storm"), (0.0, 0.6));
+    assert_eq!(adapted("sync-standby-missing"), (0.0, 0.35));
 }
