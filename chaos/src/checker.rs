@@ -6,7 +6,8 @@
 //! Health: `health` (L1), `readiness` (L2, L3, L4). Time: `deadlines` (T1, T2), `recovery` (T3), `steady` (T4), `bounds`
 //! (B1, B2, T5, T6; only where the run states them). `herd` (H1 to H5), `budget` (E1), `quiet` (E3), `honesty` (X1 to X4).
 //! `machine` stretches limits of time, never of safety; [`synthetic`] makes histories to measure and to test with. `index` puts the events in order once, `band` sorts answers,
-//! `numbers` counts. Cost grows with the length of the history and a logarithm of it.
+//! `numbers` counts, `two` shares long work between two threads. Cost grows with the length of the history and a logarithm of
+//! it.
 //!
 //! What the history holds nothing about is *not measured*, never held. For those that every run must measure, and those
 //! that its limits name, that makes the verdict inconclusive; the others are only shown.
@@ -39,6 +40,7 @@ mod session;
 mod staleness;
 mod steady;
 pub mod synthetic;
+mod two;
 mod unknown;
 mod writes;
 mod zones;
@@ -91,12 +93,17 @@ pub fn judge(events: &[Event], limits: &Limits) -> Verdict {
 
 /// What operations and final rows alone can tell, of any history.
 fn of_operations(index: &Index<'_>, bands: &[Banded], limits: &Limits, numbers: &mut Numbers) -> Vec<Check> {
-    let mut checks = writes::check(index, limits, numbers);
-    checks.push(order::check(index));
-    checks.push(register::check(index, bands));
-    checks.extend(staleness::check(index, bands, limits, numbers));
-    checks.push(session::check(index, bands));
-    checks.extend(reads::check(index, bands));
+    let most = || {
+        let mut checks = writes::check(index, limits, numbers);
+        checks.push(order::check(index));
+        checks.push(register::check(index, bands));
+        checks.extend(staleness::check(index, bands, limits, numbers));
+        checks.extend(reads::check(index, bands));
+        checks
+    };
+    // The one that takes as long as all others together.
+    let (mut checks, session) = two::both(index.ops.len(), most, || session::check(index, bands));
+    checks.push(session);
     checks
 }
 

@@ -3,6 +3,7 @@
 
 use crate::checker::index::{End, Index, Op, is_journaled};
 use crate::checker::reads::{self, Wrong};
+use crate::checker::two;
 use crate::history::{Completion, Event, Got};
 
 /// What the user of one request got.
@@ -92,17 +93,12 @@ pub(crate) struct Banded {
 
 /// The bands of all operations, in their order.
 pub(crate) fn all(index: &Index<'_>) -> Vec<Banded> {
-    index
-        .ops
-        .iter()
-        .enumerate()
-        .map(|(place, op)| {
-            let wrong = reads::wrong(index, place, op);
-            let freshness = op.end.map_or(Freshness::Fresh, |(_, done)| Freshness::of(done));
-            let band = if wrong.is_some() { Band::Wrong } else { band(op, freshness) };
-            Banded { band, freshness, wrong }
-        })
-        .collect()
+    two::map(&index.ops, |place, op| {
+        let wrong = reads::wrong(index, place, op);
+        let freshness = op.end.map_or(Freshness::Fresh, |(_, done)| Freshness::of(done));
+        let band = if wrong.is_some() { Band::Wrong } else { band(op, freshness) };
+        Banded { band, freshness, wrong }
+    })
 }
 
 fn band(op: &Op<'_>, freshness: Freshness) -> Band {

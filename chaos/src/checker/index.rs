@@ -2,11 +2,14 @@
 //! rows, faults with the outage the canary saw. Judges nothing but whether the history itself makes sense.
 
 use crate::checker::fault::{self, Fault};
+use crate::checker::index::names::Names;
 use crate::checker::index::objects::Objects;
 use crate::checker::index::raw::{Raw, Seen};
+use crate::checker::two;
 use crate::history::{Action, Event, FinalRow, LedgerRow, Load, Role, Run};
 use crate::verdict::Outage;
 
+mod names;
 mod objects;
 mod raw;
 mod write;
@@ -25,9 +28,9 @@ pub(crate) struct Index<'a> {
     pub(crate) ops: Vec<Op<'a>>,
     pub(crate) writes: Vec<Write<'a>>,
     pub(crate) objects: Objects<'a>,
-    /// The spaces of values: one for each object that is written, and number 0 for the titles of all todos.
-    spaces: Map<&'a str, u32>,
-    /// The write with this value in this space.
+    names: Names<'a>,
+    /// The write with this value in this space: that of an object is one more than its number, and the titles of all
+    /// todos are in space 0.
     by_value: Map<(u32, &'a str), usize>,
     /// The creating write of the todo with this id.
     pub(crate) creator: Map<&'a str, usize>,
@@ -59,7 +62,9 @@ impl<'a> Index<'a> {
         let load = raw.load.ok_or("the load never began, so there is nothing to judge")?;
         let ops = raw.pair()?;
         let faults = fault::all(&mut raw.canaries, &mut raw.fault_starts, &raw.fault_ends);
-        let writes = write::group(&ops, &raw.statuses)?;
+        let grouped = || write::group(&ops, &raw.statuses);
+        let (writes, (names, about)) = two::both(ops.len(), grouped, || Names::of(&ops));
+        let writes = writes?;
         let whole = |end: Option<(u64, u64)>, rows: usize| {
             end.filter(|(_, announced)| *announced == rows as u64).map(|(us, _)| us)
         };
@@ -75,7 +80,7 @@ impl<'a> Index<'a> {
         let mut index = Self {
             run,
             load,
-            spaces: Map::new(),
+            names,
             by_value: Map::with_capacity(writes.len()),
             creator: Map::new(),
             update: Map::new(),
@@ -91,10 +96,10 @@ impl<'a> Index<'a> {
             journal_open: raw.journals.values().any(|journal| journal.entries > 0),
             servers,
         };
-        index.relate()?;
-        let writer = |row: &&'a LedgerRow| (*row, index.writer(Some(&row.object), &row.value));
-        index.ledger = index.seen.ledger.iter().map(writer).collect();
-        index.objects = Objects::of(&index);
+        let changes = index.relate(&about)?;
+        let writer = |_, row: &&'a LedgerRow| (*row, index.writer(Some(&row.object), &row.value));
+        index.ledger = two::map(&index.seen.ledger, writer);
+        index.objects = Objects::of(&index, &changes, &about);
         Ok(index)
     }
 
@@ -113,8 +118,13 @@ impl<'a> Index<'a> {
 
     /// The place of the write of this value to this object; of a todo without.
     pub(crate) fn writer(&self, object: Option<&str>, value: &str) -> Option<usize> {
-        let space = object.map_or(Some(0), |object| self.spaces.get(object).copied())?;
-        self.by_value.get(&(space, value)).copied()
+        let object = object.map_or(Some(None), |object| self.names.get(object).map(Some))?;
+        self.writer_to(object, value)
+    }
+
+    /// The same, of an object by its number.
+    fn writer_to(&self, object: Option<u32>, value: &str) -> Option<usize> {
+        self.by_value.get(&(space(object), value)).copied()
     }
 
     /// The write of this title to any todo.
@@ -142,11 +152,14 @@ impl<'a> Index<'a> {
         self.servers.len() > 1
     }
 
-    fn relate(&mut self) -> Result<(), String> {
+    /// Finds out what belongs to each value and each todo; `about` is the number of each operation's object. Returns that
+    /// of what each write changes, as far as it is known.
+    fn relate(&mut self, about: &[Option<u32>]) -> Result<Vec<Option<u32>>, String> {
+        let mut changes = Vec::with_capacity(self.writes.len());
         for (place, write) in self.writes.iter().enumerate() {
-            let next = u32::try_from(self.spaces.len() + 1).unwrap_or(u32::MAX);
-            let space = write.object.map_or(0, |object| *self.spaces.entry(object).or_insert(next));
-            if self.by_value.insert((space, write.value), place).is_some() {
+            let object = about.get(write.first).copied().flatten().filter(|_| write.object.is_some());
+            changes.push(object.or_else(|| write.todo.map(|todo| self.names.number(todo))));
+            if self.by_value.insert((space(object), write.value), place).is_some() {
                 return Err(format!("{} was written under two keys; values must be unique", write.value));
             }
             let (None, Some(todo)) = (write.object, write.todo) else { continue };
@@ -157,6 +170,11 @@ impl<'a> Index<'a> {
             }
             map.entry(todo).or_insert(place);
         }
-        Ok(())
+        Ok(changes)
     }
+}
+
+/// In which space an object with this number has its values, or, without one, a todo.
+fn space(object: Option<u32>) -> u32 {
+    object.map_or(0, |number| number + 1)
 }

@@ -2,6 +2,7 @@
 //! writes took effect, as far as it is known. A todo is an object too: created first, updated second. Judges nothing.
 
 use crate::checker::index::{Index, Map, Op, Write};
+use crate::checker::two;
 use crate::history::Action;
 
 /// What the answer to a read showed.
@@ -69,15 +70,16 @@ impl<T: Copy> Groups<T> {
             *start = sum;
         }
         let mut next = starts.clone();
-        let mut sorted: Vec<Option<T>> = vec![None; items.len()];
+        // Filled with anything: every place is written once below.
+        let mut sorted: Vec<T> = items.iter().map(|(_, item)| *item).collect();
         for (group, item) in items {
             let Some(at) = next.get_mut(*group as usize) else { continue };
             if let Some(slot) = sorted.get_mut(*at) {
-                *slot = Some(*item);
+                *slot = *item;
             }
             *at += 1;
         }
-        Self { items: sorted.into_iter().flatten().collect(), starts }
+        Self { items: sorted, starts }
     }
 
     /// What comes in this group after the item with this number over all groups.
@@ -111,25 +113,20 @@ pub(crate) struct Objects<'a> {
 }
 
 impl<'a> Objects<'a> {
-    pub(crate) fn of(index: &Index<'a>) -> Self {
-        let mut names = Names::default();
-        let mut writes = Vec::with_capacity(index.writes.len());
-        for (place, write) in index.writes.iter().enumerate() {
-            if let Some(name) = write.changes() {
-                writes.push((names.number(name), place));
-            }
-        }
-        let mut reads = Vec::with_capacity(index.ops.len());
-        let mut of_op = vec![None; index.ops.len()];
-        for (place, op) in index.ops.iter().enumerate() {
-            let Some((name, shown)) = shown(index, op) else { continue };
-            let number = names.number(name);
-            reads.push((number, Read { op: place, shown }));
-            if let Some(slot) = of_op.get_mut(place) {
-                *slot = Some((number, shown));
-            }
-        }
-        let count = names.names.len();
+    /// `changes` is the number of what each write changes, `about` that of what each operation is sent about.
+    pub(crate) fn of(index: &Index<'a>, changes: &[Option<u32>], about: &[Option<u32>]) -> Self {
+        let names = index.names.all().to_vec();
+        let number = |(place, number): (usize, &Option<u32>)| number.map(|number| (number, place));
+        let writes: Vec<(u32, usize)> = changes.iter().enumerate().filter_map(number).collect();
+        let of_op = two::map(&index.ops, |place, op| {
+            let number = about.get(place).copied().flatten()?;
+            Some((number, shown(index, op, number)?))
+        });
+        let read = |(op, read): (usize, &Option<(u32, Shown)>)| {
+            read.map(|(number, shown)| (number, Read { op, shown }))
+        };
+        let reads: Vec<(u32, Read)> = of_op.iter().enumerate().filter_map(read).collect();
+        let count = names.len();
         let Places { n, torn, .. } = Places::of(index, &reads);
         let mut order: Vec<(u32, Step)> = writes
             .iter()
@@ -151,7 +148,7 @@ impl<'a> Objects<'a> {
             writes: Groups::of(count, &writes),
             reads: Groups::of(count, &reads),
             order: Groups::of(count, &order),
-            names: names.names,
+            names,
             n,
             torn,
             of_op,
@@ -214,42 +211,22 @@ fn look_ahead(index: &Index<'_>, order: &mut [(u32, Step)]) {
     }
 }
 
-#[derive(Default)]
-struct Names<'a> {
-    names: Vec<&'a str>,
-    numbers: Map<&'a str, u32>,
-}
-
-impl<'a> Names<'a> {
-    fn number(&mut self, name: &'a str) -> u32 {
-        let next = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
-        let number = *self.numbers.entry(name).or_insert(next);
-        if number == next {
-            self.names.push(name);
-        }
-        number
-    }
-}
-
-/// What an answered read of one object showed. A list is told by its last value: whether the ones before it are the
+/// What an answered read of the object with this number showed. A list is told by its last value: whether the ones before it are the
 /// right ones is for `values`.
-fn shown<'a>(index: &Index<'a>, op: &Op<'a>) -> Option<(&'a str, Shown)> {
-    let invoke = op.invoke;
-    if invoke.action != Action::Read || !op.acknowledged() {
+fn shown(index: &Index<'_>, op: &Op<'_>, number: u32) -> Option<Shown> {
+    if op.write || !op.acknowledged() || op.invoke.action != Action::Read {
         return None;
     }
     let (_, done) = op.end?;
-    let writer = |object: Option<&str>, value: &str| match index.writer(object, value) {
+    let written = |object: Option<u32>, value: &str| match index.writer_to(object, value) {
         Some(place) => Shown::Write(place),
         None => Shown::Nothing,
     };
-    match invoke.object.as_deref() {
-        Some(object) => {
-            let values = done.values.as_ref()?;
-            Some((object, values.last().map_or(Shown::Initial, |value| writer(Some(object), value))))
-        }
-        None => Some((invoke.todo.as_deref()?, writer(None, &done.todos.first()?.title))),
+    if op.invoke.object.is_none() {
+        return Some(written(None, &done.todos.first()?.title));
     }
+    let last = done.values.as_ref()?.last();
+    Some(last.map_or(Shown::Initial, |value| written(Some(number), value)))
 }
 
 /// The place of each write in the order of its object, and what contradicts it.

@@ -3,18 +3,19 @@
 
 use crate::checker::index::Map;
 use crate::checker::index::write::{End, Op};
+use crate::checker::two;
 use crate::history::{
-    Canary, Completion, Count, Counter, Event, FaultEnd, FaultStart, Fill, FinalRow, Invoke, Journal,
-    LedgerRow, Load, LossReport, Machine, Probe, ProcessExit, ProcessStart, Promotion, ReadinessDue, Run,
-    Sabotage, Usage,
+    Canary, Completion, Count, Counter, Event, FaultEnd, FaultStart, Fill, FinalRow, Journal, LedgerRow,
+    Load, LossReport, Machine, Probe, ProcessExit, ProcessStart, Promotion, ReadinessDue, Run, Sabotage,
+    Usage,
 };
 
 #[derive(Default)]
 pub(crate) struct Raw<'a> {
     pub(crate) run: Option<&'a Run>,
     pub(crate) load: Option<&'a Load>,
-    invokes: Vec<&'a Invoke>,
-    ends: Vec<(u64, End, &'a Completion)>,
+    begun: Vec<Op<'a>>,
+    ended: Vec<Ended<'a>>,
     pub(crate) canaries: Vec<&'a Canary>,
     pub(crate) fault_starts: Vec<&'a FaultStart>,
     pub(crate) fault_ends: Map<u32, &'a FaultEnd>,
@@ -25,6 +26,21 @@ pub(crate) struct Raw<'a> {
     pub(crate) journals: Map<&'a str, &'a Journal>,
     pub(crate) seen: Seen<'a>,
     pub(crate) broken: Option<&'a str>,
+}
+
+/// The end of one operation. Its number and its time stand here once more, because the lines are far apart in memory.
+#[derive(Clone, Copy)]
+struct Ended<'a> {
+    number: u64,
+    at_us: u64,
+    end: End,
+    done: &'a Completion,
+}
+
+impl<'a> Ended<'a> {
+    fn of(end: End, done: &'a Completion) -> Self {
+        Self { number: done.op, at_us: done.at_us, end, done }
+    }
 }
 
 /// Lines that only one check each looks at, in the order of the file.
@@ -61,10 +77,10 @@ impl<'a> Raw<'a> {
         match event {
             Event::Run(run) => self.run = Some(run),
             Event::Load(load) => self.load = Some(load),
-            Event::Invoke(invoke) => self.invokes.push(invoke),
-            Event::Ok(done) => self.ends.push((done.op, End::Ok, done)),
-            Event::Fail(done) => self.ends.push((done.op, End::Fail, done)),
-            Event::Info(done) => self.ends.push((done.op, End::Info, done)),
+            Event::Invoke(invoke) => self.begun.push(Op::begun(invoke)),
+            Event::Ok(done) => self.ended.push(Ended::of(End::Ok, done)),
+            Event::Fail(done) => self.ended.push(Ended::of(End::Fail, done)),
+            Event::Info(done) => self.ended.push(Ended::of(End::Info, done)),
             Event::Probe(probe) => seen.probes.push(probe),
             Event::Canary(canary) => self.canaries.push(canary),
             Event::FaultStart(start) => self.fault_starts.push(start),
@@ -118,25 +134,34 @@ impl<'a> Raw<'a> {
 
     /// Gives each operation its end, in the order of their numbers.
     pub(crate) fn pair(&mut self) -> Result<Vec<Op<'a>>, String> {
-        // Nearly in order already, which this sort is quick with.
-        self.invokes.sort_by_key(|invoke| invoke.op);
-        self.ends.sort_by_key(|(op, ..)| *op);
-        let twice = |pair: &[&Invoke]| matches!(pair, [a, b] if a.op == b.op);
-        if self.invokes.windows(2).any(twice) {
+        let (begun, ended) = (&mut self.begun, &mut self.ended);
+        let (mut ops, ()) =
+            two::both(begun.len(), || in_order(begun), || ended.sort_unstable_by_key(|ended| ended.number));
+        let twice = |pair: &[Op<'_>]| matches!(pair, [a, b] if a.number == b.number);
+        if ops.windows(2).any(twice) {
             return Err("two operations of this history have the same number".into());
         }
-        let mut ends = self.ends.iter().copied().peekable();
-        let mut ops: Vec<Op<'a>> = Vec::with_capacity(self.invokes.len());
-        for &invoke in &self.invokes {
-            let end = ends.next_if(|(op, ..)| *op == invoke.op).map(|(_, end, done)| (end, done));
-            ops.push(Op::of(invoke, end));
-            if ends.peek().is_some_and(|(op, ..)| *op == invoke.op) {
-                return Err(format!("operation {} of this history ended twice", invoke.op));
+        let mut ended = self.ended.iter().copied().peekable();
+        for op in &mut ops {
+            if let Some(Ended { at_us, end, done, .. }) = ended.next_if(|ended| ended.number == op.number) {
+                (op.end, op.ended_us) = (Some((end, done)), Some(at_us));
+            }
+            if ended.peek().is_some_and(|ended| ended.number == op.number) {
+                return Err(format!("operation {} of this history ended twice", op.number));
             }
         }
-        match ends.next() {
-            Some((op, ..)) => Err(format!("operation {op} of this history ended and was never begun")),
+        match ended.next() {
+            Some(Ended { number, .. }) => {
+                Err(format!("operation {number} of this history ended and was never begun"))
+            }
             None => Ok(ops),
         }
     }
+}
+
+/// By their numbers. Only those are sorted, because an operation is large.
+fn in_order<'a>(begun: &[Op<'a>]) -> Vec<Op<'a>> {
+    let mut places: Vec<(u64, usize)> = begun.iter().zip(0..).map(|(op, place)| (op.number, place)).collect();
+    places.sort_unstable();
+    places.iter().filter_map(|(_, place)| begun.get(*place).copied()).collect()
 }

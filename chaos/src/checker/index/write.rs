@@ -20,6 +20,7 @@ pub(crate) struct Op<'a> {
     pub(crate) invoke: &'a Invoke,
     pub(crate) end: Option<(End, &'a Completion)>,
     // What every check asks of every operation stands here once more: the lines of the history are far apart in memory.
+    pub(crate) number: u64,
     pub(crate) planned_us: u64,
     pub(crate) begun_us: u64,
     pub(crate) ended_us: Option<u64>,
@@ -28,13 +29,15 @@ pub(crate) struct Op<'a> {
 }
 
 impl<'a> Op<'a> {
-    pub(crate) fn of(invoke: &'a Invoke, end: Option<(End, &'a Completion)>) -> Self {
+    /// Before its end is known.
+    pub(crate) fn begun(invoke: &'a Invoke) -> Self {
         Self {
             invoke,
-            end,
+            end: None,
+            number: invoke.op,
             planned_us: invoke.planned_us,
             begun_us: invoke.at_us,
-            ended_us: end.map(|(_, done)| done.at_us),
+            ended_us: None,
             measured: invoke.measured,
             write: invoke.action.is_write(),
         }
@@ -148,11 +151,6 @@ pub(crate) struct Write<'a> {
 impl<'a> Write<'a> {
     pub(crate) fn acknowledged_us(&self) -> Option<u64> {
         self.acknowledged.map(|(us, _)| us)
-    }
-
-    /// What it changes: the object, or the todo where its id is known.
-    pub(crate) fn changes(&self) -> Option<&'a str> {
-        self.object.or(self.todo)
     }
 
     /// Its sendings, in the order of their numbers.
