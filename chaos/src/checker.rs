@@ -178,9 +178,21 @@ fn blank(events: &[Event]) -> Verdict {
         scenario: run.map(|run| run.scenario.clone()).unwrap_or_default(),
         seed: run.map(|run| run.seed).unwrap_or_default(),
         started: run.map(|run| run.started.clone()).unwrap_or_default(),
+        took_us: took_us(events),
         rerun: run.map(|run| run.rerun.clone()).unwrap_or_default(),
         ..Verdict::unjudged("")
     }
+}
+
+/// When the last thing was written down that comes after the load; nobody looks through a long history for it.
+fn took_us(events: &[Event]) -> Option<u64> {
+    events.iter().rev().find_map(|event| match event {
+        Event::Note(note) | Event::HarnessError(note) => Some(note.at_us),
+        Event::FinalRows(rows) => Some(rows.at_us),
+        Event::LedgerRows(rows) => Some(rows.at_us),
+        Event::Load(load) => Some(load.until_us),
+        _ => None,
+    })
 }
 
 fn harness_error(events: &[Event], reason: String) -> Verdict {

@@ -59,6 +59,9 @@ pub struct Verdict {
     pub seed: u64,
     /// Wall time of the start, RFC 3339; empty where unknown.
     pub started: String,
+    /// How long the run took until its last look, in microseconds; absent where the history does not tell.
+    #[serde(default)]
+    pub took_us: Option<u64>,
     /// The command that runs the same schedule again; empty where unknown.
     pub rerun: String,
     /// Every check, in the order of its name.
@@ -78,6 +81,7 @@ impl Verdict {
             scenario: String::new(),
             seed: 0,
             started: String::new(),
+            took_us: None,
             rerun: String::new(),
             checks: Vec::new(),
             numbers: Numbers::default(),

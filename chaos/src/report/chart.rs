@@ -9,8 +9,11 @@ use crate::report::lanes::{self, Lane, Stretch};
 use crate::report::svg::{Anchor, Rect, Svg};
 use crate::verdict::Verdict;
 
-const WIDTH: f64 = 960.0;
-const LEFT: f64 = 124.0;
+/// Width of the names, which stand in a drawing of their own: on a phone they stay while the rest is moved sideways.
+const NAMES: f64 = 114.0;
+const WIDTH: f64 = 846.0;
+/// Room for half of the first time below the axis.
+const LEFT: f64 = 10.0;
 const RIGHT: f64 = 10.0;
 const TOP: f64 = 26.0;
 const BAND_HEIGHT: f64 = 220.0;
@@ -21,6 +24,8 @@ const HEAT_ROW_HEIGHT: f64 = 9.0;
 const CURVE_HEIGHT: f64 = 34.0;
 /// Between two parts of the picture.
 const PART_GAP: f64 = 14.0;
+/// A line of text above a part.
+const HEADING: f64 = 14.0;
 /// Width of one column of the band.
 const BIN_US: u64 = 100_000;
 /// A long run gets wider columns: more of them than the picture has points would only make the page large.
@@ -177,28 +182,42 @@ pub(crate) fn rows(parts: &Parts) -> Vec<Row> {
     parts.lanes.iter().flat_map(of_lane).chain(parts.curves.iter().map(of_curve)).collect()
 }
 
-/// The whole picture.
+/// The names beside the picture, and the picture itself. Both are of one height.
+struct Sheets {
+    names: Svg,
+    plot: Svg,
+}
+
+impl Sheets {
+    fn name(&mut self, y: f64, text: &str) {
+        self.names.text((NAMES - 6.0, y), Anchor::End, "tick", text);
+    }
+}
+
+/// The whole picture, in two drawings side by side.
 pub(crate) fn draw(parts: &Parts, verdict: &Verdict) -> String {
     let Parts { frame, step_us, counts, heat, lanes, curves } = parts;
-    let heat_top = TOP + BAND_HEIGHT + AXIS_HEIGHT + PART_GAP;
+    let heat_top = TOP + BAND_HEIGHT + AXIS_HEIGHT + PART_GAP + HEADING;
     let lanes_top = heat_top + heat::ROWS as f64 * HEAT_ROW_HEIGHT + PART_GAP;
     let curves_top = lanes_top + lanes.len() as f64 * (LANE_HEIGHT + LANE_GAP) + PART_GAP - LANE_GAP;
     let height = curves_top + curves.len() as f64 * (CURVE_HEIGHT + PART_GAP) + 8.0;
     let title = format!("What users got, per {}", column(*step_us));
-    let mut svg = Svg::new("band", WIDTH, height, &title, &describe(verdict, parts));
-    svg.stripes("stripes-stale", "stripe-stale", 45);
-    svg.stripes("stripes-journaled", "stripe-journaled", -45);
-    svg.stripes("stripes-away", "stripe-away", 45);
-    draw_axis(&mut svg, frame, height);
-    draw_band(&mut svg, counts, frame, *step_us);
-    draw_heat(&mut svg, heat, frame, *step_us, heat_top);
+    let mut plot = Svg::new("band", WIDTH, height, &title, &describe(verdict, parts));
+    plot.stripes("stripes-stale", "stripe-stale", 45);
+    plot.stripes("stripes-journaled", "stripe-journaled", -45);
+    plot.stripes("stripes-away", "stripe-away", 45);
+    draw_axis(&mut plot, frame, height);
+    // What the names say stands in the description of the picture.
+    let mut sheets = Sheets { names: Svg::silent("names", NAMES, height), plot };
+    draw_band(&mut sheets, counts, frame, *step_us);
+    draw_heat(&mut sheets, heat, frame, *step_us, heat_top);
     for (place, lane) in lanes.iter().enumerate() {
-        draw_lane(&mut svg, lane, frame, lanes_top + place as f64 * (LANE_HEIGHT + LANE_GAP));
+        draw_lane(&mut sheets, lane, frame, lanes_top + place as f64 * (LANE_HEIGHT + LANE_GAP));
     }
     for (place, curve) in curves.iter().enumerate() {
-        draw_curve(&mut svg, curve, frame, curves_top + place as f64 * (CURVE_HEIGHT + PART_GAP));
+        draw_curve(&mut sheets, curve, frame, curves_top + place as f64 * (CURVE_HEIGHT + PART_GAP));
     }
-    svg.finish()
+    format!("<div class=\"chart\">{}\n{}</div>", sheets.names.finish(), sheets.plot.finish())
 }
 
 /// The width of a column in words.
@@ -206,7 +225,7 @@ fn column(step_us: u64) -> String {
     if step_us == BIN_US { "tenth of a second".to_owned() } else { format!("{:.1} s", step_us as f64 / 1e6) }
 }
 
-fn draw_band(svg: &mut Svg, counts: &Counts, frame: &Frame, step_us: u64) {
+fn draw_band(sheets: &mut Sheets, counts: &Counts, frame: &Frame, step_us: u64) {
     let tallest = counts.steps.iter().map(|step| step.iter().sum::<u64>()).max().unwrap_or(0).max(1);
     let unit = BAND_HEIGHT / tallest as f64;
     let mut floor = vec![0_u64; counts.steps.len()];
@@ -223,16 +242,16 @@ fn draw_band(svg: &mut Svg, counts: &Counts, frame: &Frame, step_us: u64) {
             let y = TOP + BAND_HEIGHT - *floor as f64 * unit;
             rects.push(Rect { x, y, width: end - x, height: many as f64 * unit });
         }
-        svg.rects(&rects, class(band));
+        sheets.plot.rects(&rects, class(band));
     }
-    svg.text((LEFT - 8.0, TOP + 10.0), Anchor::End, "tick", &tallest.to_string());
-    svg.text((LEFT - 8.0, TOP + BAND_HEIGHT), Anchor::End, "tick", "0");
-    svg.text(
-        (LEFT, TOP - 10.0),
-        Anchor::Start,
-        "tick",
-        &format!("requests planned in each {}", column(step_us)),
-    );
+    sheets.name(TOP + 10.0, &tallest.to_string());
+    sheets.name(TOP + BAND_HEIGHT, "0");
+    heading(&mut sheets.plot, TOP, &format!("requests planned in each {}", column(step_us)));
+}
+
+/// The line above a part that begins here.
+fn heading(plot: &mut Svg, top: f64, text: &str) {
+    plot.text((LEFT, top - 9.0), Anchor::Start, "tick", text);
 }
 
 fn draw_axis(svg: &mut Svg, frame: &Frame, height: f64) {
@@ -252,7 +271,7 @@ fn draw_axis(svg: &mut Svg, frame: &Frame, height: f64) {
     }
 }
 
-fn draw_heat(svg: &mut Svg, heat: &Heat, frame: &Frame, step_us: u64, top: f64) {
+fn draw_heat(sheets: &mut Sheets, heat: &Heat, frame: &Frame, step_us: u64, top: f64) {
     let floor = top + heat::ROWS as f64 * HEAT_ROW_HEIGHT;
     let row_top = |row: usize| floor - (row + 1) as f64 * HEAT_ROW_HEIGHT;
     let mut shades: Vec<Vec<Rect>> = vec![Vec::new(); heat::SHADES_COUNT];
@@ -264,17 +283,17 @@ fn draw_heat(svg: &mut Svg, heat: &Heat, frame: &Frame, step_us: u64, top: f64) 
         }
     }
     for (shade, rects) in shades.iter().enumerate() {
-        svg.rects(rects, &format!("heat heat-{shade}"));
+        sheets.plot.rects(rects, &format!("heat heat-{shade}"));
     }
     // Every second bound, because text is higher than a row.
     for row in (1..heat::ROWS).step_by(2) {
-        svg.text((LEFT - 8.0, row_top(row) + HEAT_ROW_HEIGHT + 4.5), Anchor::End, "tick", heat::label(row));
+        sheets.name(row_top(row) + HEAT_ROW_HEIGHT + 4.5, heat::label(row));
     }
-    svg.line((LEFT, floor), (WIDTH - RIGHT, floor), "grid");
-    svg.text((4.0, top + 14.0), Anchor::Start, "tick", "latency");
+    sheets.plot.line((LEFT, floor), (WIDTH - RIGHT, floor), "grid");
+    heading(&mut sheets.plot, top, "how long they took, from the planned time");
 }
 
-fn draw_curve(svg: &mut Svg, curve: &Curve, frame: &Frame, top: f64) {
+fn draw_curve(sheets: &mut Sheets, curve: &Curve, frame: &Frame, top: f64) {
     let max = curve.max();
     let unit = CURVE_HEIGHT / max.max(1) as f64;
     let mut rects = Vec::new();
@@ -284,23 +303,25 @@ fn draw_curve(svg: &mut Svg, curve: &Curve, frame: &Frame, top: f64) {
         let height = *value as f64 * unit;
         rects.push(Rect { x, y: top + CURVE_HEIGHT - height, width: end - x, height });
     }
-    svg.rects(&rects, "curve");
-    svg.line((LEFT, top + CURVE_HEIGHT), (WIDTH - RIGHT, top + CURVE_HEIGHT), "axis");
-    svg.text((LEFT - 8.0, top + 14.0), Anchor::End, "tick", curve.name);
-    svg.text((LEFT - 8.0, top + 30.0), Anchor::End, "tick", &format!("at most {max}"));
+    sheets.plot.rects(&rects, "curve");
+    sheets.plot.line((LEFT, top + CURVE_HEIGHT), (WIDTH - RIGHT, top + CURVE_HEIGHT), "axis");
+    sheets.name(top + 14.0, curve.name);
+    sheets.name(top + 30.0, &format!("at most {max}"));
 }
 
-fn draw_lane(svg: &mut Svg, lane: &Lane, frame: &Frame, y: f64) {
-    svg.text((LEFT - 8.0, y + 14.5), Anchor::End, "tick", &lane.name);
+fn draw_lane(sheets: &mut Sheets, lane: &Lane, frame: &Frame, y: f64) {
+    sheets.name(y + 14.5, &lane.name);
+    let svg = &mut sheets.plot;
     for Stretch { from_us, until_us, kind, label } in &lane.stretches {
         let (x, end) = (frame.x(*from_us), frame.x(*until_us));
         // A stretch of a moment would vanish; two units can be seen.
         let width = (end - x).max(2.0);
         svg.rect(Rect { x, y, width, height: LANE_HEIGHT }, kind.class());
-        if width > label.chars().count() as f64 * 7.0 + 8.0 {
+        // As wide as the widest of the usual fonts makes it.
+        let back = label.chars().count() as f64 * 7.6 + 8.0;
+        if width > back + 3.0 {
             let (text_class, back_class) =
                 (format!("{}-text", kind.class()), format!("{}-back", kind.class()));
-            let back = label.chars().count() as f64 * 7.0 + 8.0;
             svg.rect(Rect { x: x + 3.0, y: y + 2.0, width: back, height: LANE_HEIGHT - 4.0 }, &back_class);
             svg.text((x + 7.0, y + 14.5), Anchor::Start, &text_class, label);
         }

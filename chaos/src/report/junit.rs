@@ -38,10 +38,9 @@ struct Sums {
 impl Sums {
     fn of(verdict: &Verdict) -> Self {
         let many = |told| verdict.checks.iter().filter(|check| Told::of(check) == told).count();
-        // A failed harness has no checks; one case must stand for it, or the file would look green.
         let harness = usize::from(verdict.outcome == Outcome::HarnessError);
         Self {
-            tests: verdict.checks.len() + harness,
+            tests: verdict.checks.len() + 1,
             failures: many(Told::Failure),
             errors: many(Told::Error) + harness,
             skipped: many(Told::Skipped),
@@ -62,9 +61,11 @@ pub(crate) fn xml(entries: &[Entry<'_>]) -> String {
         errors: a.errors + b.errors,
         skipped: a.skipped + b.skipped,
     });
+    let took_us = entries.iter().filter_map(|entry| entry.verdict.took_us).sum();
     let mut out = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"ridethrough-chaos\" {}>\n",
-        all.attributes()
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"ridethrough-chaos\" {} time=\"{}\">\n",
+        all.attributes(),
+        seconds(took_us)
     );
     for entry in entries {
         suite(&mut out, entry);
@@ -83,7 +84,9 @@ fn suite(out: &mut String, entry: &Entry<'_>) {
         format!(" timestamp=\"{}\"", text(&verdict.started))
     };
     // Writing to a string cannot fail.
-    let _ = writeln!(out, "  <testsuite name=\"{name}\" {sums}{timestamp}>\n    <properties>");
+    let time = seconds(verdict.took_us.unwrap_or(0));
+    let _ =
+        writeln!(out, "  <testsuite name=\"{name}\" {sums}{timestamp} time=\"{time}\">\n    <properties>");
     let seed = verdict.seed.to_string();
     let schedule = entry.schedule();
     for (property, value) in [("seed", seed.as_str()), ("schedule", &schedule), ("replay", &verdict.rerun)] {
@@ -92,12 +95,15 @@ fn suite(out: &mut String, entry: &Entry<'_>) {
         }
     }
     out.push_str("    </properties>\n");
+    // The run's time is its own: the invariants are judged afterwards, all together in some milliseconds. And a harness
+    // that failed has no checks; without this case the file would look green.
+    let _ =
+        write!(out, "    <testcase name=\"the harness did its part\" classname=\"{name}\" time=\"{time}\"");
     if verdict.outcome == Outcome::HarnessError {
         let reason = text(&verdict.reason);
-        let _ = writeln!(
-            out,
-            "    <testcase name=\"the harness did its part\" classname=\"{name}\"><error message=\"{reason}\" type=\"harness-error\"/></testcase>"
-        );
+        let _ = writeln!(out, "><error message=\"{reason}\" type=\"harness-error\"/></testcase>");
+    } else {
+        out.push_str("/>\n");
     }
     for check in &verdict.checks {
         case(out, &name, check);
@@ -108,7 +114,7 @@ fn suite(out: &mut String, entry: &Entry<'_>) {
 fn case(out: &mut String, suite: &str, check: &Check) {
     let name = text(&format!("{} {}", check.id, check.title));
     let measured = text(&check.measured);
-    let _ = write!(out, "    <testcase name=\"{name}\" classname=\"{suite}\"");
+    let _ = write!(out, "    <testcase name=\"{name}\" classname=\"{suite}\" time=\"0.000\"");
     let element = match Told::of(check) {
         Told::Passed => {
             let _ = writeln!(out, "><system-out>{measured}</system-out></testcase>");
@@ -128,6 +134,11 @@ fn case(out: &mut String, suite: &str, check: &Check) {
         "><{element} message=\"{measured}\" type=\"{kind}\">{}</{element}></testcase>",
         text(&proof)
     );
+}
+
+/// As the format has it.
+fn seconds(us: u64) -> String {
+    format!("{:.3}", us as f64 / 1e6)
 }
 
 fn proof(witness: &Witness) -> String {

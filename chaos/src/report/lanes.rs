@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Half,
     Bad,
     Fault,
+    /// A fault that was begun and had not taken hold yet.
+    Coming,
 }
 
 impl Kind {
@@ -46,6 +48,7 @@ impl Kind {
             Self::Half => "lane-half",
             Self::Bad => "lane-bad",
             Self::Fault => "lane-fault",
+            Self::Coming => "lane-coming",
         }
     }
 }
@@ -71,16 +74,27 @@ fn faults(events: &[Event], until_us: u64) -> Lane {
         .iter()
         .filter_map(|event| if let Event::FaultEnd(end) = event { Some((end.id, end.at_us)) } else { None })
         .collect();
-    let stretch = |event: &Event| match event {
-        Event::FaultStart(start) => Some(Stretch {
+    let mut stretches = Vec::new();
+    for start in events
+        .iter()
+        .filter_map(|event| if let Event::FaultStart(start) = event { Some(start) } else { None })
+    {
+        // A failover does much before it is one, and users see that.
+        let asked_us = start.asked_us.filter(|asked_us| asked_us + STEP_US <= start.at_us);
+        stretches.extend(asked_us.map(|from_us| Stretch {
+            from_us,
+            until_us: start.at_us,
+            kind: Kind::Coming,
+            label: "on its way".into(),
+        }));
+        stretches.push(Stretch {
             from_us: start.at_us,
             until_us: ends.get(&start.id).copied().unwrap_or(until_us),
             kind: Kind::Fault,
             label: start.fault.clone(),
-        }),
-        _ => None,
-    };
-    Lane { name: "fault".into(), stretches: events.iter().filter_map(stretch).collect() }
+        });
+    }
+    Lane { name: "fault".into(), stretches }
 }
 
 fn database(events: &[Event], outages: &[Outage]) -> Lane {
@@ -276,6 +290,26 @@ mod tests {
         let lanes = all(&events, &[], 600_000, 1_000_000);
         assert_eq!(lanes.len(), 1, "the probe lies outside");
         assert_eq!(parts(&lanes[0]), [(600, 1_000, Kind::Fault)]);
+    }
+
+    #[test]
+    fn a_fault_that_takes_long_to_take_hold_is_shown_on_its_way() {
+        // A failover was drawn from its end on, and the outage that it made stood beside no fault.
+        let begun = |asked_ms: u64, at_ms: u64| {
+            let (at_us, asked_us) = (at_ms * 1_000, Some(asked_ms * 1_000));
+            Event::FaultStart(FaultStart {
+                id: 1,
+                fault: "failover".into(),
+                at_us,
+                asked_us,
+                database_gone: true,
+                way_gone: false,
+                witness: None,
+            })
+        };
+        let lanes = all(&[begun(200, 900)], &[], 0, 1_000_000);
+        assert_eq!(parts(&lanes[0]), [(200, 900, Kind::Coming), (900, 1_000, Kind::Fault)]);
+        assert_eq!(parts(&all(&[begun(890, 900)], &[], 0, 1_000_000)[0]), [(900, 1_000, Kind::Fault)]);
     }
 
     #[test]

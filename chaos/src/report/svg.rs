@@ -45,6 +45,11 @@ impl Svg {
         }
     }
 
+    /// An empty drawing for the eye only, whose content is told elsewhere.
+    pub(crate) fn silent(name: &str, width: f64, height: f64) -> Self {
+        Self::new(name, width, height, "", "")
+    }
+
     pub(crate) fn rect(&mut self, rect: Rect, class: &str) {
         let Rect { x, y, width, height } = rect;
         self.add(format_args!(
@@ -110,19 +115,18 @@ impl Svg {
     pub(crate) fn finish(self) -> String {
         let Self { body, name, width, height, title, description } = self;
         let (name, title, description) = (escape(&name), escape(&title), escape(&description));
-        format!(
+        let words = format!(
             concat!(
-                r#"<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width:.0} {height:.0}" "#,
-                r#"aria-labelledby="{name}-title {name}-description"><title id="{name}-title">{title}</title>"#,
-                r#"<desc id="{name}-description">{description}</desc>{body}</svg>"#
+                r#"role="img" aria-labelledby="{name}-title {name}-description">"#,
+                r#"<title id="{name}-title">{title}</title><desc id="{name}-description">{description}</desc>"#
             ),
-            width = width,
-            height = height,
             name = name,
             title = title,
-            description = description,
-            body = body
-        )
+            description = description
+        );
+        let words = if title.is_empty() { r#"aria-hidden="true">"# } else { &words };
+        let of = format!(r#"xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0} {height:.0}""#);
+        format!(r#"<svg class="{name}" {of} {words}{body}</svg>"#)
     }
 
     fn add(&mut self, element: std::fmt::Arguments<'_>) {

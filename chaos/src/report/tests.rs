@@ -286,6 +286,7 @@ fn every_text_can_be_read_by_day_and_by_night() {
             ("away-text", "away-ground"),
             ("fault-text", "fault"),
             ("half-text", "half"),
+            ("text", "coming"),
         ] {
             let found = contrast(&colours[text], &colours[ground]);
             assert!(found >= 4.5, "{text} {} on {ground} {}: {found:.1}", colours[text], colours[ground]);
@@ -338,6 +339,19 @@ fn junit_counts_a_broken_promise_as_failure_and_what_kept_the_run_from_proving_a
     for part in ["name=\"seed\" value=\"42\"", "value=\"schedule.toml\"", "run db-kill --seed 42"] {
         assert!(xml.contains(part), "{part}");
     }
+}
+
+#[test]
+fn junit_gives_the_run_its_time_once() {
+    let mut verdict = judge(&run("db-kill"), &Limits::default());
+    verdict.took_us = Some(12_345_678);
+    let entries = [Entry { name: "a", verdict: &verdict }, Entry { name: "b", verdict: &verdict }];
+    let xml = junit::xml(&entries);
+    assert!(xml.lines().nth(1).unwrap().contains(" time=\"24.691\""), "{xml}");
+    assert_eq!(xml.matches(" time=\"12.346\"").count(), 4, "a suite and one case, twice");
+    let times = xml.split(" time=\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let sum: f64 = times.skip(1).map(|time| time.parse::<f64>().unwrap()).sum();
+    assert!((sum - 4.0 * 12.346).abs() < 0.001, "the other cases take no time of their own: {sum}");
 }
 
 #[test]
