@@ -1,6 +1,7 @@
 //! The command line: sub-commands and exit codes. What the commands do is in `run.rs`, `up.rs`, `doctor.rs`.
 
 mod compare;
+mod ended;
 mod experiments;
 mod explore;
 mod export;
@@ -195,7 +196,7 @@ async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
         }
         Command::Check { history } => {
             let (_, verdict) = run::check(&history)?;
-            experiments::tell(&verdict, None);
+            ended::tell(&verdict, None);
             Ok(verdict.outcome.exit_code())
         }
         Command::Export { history, format } => export::write(&history, format).map(|()| 0),

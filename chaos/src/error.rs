@@ -22,7 +22,11 @@ pub enum Error {
         looked_at: String,
     },
     /// A binary of this workspace is not where it was expected.
-    #[error("find the binary `{name}`: it is not at {}; build it with `{build}`, or name it with {option}", path.display())]
+    #[error(
+        "find the binary `{name}`: it is not at {}; build it with `{build}`, or name it with {option}; \
+         a service of your own takes neither, only a file that describes it (`run SCENARIO --target FILE`)",
+        path.display()
+    )]
     NoBinary {
         /// The file name of the binary.
         name: String,
@@ -84,7 +88,7 @@ pub enum Error {
         source: tokio_postgres::Error,
     },
     /// A name on the command line is not known.
-    #[error("find {what} `{name}`: known are {known}")]
+    #[error("find {what} `{name}`: {}known are {known}", nearest(name, known))]
     Unknown {
         /// What kind of thing was named ("the scenario").
         what: &'static str,
@@ -130,6 +134,14 @@ impl Error {
     }
 }
 
+/// The known name that was probably meant, as a question.
+fn nearest(name: &str, known: &str) -> String {
+    let likeness = |known: &str| strsim::jaro_winkler(name, known);
+    let best = known.split(", ").max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
+    let meant = best.filter(|best| likeness(best) > 0.8);
+    meant.map_or_else(String::new, |meant| format!("did you mean `{meant}`? "))
+}
+
 /// The driver's `Display` hides the server's message ("db error"); this shows code and message.
 pub(crate) fn describe_postgres(error: &tokio_postgres::Error) -> String {
     if let Some(server) = error.as_db_error() {
@@ -138,5 +150,21 @@ pub(crate) fn describe_postgres(error: &tokio_postgres::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_was_typed_wrong_is_asked_about_and_nonsense_is_not() {
+        let told = |name: &str| {
+            let (name, known) = (name.to_owned(), "db-kill, db-hang, failover".to_owned());
+            Error::Unknown { what: "the fault", name, known }.to_string()
+        };
+        assert!(told("db-kil").contains("did you mean `db-kill`?"));
+        assert!(told("fail-over").contains("did you mean `failover`?"));
+        assert!(!told("everything").contains("did you mean"));
     }
 }

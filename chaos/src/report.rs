@@ -130,12 +130,12 @@ pub fn append_summary(file: &Path, entries: &[Entry<'_>]) -> Result<(), ReportEr
         .map_err(|source| ReportError::Io { path: file.to_owned(), source })
 }
 
-/// The verdicts in the folder of a run, or in the folders of the runs below it by their names.
+/// The verdict in a file or in the folder of a run, or those in the folders of the runs below it by their names.
 ///
 /// # Errors
 /// [`ReportError::Read`] where there is none, or one of them is none that this program can read.
 pub fn read(folder: &Path) -> Result<Vec<(String, Verdict)>, ReportError> {
-    let alone = folder.join(VERDICT);
+    let alone = if folder.is_file() { folder.to_owned() } else { folder.join(VERDICT) };
     if alone.is_file() {
         return Ok(vec![(String::new(), read_file(&alone)?)]);
     }

@@ -1,10 +1,9 @@
-//! The commands `report` and `diff`: runs that are over, shown anew and held against each other. What differs is found
-//! in `report/diff.rs`.
+//! The commands `report` and `diff`, and `--against`: runs that are over, shown anew and held against each other. What
+//! differs is found in `report/diff.rs`.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::cli::{experiments, print};
+use crate::cli::{ended, experiments, print};
 use crate::error::Error;
 use crate::report::{self, Difference, Entry};
 use crate::run;
@@ -20,26 +19,26 @@ const INCOMPARABLE: u8 = 2;
 /// `report DIR`: judges the history again and writes the report anew. Of a folder with several runs, each one and the
 /// page over all. Gives the exit code of the worst.
 pub(super) fn report(dir: &Path, against: Option<&Path>) -> Result<u8, Error> {
-    let earlier = against.map(report::read).transpose().map_err(failed("read the earlier run"))?;
-    let earlier: BTreeMap<String, Verdict> = earlier.into_iter().flatten().collect();
+    let earlier = against.map(Earlier::read).transpose()?;
     let history = dir.join("history.jsonl");
     if history.is_file() {
         // One run against one run, whatever their folders are called.
-        let before = earlier.get("").or_else(|| (earlier.len() == 1).then(|| earlier.values().next())?);
-        let before = before.or_else(|| earlier.get(&name_of(dir)));
-        if let (Some(against), None) = (against, before) {
-            let reason = format!("{} holds several runs, none with this name", against.display());
-            return Err(Error::state(format!("hold {} against it", dir.display()), reason));
-        }
-        let verdict = run::judge(&history, dir, before)?;
-        experiments::tell(&verdict, Some(dir));
+        let name = name_of(dir);
+        let before = earlier.as_ref().map(|earlier| {
+            let reason = || format!("{} holds several runs, none with this name", earlier.from.display());
+            let unlike = || Error::state(format!("hold {} against it", dir.display()), reason());
+            earlier.alone().or_else(|| earlier.find(&name)).ok_or_else(unlike)
+        });
+        let verdict = run::judge(&history, dir, before.transpose()?)?;
+        ended::tell(&verdict, Some(dir));
         return Ok(verdict.outcome.exit_code());
     }
     let mut verdicts = Vec::new();
     for (name, _) in report::read(dir).map_err(failed("find the runs"))? {
         let folder = dir.join(&name);
-        verdicts
-            .push((name.clone(), run::judge(&folder.join("history.jsonl"), &folder, earlier.get(&name))?));
+        let before = earlier.as_ref().and_then(|earlier| earlier.find(&name));
+        let verdict = run::judge(&folder.join("history.jsonl"), &folder, before)?;
+        verdicts.push((name, verdict));
     }
     let entries: Vec<Entry<'_>> = verdicts.iter().map(|(name, verdict)| Entry { name, verdict }).collect();
     report::write_all(dir, &entries).map_err(failed("write the report"))?;
@@ -54,6 +53,44 @@ pub(super) fn diff(before: &Path, after: &Path) -> Result<u8, Error> {
     let (text, code) = compare(&read(before)?, &read(after)?);
     print(&text);
     Ok(code)
+}
+
+/// Runs that later ones are held against.
+#[derive(Debug)]
+pub(super) struct Earlier {
+    from: PathBuf,
+    verdicts: Vec<(String, Verdict)>,
+}
+
+impl Earlier {
+    /// Reads a `verdict.json`, the folder of a run, or that of several.
+    pub(super) fn read(from: &Path) -> Result<Self, Error> {
+        let verdicts = report::read(from).map_err(failed("read the earlier run"))?;
+        Ok(Self { from: from.to_owned(), verdicts })
+    }
+
+    /// The only one.
+    fn alone(&self) -> Option<&Verdict> {
+        if let [(_, only)] = self.verdicts.as_slice() { Some(only) } else { None }
+    }
+
+    /// The one of this name, of its folder or else of its scenario.
+    fn find(&self, name: &str) -> Option<&Verdict> {
+        let of_folder = self.verdicts.iter().find(|(folder, _)| folder == name);
+        let found = of_folder.or_else(|| self.verdicts.iter().find(|(_, verdict)| verdict.scenario == name));
+        found.map(|(_, verdict)| verdict)
+    }
+
+    /// Holds a run that has just been judged against the one of its scenario: on its page, and in words. Of two runs by
+    /// different names nothing is compared, since they broke different things.
+    pub(super) fn hold(&self, scenario: &str, out: &Path) -> Result<String, Error> {
+        let Some(before) = self.find(scenario) else {
+            return Ok(format!("{scenario}: {} holds no run of it\n", self.from.display()));
+        };
+        let now = run::judge(&out.join("history.jsonl"), out, Some(before))?;
+        let found = report::diff(before, &now);
+        Ok(format!("Against {}:\n{}", self.from.display(), told(scenario, &found)))
+    }
 }
 
 fn name_of(dir: &Path) -> String {
@@ -132,6 +169,17 @@ mod tests {
         {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+    }
+
+    #[test]
+    fn an_earlier_run_is_found_by_its_folder_and_else_by_its_scenario() {
+        let earlier = Earlier { from: "x".into(), verdicts: vec![run("db-hang", 1), run("tuesday", 2)] };
+        let lost = |name: &str| earlier.find(name).map(|verdict| verdict.numbers.lost);
+        assert_eq!((lost("db-hang"), lost("tuesday"), lost("failover")), (Some(1), Some(2), None));
+        // Its scenario says db-kill, whatever its folder is called.
+        assert_eq!(lost("db-kill"), Some(1));
+        assert!(earlier.alone().is_none());
+        assert!(earlier.hold("failover", Path::new("/")).unwrap().contains("holds no run of it"));
     }
 
     #[test]

@@ -1,23 +1,26 @@
 //! The commands that run experiments: scenarios, a schedule again, fewer faults, many seeds. What one experiment does is in
 //! `run.rs`; the command line is in `cli.rs`.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
 use tokio::time::Instant;
 
+use crate::cli::compare::Earlier;
+use crate::cli::ended::{Ended, line, tell};
 use crate::cli::flags::{Load, Of, Parts};
 use crate::cli::prepare::{experiment, scheduled};
-use crate::cli::{Interrupts, eprint, print};
+use crate::cli::{Interrupts, eprint, print, stack_options};
 use crate::config::Config;
 use crate::error::Error;
+use crate::postgres::Binaries;
 use crate::report::{self, Entry};
 use crate::run::{self, Experiment, Progress};
 use crate::scenario::{self, Scenario};
 use crate::schedule::Schedule;
 use crate::shrink;
+use crate::stack;
 use crate::swarm;
 use crate::verdict::{Class, Outcome, State, Verdict};
 
@@ -47,6 +50,10 @@ pub(super) enum Command {
         /// Where the reports go, each in a folder named after its scenario [default: target/chaos] [key: run.out].
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+        /// Earlier runs, for what got better and worse: a verdict.json, the folder of a run, or that of several. Read
+        /// before the first run, so that it may be the folder that is written to. Changes no exit code.
+        #[arg(long, value_name = "FILE|DIR", conflicts_with = "schedule")]
+        against: Option<PathBuf>,
         #[command(flatten)]
         of: Of,
         #[command(flatten)]
@@ -111,14 +118,17 @@ pub(super) async fn execute(command: Command, mut config: Config) -> Result<u8, 
             let out = out.unwrap_or_else(|| config.demo.out.clone());
             demo(&config, out).await
         }
-        Command::Run { scenarios, schedule, load, out, of, parts } => {
+        Command::Run { scenarios, schedule, load, out, against, of, parts } => {
             of.put_over(&mut config.run);
             load.put_over(&mut config.run);
             parts.put_over(&mut config.stack);
             config.run.out = out.unwrap_or(config.run.out);
             match schedule {
                 Some(file) => replay(&file, &config, config.run.out.join("schedule")).await,
-                None => named(&scenarios, &config).await,
+                None => {
+                    let earlier = against.as_deref().map(Earlier::read).transpose()?;
+                    named(&scenarios, &config, earlier.as_ref()).await
+                }
             }
         }
         Command::Replay { dir, out, of, parts } => {
@@ -154,37 +164,6 @@ pub(super) fn worst(codes: &[u8]) -> u8 {
     [1, 3, 2].into_iter().find(|code| codes.contains(code)).unwrap_or(0)
 }
 
-/// How an experiment ended for the person who asked for it.
-#[derive(Debug, Clone)]
-pub(super) enum Ended {
-    Judged(Box<Verdict>),
-    Failed,
-    Interrupted,
-}
-
-impl Ended {
-    pub(super) fn outcome(&self) -> Outcome {
-        match self {
-            Self::Judged(verdict) => verdict.outcome,
-            Self::Failed => Outcome::HarnessError,
-            // Cut short, it proves nothing.
-            Self::Interrupted => Outcome::Inconclusive,
-        }
-    }
-
-    /// The verdict for a page over several runs; of a harness that failed before it could judge, one that says so.
-    fn verdict(&self) -> Verdict {
-        match self {
-            Self::Judged(verdict) => Verdict::clone(verdict),
-            Self::Failed | Self::Interrupted => Verdict::unjudged("it did not get as far as a verdict"),
-        }
-    }
-
-    pub(super) fn is_interrupted(&self) -> bool {
-        matches!(self, Self::Interrupted)
-    }
-}
-
 /// `demo`.
 async fn demo(config: &Config, out: PathBuf) -> Result<u8, Error> {
     let duration = config.run.duration.or(Some(scenario::DEMO_DURATION));
@@ -193,7 +172,7 @@ async fn demo(config: &Config, out: PathBuf) -> Result<u8, Error> {
 }
 
 /// `run SCENARIO…`.
-async fn named(names: &[String], config: &Config) -> Result<u8, Error> {
+async fn named(names: &[String], config: &Config, earlier: Option<&Earlier>) -> Result<u8, Error> {
     let chosen: Vec<&'static Scenario> = if names.iter().any(|name| name == "all") {
         scenario::ALL.iter().filter(|scenario| scenario.in_all).collect()
     } else {
@@ -207,6 +186,10 @@ async fn named(names: &[String], config: &Config) -> Result<u8, Error> {
             experiment(scenario, config, config.run.duration, out, &format!("run {}", scenario.name))
         })
         .collect::<Result<_, _>>()?;
+    if experiments.len() > 1 {
+        // What is missing for the first is missing for all; it is told once.
+        possible(config)?;
+    }
     let began = Instant::now();
     let mut lines = Vec::new();
     let mut codes = Vec::new();
@@ -219,14 +202,30 @@ async fn named(names: &[String], config: &Config) -> Result<u8, Error> {
         if ended.is_interrupted() {
             break;
         }
+        if let (Some(earlier), Ended::Judged(_)) = (earlier, &ended) {
+            print(&earlier.hold(scenario.name, &experiment.out)?);
+        }
         verdicts.push((scenario.name, ended.verdict()));
     }
     let entries: Vec<Entry<'_>> = verdicts.iter().map(|(name, verdict)| Entry { name, verdict }).collect();
     told_to_others(&config.run.out, &entries)?;
     if experiments.len() > 1 {
-        print(&format!("\n{}{} scenarios in {} s\n", lines.concat(), lines.len(), began.elapsed().as_secs()));
+        let (made, wanted) = (lines.len(), experiments.len());
+        let many = if made == wanted { made.to_string() } else { format!("{made} of {wanted}") };
+        print(&format!("\n{}{many} scenarios in {} s\n", lines.concat(), began.elapsed().as_secs()));
     }
     Ok(worst(&codes))
+}
+
+/// Whether there is all that every run takes: programs, and a place for the reports.
+fn possible(config: &Config) -> Result<(), Error> {
+    let options = stack_options(&config.stack);
+    Binaries::find(options.cluster.pg_bin.as_deref())?;
+    if config.run.target.is_none() {
+        stack::binaries(&options)?;
+    }
+    let out = &config.run.out;
+    std::fs::create_dir_all(out).map_err(Error::io(format!("make the folder {}", out.display())))
 }
 
 /// Writes what others read about these runs, also where the harness failed in all of them: the page over all, and the
@@ -357,28 +356,6 @@ pub(super) fn or_failed(experiment: &Experiment, ended: Result<Ended, Error>) ->
     })
 }
 
-/// One line about a run.
-fn line(name: &str, ended: &Ended) -> String {
-    let word = ended.outcome().word();
-    let rest = match ended {
-        Ended::Judged(verdict) => {
-            let numbers = &verdict.numbers;
-            let why = if verdict.outcome == Outcome::Held { "" } else { verdict.reason.as_str() };
-            format!(
-                "{} of {} requests bad, {} journaled, {} lost, {} doubled  {why}",
-                numbers.reads.bad() + numbers.writes.bad(),
-                numbers.reads.planned + numbers.writes.planned,
-                numbers.writes.journaled,
-                numbers.lost,
-                numbers.doubled,
-            )
-        }
-        Ended::Failed => "the harness failed".to_owned(),
-        Ended::Interrupted => "interrupted".to_owned(),
-    };
-    format!("{word:<13} {name:<26} {}\n", rest.trim_end())
-}
-
 pub(super) async fn one(experiment: &Experiment, is_told: bool) -> Result<Ended, Error> {
     let mut interrupts = Interrupts::listen()?;
     let progress = if is_told { Progress::on_stderr() } else { Progress::quiet() };
@@ -401,28 +378,6 @@ pub(super) async fn one(experiment: &Experiment, is_told: bool) -> Result<Ended,
             Ok(Ended::Interrupted)
         }
     }
-}
-
-/// The closing sentences, and where the report is.
-pub(super) fn tell(verdict: &Verdict, out: Option<&Path>) {
-    let colourful = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let colour = match verdict.outcome {
-        Outcome::Held => "32",
-        Outcome::Inconclusive => "33",
-        Outcome::Violated | Outcome::HarnessError => "31",
-    };
-    let mut text = String::new();
-    for sentence in report::sentences(verdict) {
-        if colourful && sentence.starts_with("Verdict") {
-            text += &format!("\x1b[1;{colour}m{sentence}\x1b[0m\n");
-        } else {
-            text += &format!("{sentence}\n");
-        }
-    }
-    if let Some(out) = out {
-        text += &format!("Report: {}\n", out.join(report::PAGE).display());
-    }
-    print(&text);
 }
 
 #[cfg(test)]
@@ -448,11 +403,5 @@ mod tests {
         assert_eq!(made.rerun, "ridethrough-chaos run db-hang --seed 7 --duration 6500ms --rate 20");
         assert_eq!((made.schedule.seed, made.schedule.load.rate_per_second), (7, 20));
         assert_eq!(made.schedule.load.load_ms, 6_500);
-    }
-
-    #[test]
-    fn a_line_tells_the_outcome_and_why() {
-        assert!(line("x", &Ended::Failed).starts_with("harness error x "));
-        assert!(line("x", &Ended::Interrupted).contains("interrupted"));
     }
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::experiments::{Ended, broken, one, or_failed, worst};
+use crate::cli::ended::Ended;
+use crate::cli::experiments::{broken, one, or_failed, worst};
 use crate::cli::flags::Parts;
 use crate::cli::prepare::scheduled;
 use crate::cli::{eprint, print, stack_options};
