@@ -7,6 +7,7 @@ mod explore;
 mod export;
 mod flags;
 mod interrupts;
+pub(crate) mod list;
 mod prepare;
 mod proxy;
 mod self_test;
@@ -24,9 +25,7 @@ use crate::config::{Config, ConfigError, StackSection};
 use crate::error::Error;
 use crate::guardian;
 use crate::namespace;
-use crate::nemesis::{self, Fault};
 use crate::run;
-use crate::scenario;
 use crate::verdict::Outcome;
 use crate::{cluster, doctor, stack, up};
 
@@ -56,11 +55,14 @@ struct Cli {
 enum Command {
     #[command(flatten)]
     Experiment(experiments::Command),
-    /// Start the same stack and leave it running until Ctrl-C.
+    /// Start the same stack, with all that faults act on, and leave it running until Ctrl-C.
     Up {
         /// Where the proxy listens [default: 127.0.0.1:8080] [key: up.listen].
         #[arg(long, value_name = "ADDR")]
         listen: Option<SocketAddr>,
+        /// With a standby, for the faults of a failover; without the proxies before PostgreSQL, which lead to one host.
+        #[arg(long)]
+        standby: bool,
         #[command(flatten)]
         parts: Parts,
     },
@@ -70,15 +72,17 @@ enum Command {
     SelfTest(self_test::SelfTest),
     /// List scenarios and faults.
     List,
-    /// Put a fault on a running `up`.
+    /// Put a fault on a running `up`; without a name, show which can be put on that one.
     Break {
-        /// A name as `list` shows it.
-        fault: String,
+        /// A name, with parameters as in `db-kill:moment=commit` [default: `?`, for the list].
+        fault: Option<String>,
         #[command(flatten)]
         which: Which,
     },
-    /// Heal every fault of a running `up`.
+    /// Heal a fault of a running `up`, or every one.
     Heal {
+        /// Its name [default: all that are on].
+        fault: Option<String>,
         #[command(flatten)]
         which: Which,
     },
@@ -99,12 +103,13 @@ enum Command {
     Report {
         /// A folder with a `history.jsonl`, or with the folders of several runs.
         dir: PathBuf,
-        /// An earlier run, for a section on what got better and worse.
-        #[arg(long, value_name = "DIR")]
+        /// An earlier run, for a section on what got better and worse: its verdict.json, its folder, or that of several.
+        #[arg(long, value_name = "FILE|DIR")]
         against: Option<PathBuf>,
     },
-    /// Say what got better and what got worse between two runs. Exit code 0: nothing got worse; 1: something did;
-    /// 2: they have no run in common.
+    /// Say what got better and what got worse between two runs.
+    ///
+    /// Exit code 0: nothing got worse; 1: something did; 2: they have no run in common.
     Diff {
         /// The folder of the earlier run, or of several.
         run_a: PathBuf,
@@ -173,25 +178,31 @@ fn check_config(config: Result<Config, ConfigError>) -> u8 {
 async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
     match command {
         Command::Experiment(command) => experiments::execute(command, config).await,
-        Command::Up { listen, parts } => {
+        Command::Up { listen, standby, parts } => {
             parts.put_over(&mut config.stack);
             let listen = listen.or(config.up.listen).unwrap_or(LISTEN);
-            let options = stack::Options { listen: Some(listen), ..stack_options(&config.stack) };
+            let fitting = up::fitting(standby);
+            // Port 0 asks for a free one, which the stack chooses itself: it has to know it.
+            let listen = Some(listen).filter(|listen| listen.port() != 0);
+            let options = stack::Options { listen, fitting, ..stack_options(&config.stack) };
             up::up(&options, &mut Interrupts::listen()?).await.map(|()| 0)
         }
         Command::Explore(explore) => explore::run(explore, config).await,
         Command::SelfTest(flags) => self_test::run(flags, config).await,
         Command::List => {
-            print(&list());
+            print(&list::all());
             Ok(0)
         }
         Command::Break { fault, which } => {
-            let fault: Fault = fault.parse()?;
-            print(&up::ask(&format!("break {fault}"), which.address(&config.up)).await?);
+            let wish = match fault.as_deref().filter(|fault| *fault != "?") {
+                Some(fault) => up::Wish::Break(fault.parse()?),
+                None => up::Wish::Offer,
+            };
+            print(&up::ask(&wish, which.address(&config.up)).await?);
             Ok(0)
         }
-        Command::Heal { which } => {
-            print(&up::ask("heal", which.address(&config.up)).await?);
+        Command::Heal { fault, which } => {
+            print(&up::ask(&up::Wish::heal(fault.as_deref())?, which.address(&config.up)).await?);
             Ok(0)
         }
         Command::Check { history } => {
@@ -232,25 +243,6 @@ fn stack_options(section: &StackSection) -> stack::Options {
     }
 }
 
-fn list() -> String {
-    let mut scenarios = String::new();
-    for scenario in scenario::ALL {
-        let mark = if scenario.in_all { "" } else { " (not of `run all`)" };
-        scenarios += &format!("  {:<26} {}{mark}\n", scenario.name, scenario.about);
-    }
-    let mut faults = String::new();
-    for kind in nemesis::catalogue() {
-        faults += &format!("  {:<4} {:<22} {}\n", kind.id, kind.name, kind.about);
-        for one in kind.parameters {
-            let (name, default, about, domain) = (one.name, one.default, one.about, one.domain);
-            faults += &format!("  {:<27} {name}={default}: {about} ({domain})\n", "");
-        }
-    }
-    format!(
-        "Scenarios, for `run`:\n{scenarios}\nFaults, for `break` on a running `up`, as NAME or NAME:PARAMETER=VALUE,…:\n{faults}"
-    )
-}
-
 fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     // A reader that went away is no failure of the run; the exit code still tells.
@@ -285,6 +277,19 @@ mod tests {
         assert!(parsed(&["run", "db-kill", "db-hang"]) && parsed(&["run", "--schedule", "f"]));
         assert!(!parsed(&["run"]) && !parsed(&["run", "db-kill", "--schedule", "f"]));
         assert!(!parsed(&["run", "--schedule", "f", "--seed", "1"]), "the file has a seed of its own");
+    }
+
+    #[test]
+    fn every_command_is_documented() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/laboratory.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name();
+            assert!(
+                page.contains(&format!("\n| `{name}")) || page.contains(&format!(", `{name} [")),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -47,6 +47,12 @@ pub struct Shim {
 }
 
 impl Shim {
+    /// Whether this machine has a compiler for it.
+    #[must_use]
+    pub fn can_be_built() -> bool {
+        COMPILERS.into_iter().any(|name| process::on_path(name).is_some())
+    }
+
     /// Compiles it into the run folder. Blocking: some 0.2 s.
     ///
     /// # Errors

@@ -1,8 +1,10 @@
 //! `up`: a stack left running for a person to use, break and heal. Everything goes when it is stopped.
-//! How `break` and `heal` reach it is in `up/control.rs`; what it tells of the servers, in `up/changes.rs`.
+//! What a person can ask for is in `up/wish.rs`, how that reaches it in `up/control.rs`; what it tells of the servers, in
+//! `up/changes.rs`.
 
 mod changes;
 mod control;
+mod wish;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,12 +14,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::cli::Interrupts;
+use crate::cli::{Interrupts, list};
 use crate::error::Error;
-use crate::nemesis::{self, Bite, Fault, Scene};
-use crate::stack::{Options, Service, Stack};
+use crate::nemesis::{self, Bite, Kind, Scene};
+use crate::shim::Shim;
+use crate::stack::{Fitting, Options, Service, Stack};
 
 pub(crate) use control::ask;
+pub(crate) use wish::Wish;
 
 /// How long the stack may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -33,10 +37,18 @@ struct Request {
     answer: oneshot::Sender<Result<String, String>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Wish {
-    Break(Fault),
-    Heal,
+/// What an `up` is fitted with, so that all that can be broken at all can be broken while it runs. A standby and the proxies
+/// before PostgreSQL exclude each other; the shim takes a C compiler, without which the rest still goes.
+pub(crate) fn fitting(standby: bool) -> Fitting {
+    let shim = Shim::can_be_built();
+    Fitting {
+        messages: !standby,
+        bytes: !standby,
+        tls: !standby,
+        database_shim: shim,
+        server_shim: shim,
+        standby,
+    }
 }
 
 /// Starts the stack, says how to use and break it, and keeps it until the first interrupt; then stops it in order,
@@ -71,8 +83,11 @@ pub(crate) async fn up(options: &Options, interrupts: &mut Interrupts) -> Result
         tokio::select! {
             () = interrupts.next() => break,
             Some(request) = asked.recv() => {
-                let answer = Box::pin(fulfil(request.what, &stack, &mut bites)).await;
-                say(&format!("{}\n", answer.as_ref().unwrap_or_else(|error| error)));
+                let told = request.what != Wish::Offer;
+                let answer = Box::pin(fulfil(request.what, &stack, options.fitting, &mut bites)).await;
+                if told {
+                    say(&format!("{}\n", answer.as_ref().unwrap_or_else(|error| error)));
+                }
                 // Whoever asked may have gone; the person at this terminal has read it.
                 let _ = request.answer.send(answer);
             }
@@ -93,33 +108,77 @@ pub(crate) async fn up(options: &Options, interrupts: &mut Interrupts) -> Result
     Ok(())
 }
 
-async fn fulfil(wish: Wish, stack: &Stack, bites: &mut Vec<Bite>) -> Result<String, String> {
+async fn fulfil(
+    wish: Wish,
+    stack: &Stack,
+    fitting: Fitting,
+    bites: &mut Vec<Bite>,
+) -> Result<String, String> {
     let failed = |error: Error| format!("failed to {error}");
     match wish {
+        Wish::Offer => Ok(offer(fitting, bites)),
         Wish::Break(fault) => {
-            if bites.iter().any(|bite| bite.fault().name() == fault.name()) {
-                return Err(format!("{} is on already; `ridethrough-chaos heal` takes it off", fault.name()));
+            let name = fault.name();
+            if bites.iter().any(|bite| bite.fault().name() == name) {
+                return Err(format!("{name} is on already; `ridethrough-chaos heal {name}` takes it off"));
+            }
+            if let Some(why) = missing(fault.kind(), fitting) {
+                return Err(format!("{name} cannot be put on this stack: {why}"));
             }
             let scene = Scene::of(stack, 0, false);
             let bite = nemesis::inject(&fault, &scene).await.map_err(failed)?;
             bites.push(bite);
             Ok(format!("{fault} is on"))
         }
-        Wish::Heal if bites.is_empty() => Ok("nothing is broken".to_owned()),
-        Wish::Heal => {
+        Wish::Heal(name) => {
+            let is_meant = |bite: &mut Bite| name.is_none_or(|name| bite.fault().name() == name);
+            let meant: Vec<Bite> = bites.extract_if(.., is_meant).collect();
             let mut healed = Vec::new();
             // In the order of breaking: a server may need its database.
-            for bite in bites.drain(..) {
+            for bite in meant {
                 let fault = bite.fault().clone();
                 let witness = bite.heal().await.map_err(failed)?.witness;
-                healed.push(format!(
-                    "{fault} is healed ({})",
-                    witness.unwrap_or_else(|| "no witness".to_owned())
-                ));
+                let witness = witness.unwrap_or_else(|| "nothing proves that it bit".to_owned());
+                healed.push(format!("{fault} is healed ({witness})"));
             }
-            Ok(healed.join("\n"))
+            let nothing = || name.map_or("nothing is broken".to_owned(), |name| format!("{name} is not on"));
+            Ok(if healed.is_empty() { nothing() } else { healed.join("\n") })
         }
     }
+}
+
+/// What is on, what can be put on, and what not here.
+fn offer(fitting: Fitting, bites: &[Bite]) -> String {
+    let mut text = String::new();
+    if !bites.is_empty() {
+        let on: String = bites.iter().map(|bite| format!("  {}\n", bite.fault())).collect();
+        text += &format!("On, for `heal NAME`:\n{on}\n");
+    }
+    text += &format!("Faults, for `break`, as {}:\n", list::FORM);
+    let mut others = String::new();
+    for kind in nemesis::catalogue() {
+        match missing(kind, fitting) {
+            None => text += &list::fault(kind),
+            Some(why) => others += &format!("  {:<4} {:<22} {why}\n", kind.id, kind.name),
+        }
+    }
+    if !others.is_empty() {
+        text += &format!("\nNot on this stack:\n{others}");
+    }
+    text
+}
+
+/// Why a stack with this fitting cannot be broken so, if it cannot.
+fn missing(kind: &Kind, fitting: Fitting) -> Option<String> {
+    let wanted = kind.fitting();
+    if fitting.covers(wanted) {
+        return None;
+    }
+    Some(match (wanted.standby, wanted.database_shim || wanted.server_shim) {
+        (true, _) => "takes a standby; start with `ridethrough-chaos up --standby`".to_owned(),
+        (_, true) => "takes a C compiler".to_owned(),
+        _ => "takes a proxy before PostgreSQL; start without --standby".to_owned(),
+    })
 }
 
 /// Tells of processes that ended without anybody asking, once each.
@@ -147,9 +206,11 @@ fn welcome(stack: &Stack, proxy: &Service) -> String {
     text += &format!("  database     {}\n", stack.cluster().url());
     text += &format!("  logs         {}\n\n", stack.folder().path().display());
     let program = program();
-    text += &format!("Break it:  {program} break db-kill   (`{program} list` shows the others)\n");
-    text += &format!("Heal it:   {program} heal\n");
-    text += "Stop it:   Ctrl-C\n\nWhat changes at a server is told below.\n";
+    text += "Stop it here with Ctrl-C, and in another terminal\n";
+    text += &format!("  break it  {program} break db-kill\n");
+    text += &format!("            {program} break              what else there is\n");
+    text += &format!("  heal it   {program} heal db-kill       or all: {program} heal\n\n");
+    text += "What changes at a server is told below.\n";
     text
 }
 
@@ -166,4 +227,31 @@ fn say(text: &str) {
 /// The address is all that tells two running `up` apart.
 fn same(proxy: &str, wanted: Option<SocketAddr>) -> bool {
     wanted.is_none_or(|wanted| proxy.trim().parse() == Ok(wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nemesis::Fault;
+
+    #[test]
+    fn every_fault_can_be_put_on_one_of_the_two_stacks_and_the_other_says_how() {
+        let full = |standby: bool| Fitting { database_shim: true, server_shim: true, ..fitting(standby) };
+        for kind in nemesis::catalogue() {
+            let found = [full(false), full(true)].map(|fitting| missing(kind, fitting));
+            assert!(found.iter().any(Option::is_none), "{}", kind.name);
+        }
+        let text = offer(full(false), &[]);
+        let (can, cannot) = text.split_once("Not on this stack").unwrap();
+        assert!(can.contains("network-blackhole") && can.contains("fsync-slow"), "{text}");
+        assert!(cannot.contains("failover") && cannot.contains("up --standby"), "{text}");
+    }
+
+    #[test]
+    fn without_a_compiler_the_faults_of_disks_say_so() {
+        let bare = Fitting { database_shim: false, server_shim: false, ..fitting(false) };
+        let kind = |name: &str| name.parse::<Fault>().unwrap().kind();
+        assert!(missing(kind("fsync-slow"), bare).unwrap().contains("compiler"));
+        assert_eq!(missing(kind("network-latency"), bare), None);
+    }
 }

@@ -32,6 +32,16 @@ pub struct Kind {
     pub inject: fn(Scene, Values) -> Injecting,
 }
 
+impl Kind {
+    /// What a stack has to be fitted with for it.
+    #[must_use]
+    pub fn fitting(&self) -> Fitting {
+        let mut fitting = Fitting::default();
+        self.needs.iter().for_each(|means| means.put_into(&mut fitting));
+        fitting
+    }
+}
+
 impl fmt::Debug for Kind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {}", self.id, self.name)

@@ -34,6 +34,18 @@ pub struct Fitting {
 }
 
 impl Fitting {
+    /// Whether a stack with this fitting has all that one with the other has.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        let Self { messages, bytes, tls, database_shim, server_shim, standby } = other;
+        (self.messages || !messages)
+            && (self.bytes || !bytes)
+            && (self.tls || !tls)
+            && (self.database_shim || !database_shim)
+            && (self.server_shim || !server_shim)
+            && (self.standby || !standby)
+    }
+
     fn check(self) -> Result<(), Error> {
         if self.tls && !self.messages {
             let reason = "TLS begins at the proxy for messages, which is not wanted";
@@ -221,6 +233,14 @@ async fn shimmed(run: &RunFolder, name: &str) -> Result<shim::Victim, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fitting_covers_what_it_has_and_nothing_more() {
+        let (nothing, both) =
+            (Fitting::default(), Fitting { messages: true, bytes: true, ..Fitting::default() });
+        assert!(both.covers(both) && both.covers(nothing) && nothing.covers(nothing));
+        assert!(!nothing.covers(both) && !both.covers(Fitting { standby: true, ..nothing }));
+    }
 
     #[test]
     fn a_standby_and_a_proxy_before_one_host_are_refused_together() {

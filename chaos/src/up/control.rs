@@ -58,7 +58,7 @@ async fn serve(stream: UnixStream, requests: &mpsc::Sender<Request>) -> std::io:
     if tokio::time::timeout(WISH_LIMIT, reader.read_line(&mut line)).await.is_err() {
         return Ok(());
     }
-    let answer = match parse(&line) {
+    let answer = match Wish::read(&line) {
         Some(what) => {
             let (answer, answered) = oneshot::channel();
             if requests.send(Request { what, answer }).await.is_err() {
@@ -66,21 +66,13 @@ async fn serve(stream: UnixStream, requests: &mpsc::Sender<Request>) -> std::io:
             }
             answered.await.unwrap_or_else(|_| Err("the stack is being stopped".to_owned()))
         }
-        None => Err(format!("`{}` is not understood; `break FAULT` and `heal` are", line.trim())),
+        None => Err(format!("`{}` is not understood; `break FAULT` and `heal [FAULT]` are", line.trim())),
     };
     let text = match answer {
         Ok(text) => format!("ok\n{text}\n"),
         Err(text) => format!("failed\n{text}\n"),
     };
     write.write_all(text.as_bytes()).await
-}
-
-fn parse(line: &str) -> Option<Wish> {
-    match line.trim().split_once(' ') {
-        Some(("break", fault)) => Some(Wish::Break(fault.parse().ok()?)),
-        None if line.trim() == "heal" => Some(Wish::Heal),
-        _ => None,
-    }
 }
 
 /// Asks a running `up` and gives its answer. `listen` is its proxy's address, needed where more than one runs.
@@ -90,7 +82,7 @@ fn parse(line: &str) -> Option<Wish> {
 ///
 /// # Cancel safety
 /// What was asked for is done also when the answer is no longer waited for.
-pub(crate) async fn ask(wish: &str, listen: Option<SocketAddr>) -> Result<String, Error> {
+pub(crate) async fn ask(wish: &Wish, listen: Option<SocketAddr>) -> Result<String, Error> {
     let path = find(listen)?;
     let work = async {
         let mut stream = UnixStream::connect(&path).await?;
@@ -131,15 +123,6 @@ fn find(listen: Option<SocketAddr>) -> Result<PathBuf, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn wishes_are_understood_and_nonsense_is_not() {
-        assert_eq!(parse("break db-kill\n"), Some(Wish::Break("db-kill".parse().unwrap())));
-        assert_eq!(parse("heal\n"), Some(Wish::Heal));
-        assert_eq!(parse("break\n"), None);
-        assert_eq!(parse("break everything\n"), None);
-        assert_eq!(parse("heal all\n"), None);
-    }
 
     #[test]
     fn a_stack_is_chosen_by_its_proxy() {
