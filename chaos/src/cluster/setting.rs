@@ -1,6 +1,6 @@
-//! A setting of a running cluster, changed for a while: a limit on temporary files, a timeout, a read-only default.
-//! Through its file and a signal rather than by SQL, so that it can be taken back in a drop, also where nobody can
-//! connect any more. What a setting does to users is up to the caller.
+//! The configuration files of a running cluster, changed for a while: a setting, such as a limit on temporary files or a
+//! read-only default, or a rule about who may come in. Through the file and a signal rather than by SQL, so that it can be
+//! taken back in a drop, also where nobody can connect any more. What a change does to users is up to the caller.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::time::Instant;
+use tokio_postgres::Client;
 
 use crate::cluster::Cluster;
 use crate::cluster::replication::{STATEMENT_LIMIT, ask_text};
 use crate::error::Error;
 
-/// Between two looks whether the settings have been read.
+/// Between two looks whether the files have been read.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// A changed setting. It is as before when this is dropped; sessions follow at their next statement.
+/// A changed configuration file. It is as before when this is dropped; sessions follow at their next statement.
 #[derive(Debug)]
-#[must_use = "the setting is as before as soon as this is dropped"]
+#[must_use = "the configuration is as before as soon as this is dropped"]
 pub struct Changed {
     cluster: Cluster,
     file: PathBuf,
@@ -36,38 +37,70 @@ impl Cluster {
     /// # Cancel safety
     /// Dropping the future takes the change back.
     pub async fn change(&self, name: &str, value: &str) -> Result<Changed, Error> {
-        let what = || format!("set {name} to {value}");
+        let what = format!("set {name} to {value}");
         if !name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_.".contains(letter)) {
-            return Err(Error::state(what(), "that is no name of a setting"));
+            return Err(Error::state(what, "that is no name of a setting"));
         }
-        let client = self.connect(STATEMENT_LIMIT).await?;
-        let id = fastrand::u64(..);
-        let value = value.replace('\'', "''");
-        let lines = format!("# change {id:016x}\n{name} = '{value}'\n");
-        let file = self.data().join("postgresql.conf");
-        // From here on it is taken back on every way out.
-        let changed = Changed { cluster: self.clone(), file, lines };
+        let client = self.connect_admin(STATEMENT_LIMIT).await?;
+        let line = format!("{name} = '{}'", value.replace('\'', "''"));
+        let changed = Changed::begin(self, "postgresql.conf", &line);
+        // The last line of a setting wins.
         let opened = OpenOptions::new().append(true).open(&changed.file);
-        opened.and_then(|mut file| file.write_all(changed.lines.as_bytes())).map_err(Error::io(what()))?;
-        let text = fs::read_to_string(&changed.file).map_err(Error::io(what()))?;
-        self.read_settings();
-        let look = look(name, text.lines().count());
-        let end = Instant::now() + STATEMENT_LIMIT;
-        loop {
-            match ask_text(&client, &look, STATEMENT_LIMIT).await?.as_str() {
-                "taken" => return Ok(changed),
-                "waiting" if Instant::now() < end => tokio::time::sleep(LOOK_EVERY).await,
-                "waiting" => return Err(Error::Late { what: what(), limit: STATEMENT_LIMIT }),
-                reason => return Err(Error::state(what(), reason)),
-            }
-        }
+        let io = || Error::io(what.clone());
+        opened.and_then(|mut file| file.write_all(changed.lines.as_bytes())).map_err(io())?;
+        let place = fs::read_to_string(&changed.file).map_err(io())?.lines().count();
+        changed.is_read(&client, &what, &setting_at(name, place)).await?;
+        Ok(changed)
     }
 
-    /// Lets the postmaster, and by it all its processes, read the settings again.
+    /// Puts a rule before all others of `pg_hba.conf`, and waits until PostgreSQL has read it.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the cluster is down or does not understand the rule.
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes the rule back.
+    pub(crate) async fn admit_by(&self, rule: &str) -> Result<Changed, Error> {
+        let what = format!("put the rule `{rule}` before all others");
+        let client = self.connect_admin(STATEMENT_LIMIT).await?;
+        let before = ask_text(&client, "SELECT pg_conf_load_time()::text", STATEMENT_LIMIT).await?;
+        let changed = Changed::begin(self, "pg_hba.conf", rule);
+        let io = || Error::io(what.clone());
+        let text = fs::read_to_string(&changed.file).map_err(io())?;
+        // Written over, the file keeps its owner.
+        fs::write(&changed.file, format!("{}{text}", changed.lines)).map_err(io())?;
+        changed.is_read(&client, &what, &rules_since(&before)).await?;
+        Ok(changed)
+    }
+
+    /// Lets the postmaster, and by it all its processes, read its files again.
     fn read_settings(&self) {
         let mut state = self.lock();
         if let Some(process) = state.running() {
             process.signal(Signal::HUP);
+        }
+    }
+}
+
+impl Changed {
+    /// From here on the line is taken back on every way out.
+    fn begin(cluster: &Cluster, file: &str, line: &str) -> Self {
+        // By its mark it is told from another one that says the same.
+        let lines = format!("# change {:016x}\n{line}\n", fastrand::u64(..));
+        Self { cluster: cluster.clone(), file: cluster.data().join(file), lines }
+    }
+
+    /// Has the files read again, and waits until a statement says "taken"; anything but "waiting" is why they were not.
+    async fn is_read(&self, client: &Client, what: &str, look: &str) -> Result<(), Error> {
+        self.cluster.read_settings();
+        let end = Instant::now() + STATEMENT_LIMIT;
+        loop {
+            match ask_text(client, look, STATEMENT_LIMIT).await?.as_str() {
+                "taken" => return Ok(()),
+                "waiting" if Instant::now() < end => tokio::time::sleep(LOOK_EVERY).await,
+                "waiting" => return Err(Error::Late { what: what.to_owned(), limit: STATEMENT_LIMIT }),
+                reason => return Err(Error::state(what.to_owned(), reason)),
+            }
         }
     }
 }
@@ -83,9 +116,9 @@ impl Drop for Changed {
     }
 }
 
-/// The statement that tells what became of the setting on a line of the file: "taken", "waiting", or why it is refused.
-/// A session reads the settings again between two statements; a file with a mistake in it, nobody reads.
-fn look(name: &str, line: usize) -> String {
+/// The statement that tells what became of the setting on a line of the file. A session reads the settings again between
+/// two statements; a file with a mistake in it, nobody reads.
+fn setting_at(name: &str, line: usize) -> String {
     format!(
         "SELECT CASE WHEN now.context IN ('postmaster', 'internal') THEN 'it takes a restart' \
          WHEN file.error IS NOT NULL THEN file.error \
@@ -94,5 +127,14 @@ fn look(name: &str, line: usize) -> String {
          FROM (SELECT) one \
          LEFT JOIN pg_settings now ON now.name = '{name}' \
          LEFT JOIN pg_file_settings file ON file.sourceline = {line} AND file.sourcefile LIKE '%/postgresql.conf'"
+    )
+}
+
+/// The statement that tells whether the rules were read again since `before`.
+fn rules_since(before: &str) -> String {
+    format!(
+        "SELECT CASE WHEN mistakes.told IS NOT NULL THEN mistakes.told \
+         WHEN pg_conf_load_time() <> '{before}'::timestamptz THEN 'taken' ELSE 'waiting' END \
+         FROM (SELECT string_agg(error, '; ') AS told FROM pg_hba_file_rules) mistakes"
     )
 }

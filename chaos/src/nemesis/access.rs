@@ -1,10 +1,10 @@
 //! Faults by which PostgreSQL refuses the service: its password, role, rule or database is not what it was.
 //! Live sessions go on unless they are ended on purpose.
 
-use crate::cluster::{APP, Cluster};
+use crate::cluster::{APP, Changed, Cluster};
 use crate::error::Error;
 use crate::nemesis::kind::{Guard, Healing, Kind, Means, Parameter, Scene, Values, YES_NO, boxed};
-use crate::nemesis::undo::{Edit, Undo, Where, execute};
+use crate::nemesis::undo::{Undo, Where, execute};
 use crate::nemesis::victim::{newcomer_with, serves};
 
 const DROP: Parameter = Parameter {
@@ -107,20 +107,20 @@ impl How {
 struct Refused {
     cluster: Cluster,
     undo: Option<Undo>,
-    edit: Option<Edit>,
+    changed: Option<Changed>,
     met: Option<String>,
 }
 
 impl Refused {
     async fn inject(scene: Scene, with: Values, how: How) -> Result<Self, Error> {
         let cluster = scene.cluster.clone();
-        let mut guard = Self { cluster: cluster.clone(), undo: None, edit: None, met: None };
+        let mut guard = Self { cluster: cluster.clone(), undo: None, changed: None, met: None };
         if scene.has_teeth() {
             let (statement, back) = how.statements(&cluster);
             match how {
                 How::Rule => {
                     let rule = format!("host all {APP} 127.0.0.1/32 reject");
-                    guard.edit = Some(Edit::rule(&cluster, &rule).await?);
+                    guard.changed = Some(cluster.admit_by(&rule).await?);
                 }
                 _ => {
                     guard.undo = Some(Undo::by(&cluster, Where::Beside, back));
@@ -149,7 +149,7 @@ impl Guard for Refused {
             if let Some(undo) = self.undo.take() {
                 undo.now().await?;
             }
-            drop(self.edit.take());
+            drop(self.changed.take());
             serves(&self.cluster).await?;
             Ok(self.met.take().map(|met| format!("a new session of the service met {met}")))
         })

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::cluster::{APP, Cluster, connect};
+use crate::cluster::{APP, Changed, Cluster, connect};
 use crate::error::{Error, describe_postgres};
 use crate::nemesis::kind::{
     CanarySees, Domain, Guard, Healing, Kind, Means, Parameter, Scene, Values, YES_NO, boxed,
 };
-use crate::nemesis::undo::{Edit, LIMIT};
+use crate::nemesis::undo::LIMIT;
 use crate::nemesis::victim::{Victim, newcomer_with};
 
 const EVERY: Parameter = Parameter {
@@ -141,7 +141,7 @@ impl Guard for Harried {
 /// Sessions that wait are ended.
 #[derive(Debug)]
 struct IdleTimeout {
-    edit: Option<Edit>,
+    changed: Option<Changed>,
     met: Option<String>,
 }
 
@@ -154,20 +154,20 @@ impl IdleTimeout {
         let after = with.millis("after");
         // Opened before: on a busy machine it would be ended before its first statement.
         let mut victim = Victim::open(&scene.cluster).await?;
-        let edit = if scene.has_teeth() {
-            Some(Edit::setting(&scene.cluster, name, &format!("{}ms", after.as_millis())).await?)
+        let changed = if scene.has_teeth() {
+            Some(scene.cluster.change(name, &format!("{}ms", after.as_millis())).await?)
         } else {
             None
         };
         victim.meets(begin, LIMIT).await;
         let last = victim.ended(after + Duration::from_millis(500)).await;
-        Ok(Self { edit, met: last.filter(|last| last.starts_with(code)) })
+        Ok(Self { changed, met: last.filter(|last| last.starts_with(code)) })
     }
 }
 
 impl Guard for IdleTimeout {
     fn heal(mut self: Box<Self>) -> Healing {
-        drop(self.edit.take());
+        drop(self.changed.take());
         let witness = self.met.take().map(|met| format!("a session that waited met {met}"));
         Box::pin(std::future::ready(Ok(witness)))
     }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::cluster::{Cluster, connect};
+use crate::cluster::{Changed, Cluster, connect};
 use crate::error::Error;
 use crate::nemesis::kind::{
     CanarySees, Domain, Guard, Healing, Kind, Means, Parameter, Scene, Values, boxed,
 };
 use crate::nemesis::lock::TABLE;
-use crate::nemesis::undo::{Edit, LIMIT};
+use crate::nemesis::undo::LIMIT;
 use crate::nemesis::victim::{newcomer, newcomer_with, serves};
 
 pub(super) const KINDS: &[Kind] = &[
@@ -42,21 +42,21 @@ pub(super) const KINDS: &[Kind] = &[
 #[derive(Debug)]
 struct ReadOnly {
     cluster: Cluster,
-    edit: Option<Edit>,
+    changed: Option<Changed>,
     met: Option<String>,
 }
 
 impl ReadOnly {
     async fn inject(scene: Scene, with: Values) -> Result<Self, Error> {
         let cluster = scene.cluster.clone();
-        let edit = if scene.has_teeth() {
-            Some(Edit::setting(&cluster, "default_transaction_read_only", "on").await?)
+        let changed = if scene.has_teeth() {
+            Some(cluster.change("default_transaction_read_only", "on").await?)
         } else {
             None
         };
         let ask = format!("DELETE FROM public.{} WHERE false", with.word("table"));
         let met = newcomer_with(&cluster, &ask, "25006", scene.patience()).await;
-        Ok(Self { cluster, edit, met })
+        Ok(Self { cluster, changed, met })
     }
 }
 
@@ -67,7 +67,7 @@ impl Guard for ReadOnly {
 
     fn heal(mut self: Box<Self>) -> Healing {
         Box::pin(async move {
-            drop(self.edit.take());
+            drop(self.changed.take());
             serves(&self.cluster).await?;
             Ok(self.met.take().map(|met| format!("a session of the service met {met}")))
         })
@@ -78,7 +78,7 @@ impl Guard for ReadOnly {
 #[derive(Debug)]
 struct SyncMissing {
     cluster: Cluster,
-    edit: Option<Edit>,
+    changed: Option<Changed>,
     end: &'static str,
     _tasks: JoinSet<()>,
 }
@@ -91,8 +91,8 @@ impl SyncMissing {
         let cluster = scene.cluster.clone();
         // Before commits wait, because a new session's own catalogue writes would not.
         let client = connect(&cluster.canary(), LIMIT).await?;
-        let edit = if scene.has_teeth() {
-            Some(Edit::setting(&cluster, "synchronous_standby_names", "chaos_missing").await?)
+        let changed = if scene.has_teeth() {
+            Some(cluster.change("synchronous_standby_names", "chaos_missing").await?)
         } else {
             None
         };
@@ -108,7 +108,7 @@ impl SyncMissing {
         };
         // So that the commit has begun to wait before anybody looks.
         tokio::time::sleep(Duration::from_millis(50)).await;
-        Ok(Self { cluster, edit, end, _tasks: tasks })
+        Ok(Self { cluster, changed, end, _tasks: tasks })
     }
 }
 
@@ -124,7 +124,7 @@ impl Guard for SyncMissing {
             let query = format!("SELECT count(*) FILTER (WHERE {}) {WAITING}", self.end);
             let asked = client.query_one(&query, &[]).await.map_err(Error::postgres(what))?;
             let waiting: i64 = asked.try_get(0).map_err(Error::postgres(what))?;
-            drop(self.edit.take());
+            drop(self.changed.take());
             serves(&self.cluster).await?;
             // A reader is served all the time, so the first one proves nothing about commits.
             newcomer(&self.cluster, "SELECT pg_current_xact_id()", LIMIT).await;
