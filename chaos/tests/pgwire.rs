@@ -6,11 +6,13 @@
     reason = "what fails here fails the test, and the line says which step it was"
 )]
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ridethrough_chaos::Cluster;
 use ridethrough_chaos::cluster;
 use ridethrough_chaos::pgwire::{Kind, Options, Planted, Proxy, Sender};
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls};
@@ -26,20 +28,42 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Long enough to show that nothing comes.
 const SILENT: Duration = Duration::from_millis(300);
 
+/// One for all tests of a process that break nothing of it: to make and remove one takes longer than most of them do. The
+/// guardian sees to its end.
+static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+/// Each test has a schema of its own in it.
+static BENCHES: AtomicU32 = AtomicU32::new(1);
+
 /// A PostgreSQL and a proxy before it.
 struct Bench {
     cluster: Cluster,
     proxy: Proxy,
+    schema: String,
 }
 
 impl Bench {
+    /// Before a PostgreSQL that others use too.
     async fn start() -> Self {
+        Self::before(SHARED.get_or_init(Self::cluster).await.clone()).await
+    }
+
+    /// Before a PostgreSQL of its own, which it may break.
+    async fn alone() -> Self {
+        Self::before(Self::cluster().await).await
+    }
+
+    async fn cluster() -> Cluster {
         let cluster = Cluster::start(&cluster::Options::default()).await;
-        let cluster = cluster.unwrap_or_else(|error| panic!("failed to {error}"));
+        cluster.unwrap_or_else(|error| panic!("failed to {error}"))
+    }
+
+    async fn before(cluster: Cluster) -> Self {
         let (proxy, work) = Proxy::start(&Options::before(cluster.port())).await.unwrap();
         tokio::spawn(work);
-        let bench = Self { cluster, proxy };
-        bench.direct().await.batch_execute("CREATE TABLE t (key text PRIMARY KEY)").await.unwrap();
+        let schema = format!("bench_{}", BENCHES.fetch_add(1, Ordering::Relaxed));
+        let bench = Self { cluster, proxy, schema };
+        let tables = format!("CREATE SCHEMA {}; CREATE TABLE t (key text PRIMARY KEY)", bench.schema);
+        bench.direct().await.batch_execute(&tables).await.unwrap();
         bench
     }
 
@@ -49,11 +73,15 @@ impl Bench {
 
     /// Past the proxy.
     async fn direct(&self) -> Client {
-        connect(&self.cluster.url()).await.unwrap()
+        connect(&self.direct_url()).await.unwrap()
+    }
+
+    fn direct_url(&self) -> String {
+        format!("{}?options=-csearch_path%3D{}", self.cluster.url(), self.schema)
     }
 
     fn url(&self) -> String {
-        self.proxy.through(&self.cluster.url()).unwrap()
+        self.proxy.through(&self.direct_url()).unwrap()
     }
 
     async fn client(&self) -> Client {

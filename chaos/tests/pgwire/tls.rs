@@ -49,7 +49,7 @@ async fn rules_hold_inside_tls_as_outside() {
     assert!(secured(&bench).await.unwrap_err().contains("answered Ok(78)"), "no TLS without being told so");
     bench.proxy.offer(Tls::Offered);
     // `connect_raw` says nothing of its own about encryption.
-    let url = format!("{}?sslmode=disable", bench.cluster.url());
+    let url = format!("{}&sslmode=disable", bench.direct_url());
     for action in ["close", "reset"] {
         let client = connect_inside(secured(&bench).await.unwrap(), &url).await.unwrap();
         insert(&client, &format!("{action} before")).await.unwrap();
@@ -93,7 +93,7 @@ async fn libpq_believes_the_certificate() {
     let authority = folder.path().join("authority.pem");
     std::fs::write(&authority, bench.proxy.authority()).unwrap();
     let ask = |more: &str| {
-        let url = format!("{}?sslmode=verify-full&sslrootcert={}&{more}", bench.url(), authority.display());
+        let url = format!("{}&sslmode=verify-full&sslrootcert={}&{more}", bench.url(), authority.display());
         tokio::process::Command::new(&psql)
             .args(["-Atc", "SELECT 40 + 2", &url])
             .stdin(Stdio::null())
@@ -122,7 +122,7 @@ fn write_for(cluster: &Cluster, path: &Path, text: &str) {
 
 #[tokio::test]
 async fn the_proxy_speaks_tls_with_a_server_that_asks_for_it() {
-    let bench = Bench::start().await;
+    let bench = Bench::alone().await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut authority = CertificateParams::default();
@@ -154,7 +154,7 @@ async fn the_proxy_speaks_tls_with_a_server_that_asks_for_it() {
         options.server_tls = Some(ServerTls { authority: authority.pem(), name: name.to_owned() });
         let (proxy, work) = Proxy::start(&options).await.unwrap();
         tokio::spawn(work);
-        let url = proxy.through(&bench.cluster.url()).unwrap();
+        let url = proxy.through(&bench.direct_url()).unwrap();
         let client = connect(&url).await;
         assert_eq!(client.is_ok(), reaches, "{name}: {:?}", client.err());
         if let Ok(client) = client {

@@ -133,7 +133,7 @@ async fn a_transaction_is_recorded_message_by_message() {
 /// A database that is down looks as near as possible to a refusal, and is counted.
 #[tokio::test]
 async fn a_server_that_is_not_there_is_counted() {
-    let bench = Bench::start().await;
+    let bench = Bench::alone().await;
     let client = bench.client().await;
     bench.cluster.kill().await.unwrap();
     let error = within(client.query("SELECT 1", &[])).await.unwrap_err();
@@ -148,7 +148,7 @@ async fn the_proxy_ends_with_its_last_handle_and_takes_its_connections_with_it()
     let bench = Bench::start().await;
     let client = bench.client().await;
     let address = bench.proxy.address();
-    let Bench { cluster: _cluster, proxy } = bench;
+    let Bench { cluster: _cluster, proxy, .. } = bench;
     drop(proxy);
     within(async {
         while !client.is_closed() || tokio::net::TcpStream::connect(address).await.is_ok() {
