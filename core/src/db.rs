@@ -83,7 +83,7 @@ pub use self::{
     query::{Query, Read, Source},
     reaper::Reaper,
     refresh::Refresher,
-    replay::Replay,
+    replay::{LostWrites, Replay},
     statements::Statements,
     tls::Tls,
     transact::TransactionOptions,
@@ -91,7 +91,7 @@ pub use self::{
 };
 use self::{
     begin::Marking, classify::Circuit, doubts::Doubts, fence::Fence, gate::Gate, hosts::Hosts,
-    listen::Telling, overlay::Overlays, refresh::Refreshes,
+    listen::Telling, overlay::Overlays, refresh::Refreshes, replay::Losses,
 };
 use crate::{
     budget::RetryBudget,
@@ -143,6 +143,7 @@ struct Shared {
     /// Fingerprints of the newest keys that this replica settled.
     settled_keys: Cache<String, [u8; 32]>,
     doubts: Doubts,
+    losses: Losses,
     commands: Arc<dyn Commands>,
     database: watch::Sender<DatabasePart>,
     schema: watch::Sender<SchemaPart>,
@@ -203,6 +204,7 @@ impl Db {
             fence: Fence::default(),
             settled_keys: Cache::new(SETTLED_KEYS_MAX),
             doubts: Doubts::default(),
+            losses: Losses::default(),
             commands,
             schema: watch::Sender::new(SchemaPart::Unknown),
             schema_usable: AtomicBool::new(false),

@@ -71,6 +71,11 @@ pub const CATALOGUE: &[(&str, Kind, &str)] = &[
     ("ridethrough_journal_rejected", Kind::Counter, "Appends to the journal that were refused, by reason."),
     ("ridethrough_journal_fenced", Kind::Gauge, "1 where another process owns this journal now."),
     ("ridethrough_outcomes_removed_total", Kind::Counter, "Outcomes of writes that were kept long enough."),
+    (
+        "ridethrough_writes_lost_total",
+        Kind::Counter,
+        "Committed writes of this process that a failover took back.",
+    ),
     ("ridethrough_ready", Kind::Gauge, "1 where the readiness probe answers 200."),
 ];
 

@@ -11,6 +11,8 @@ mod experiments;
 #[cfg(test)]
 mod failover;
 #[cfg(test)]
+mod lost;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod notices;

@@ -23,7 +23,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tokio_postgres::{Config, config::TargetSessionAttrs};
 
-pub(super) use self::board::ALARM_REPEAT;
+pub(super) use self::board::{ALARM_REPEAT, Reign};
 use self::board::{Board, Standing};
 pub(super) use self::held::{DAMAGED_HOLD, DISK_FULL_HOLD, Hold};
 pub(super) use self::roles::{Fence, Role, Sighting};
@@ -213,6 +213,13 @@ impl Hosts {
             micros if micros < 0 => self.started.checked_sub(Duration::from_micros(micros.unsigned_abs())),
             micros => self.started.checked_add(Duration::from_micros(micros.unsigned_abs())),
         }
+    }
+
+    /// Who is the primary, as far as it is to be trusted.
+    pub(super) fn reign(&self) -> Option<Reign> {
+        let host = self.trusted_primary()?;
+        let timeline = self.board().roles.last(host).and_then(|sighting| sighting.timeline);
+        Some(Reign { host, timeline })
     }
 
     /// The circuit that speaks for the database: the primary's, or that of the first host.

@@ -10,6 +10,7 @@
 //! and while calls queue for permits there are none of them.
 
 mod held;
+mod losses;
 mod pace;
 mod retention;
 mod running;
@@ -25,7 +26,8 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-pub(super) use self::held::release_known;
+pub use self::losses::LostWrites;
+pub(super) use self::{held::release_known, losses::Losses};
 use self::{
     pace::Pace,
     running::Running,
@@ -103,7 +105,7 @@ impl Replay {
     }
 
     /// Replays whenever there is a backlog and a database, until the drain begins. Beside that it removes the outcomes of
-    /// writes that were kept long enough.
+    /// writes that were kept long enough, and finds out which writes a failover took back.
     ///
     /// # Cancel safety
     /// Dropping it at any moment is safe: the entries in progress stay in the journal and are settled once by their keys.
@@ -111,6 +113,7 @@ impl Replay {
         tokio::select! {
             () = self.run_on() => {}
             () = self.remove_old_outcomes() => {}
+            () = self.db.look_for_losses() => {}
             () = draining.requested() => {}
         }
     }

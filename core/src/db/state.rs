@@ -99,6 +99,7 @@ impl Db {
         let aside = self.0.journal.aside_counts();
         let (entries, weight) = self.0.cache.size();
         let (size, idle) = self.connections();
+        let lost = self.lost_writes();
         let hosts: Vec<serde_json::Value> =
             self.0.hosts.iter().enumerate().map(|(index, host)| self.host_state(index, host, now)).collect();
         // The worse circuit of the host that counts: what somebody wants to see who looks for trouble.
@@ -121,6 +122,7 @@ impl Db {
             },
             "pool": { "connections": size, "idle": idle },
             "cache": { "entries": entries, "bytes": weight, "warm": self.0.cache.is_warm(now) },
+            "lost": { "writes": lost.count, "keys": lost.keys },
             "journal": {
                 "health": format!("{:?}", self.0.journal.health()).to_lowercase(),
                 "entries": backlog.entries,

@@ -263,6 +263,9 @@ impl Db {
     pub(super) fn tell_settled(&self, command: &Command, settled: &Settled, news: News, sent_at: Instant) {
         let (cache, now) = (&self.0.cache, Instant::now());
         self.0.settled_keys.insert(command.key.clone(), command.fingerprint);
+        if news != News::Earlier && !matches!(settled, Settled::Refused(_)) {
+            self.0.losses.committed(&command.key, now);
+        }
         let fill = match news {
             News::Direct => cache.fill_by_write(sent_at, now),
             News::Replayed => cache.fill_by_write(sent_at, now).unasked(),

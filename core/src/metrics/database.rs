@@ -75,6 +75,10 @@ pub(crate) fn outcomes_removed(rows: u64) {
     metrics::counter!("ridethrough_outcomes_removed_total").increment(rows);
 }
 
+pub(crate) fn writes_lost(writes: u64) {
+    metrics::counter!("ridethrough_writes_lost_total").increment(writes);
+}
+
 pub(crate) fn gauge(name: &'static str, value: f64) {
     metrics::gauge!(name).set(value);
 }

@@ -34,6 +34,24 @@ pub(super) enum Standing {
     Refuses,
 }
 
+/// Who is the primary: which host, on which timeline, where that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::db) struct Reign {
+    pub(super) host: usize,
+    pub(super) timeline: Option<u32>,
+}
+
+impl Reign {
+    /// Whether a standby was promoted between the two. One name may stand for both hosts, so that the timeline tells more
+    /// than the host does.
+    pub(in crate::db) fn is_another_than(self, before: Self) -> bool {
+        match (self.timeline, before.timeline) {
+            (Some(now), Some(before)) => now != before,
+            _ => self.host != before.host,
+        }
+    }
+}
+
 impl Board {
     pub(super) fn new(count: usize) -> Self {
         Self {
@@ -60,5 +78,19 @@ impl Board {
         if let Some(stands) = self.standing.get_mut(host) {
             *stands = standing;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promotion_shows_in_the_timeline_or_else_in_the_host() {
+        let reign = |host, timeline| Reign { host, timeline };
+        assert!(reign(0, Some(2)).is_another_than(reign(0, Some(1))), "one name for both hosts");
+        assert!(!reign(1, Some(1)).is_another_than(reign(0, Some(1))), "two names for one host");
+        assert!(reign(1, None).is_another_than(reign(0, Some(1))));
+        assert!(!reign(0, Some(1)).is_another_than(reign(0, None)), "it was not known before");
     }
 }
