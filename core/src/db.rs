@@ -274,9 +274,13 @@ impl Db {
             let retry_after = self.retry_after(started);
             return Err(Error::rejected(RejectReason::SchemaUnusable, retry_after));
         }
-        if query.policy().serves_unasked() && query.max_staleness() != Some(Duration::ZERO) {
-            // In a box, so that reads without it are no larger.
+        // In a box, so that reads without it are no larger.
+        if query.max_staleness() == Some(Duration::ZERO) {
+            // Nobody else's answer will do.
+        } else if query.policy().serves_unasked() {
             return Box::pin(self.read_kept(query, &key, deadline, started)).await;
+        } else if self.0.cache.peek(&key, started).is_none() {
+            return Box::pin(self.read_cold(query, &key, deadline, started)).await;
         }
         self.read_asking(query, &key, deadline, started).await
     }

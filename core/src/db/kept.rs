@@ -18,6 +18,9 @@ use crate::{
     sabotage::{self, Bug},
 };
 
+/// Who came while the first one asked is served by the second. If that is of no use either, each asks for itself.
+const COLD_ROUNDS: usize = 2;
+
 /// What waiting for the lead came to.
 enum Turn<'f, A> {
     Lead(SemaphorePermit<'f>),
@@ -64,6 +67,53 @@ impl Db {
             Err(_) => {}
         }
         read
+    }
+
+    /// Nothing is kept of this. Of those who want it at once one asks. Its answer may be older than the questions of those who
+    /// came meanwhile, so of them one asks again, and that is fresh for all of them: what many want of a cold replica is
+    /// asked for twice, one after the other, and not by everybody.
+    pub(super) async fn read_cold<Q: Query>(
+        &self,
+        query: &Q,
+        key: &CacheKey,
+        deadline: Deadline,
+        started: Instant,
+    ) -> Result<Read<Q::Answer>, Error> {
+        for _ in 0..COLD_ROUNDS {
+            let Some(flight) = self.0.flights.join(key) else { break };
+            let Some(lead) = self.turn(&flight, query, key, deadline, started).await? else {
+                if let Some(read) = self.asked_since(query, key, started) {
+                    return Ok(read);
+                }
+                continue;
+            };
+            let _lead = match lead {
+                Turn::Lead(lead) => lead,
+                Turn::Kept(read) => return Ok(read),
+            };
+            let read = self.read_asking(query, key, deadline, Instant::now()).await;
+            // Where it failed, the lead goes to the next one with the end of this call.
+            if read.is_ok() {
+                flight.end(None);
+            }
+            return read;
+        }
+        self.read_asking(query, key, deadline, Instant::now()).await
+    }
+
+    /// What is kept, where that was asked for after `started`: fresh for whoever came then, whatever was changed since.
+    fn asked_since<Q: Query>(
+        &self,
+        query: &Q,
+        key: &CacheKey,
+        started: Instant,
+    ) -> Option<Read<Q::Answer>> {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(started);
+        let cached = self.0.cache.peek(key, now).filter(|cached| cached.age() <= took)?;
+        let value = decoded(&cached)?;
+        metrics::fresh_read(query.name(), took);
+        Some(Read::new(value, Freshness::Fresh, Source::Cache { age: cached.age() }))
     }
 
     /// Waits for the lead; `None` where another one has brought an answer. One that waits for longer than an attempt takes
@@ -210,12 +260,17 @@ fn is_within_bound<Q: Query>(query: &Q, cached: &Cached) -> bool {
     query.max_staleness().is_none_or(|bound| cached.age() <= bound)
 }
 
+/// What is kept; `None` where it cannot be read any more.
+fn decoded<T: Cacheable>(cached: &Cached) -> Option<Option<T>> {
+    match cached.value() {
+        Some(bytes) => T::decode(bytes).map(Some),
+        None => Some(None),
+    }
+}
+
 /// What is kept, as an answer that says so; `None` where it cannot be read any more.
 fn labelled<T: Cacheable>(cached: &Cached, reason: StaleReason) -> Option<Read<T>> {
-    let value = match cached.value() {
-        Some(bytes) => Some(T::decode(bytes)?),
-        None => None,
-    };
+    let value = decoded(cached)?;
     let age = if sabotage::planted(Bug::UnderstatedAge) { Duration::ZERO } else { cached.age() };
     metrics::stale_age(age);
     let freshness = match sabotage::planted(Bug::UnlabelledStale) {

@@ -184,6 +184,37 @@ async fn many_who_want_the_same_at_once_are_one_question() {
     assert_eq!(fresh, 1, "the others get an answer that may be older than their question, and are told so");
 }
 
+/// After a restart everybody asked for the same page at once, and the database that had just come back was asked by each.
+#[tokio::test(start_paused = true)]
+async fn what_many_want_of_a_cold_cache_is_asked_twice_and_is_true_for_each() {
+    let kit = &Kit::start().await;
+    kit.server.fault_always(At::statement("SELECT count"), Fault::Delay(Duration::from_millis(100)));
+    let answers = join_all((0..50).map(|number| async move {
+        sleep(Duration::from_millis(number)).await;
+        kit.answer(&count(0, 0)).await
+    }));
+    let answers = answers.await;
+    assert_eq!(kit.asked(), 2);
+    let (first, others) = answers.split_first().unwrap();
+    assert_eq!(first, &("ada 1".to_owned(), Freshness::Fresh));
+    for other in others {
+        assert_eq!(other, &("ada 2".to_owned(), Freshness::Fresh), "asked for after it came");
+    }
+    // Warm, each asks for itself, as without it.
+    join_all((0..5).map(|_| async { kit.answer(&count(0, 0)).await })).await;
+    assert_eq!(kit.asked(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_reader_that_fails_leaves_the_lead_to_the_next() {
+    let kit = Kit::start_as(Path::once()).await;
+    let before = kit.asked();
+    kit.server.fault(At::statement("SELECT count"), Fault::Error("22012"));
+    let answers = join_all((0..50).map(|_| async { kit.read(&count(0, 0)).await })).await;
+    let failed = answers.iter().filter(|read| read.is_err()).count();
+    assert_eq!((failed, kit.asked() - before), (1, 1));
+}
+
 /// A reader that asks for all others goes away at any moment: another one takes over.
 #[tokio::test(start_paused = true)]
 async fn no_key_is_stuck_behind_a_reader_that_has_left() {
