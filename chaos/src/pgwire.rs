@@ -44,7 +44,7 @@ pub use cut::Action;
 pub use frame::{FIRST_BYTES_MAX, Frame, Frames, Kind, MESSAGE_BYTES_MAX, Sender};
 pub use message::{Said, Severity};
 pub use plan::Bite;
-pub use tally::{Counts, Recorded};
+pub use tally::{Counts, Read, Recorded};
 pub use tls::{ServerTls, Tls};
 pub use trigger::{About, Edge, Pattern, Rule, Trigger, Which};
 
@@ -178,6 +178,17 @@ impl Proxy {
     #[must_use]
     pub fn statements(&self) -> Vec<Instant> {
         self.shared.tally().statements.all()
+    }
+
+    /// Notes from now on each statement that only reads, for [`Proxy::reads`].
+    pub fn watch_reads(&self) {
+        self.shared.tally().watch_reads();
+    }
+
+    /// The statements that only read since [`Proxy::watch_reads`], in the order of their ends; the last 100,000.
+    #[must_use]
+    pub fn reads(&self) -> Vec<Read> {
+        self.shared.tally().reads()
     }
 
     /// Writes down from now on which messages pass, up to 10,000; begins anew where that was done already.

@@ -4,10 +4,12 @@
 mod attempts;
 mod counts;
 mod course;
+mod fills;
 mod finish;
 mod line;
 mod live;
 mod progress;
+mod readiness;
 mod rows;
 mod usage;
 
@@ -27,7 +29,7 @@ use crate::history::{self, Event, Note, Recorder};
 use crate::machine;
 use crate::nemesis;
 use crate::report;
-use crate::run::course::{Course, record_database_start};
+use crate::run::course::{Course, Outcome, record_database_start};
 use crate::schedule::{self, Schedule};
 use crate::stack::{self, Stack};
 use crate::target::{Target, Workload};
@@ -159,6 +161,9 @@ async fn measure(
         rows::observe(stack.cluster(), statements).await?;
     }
     let plan = load(experiment, stack);
+    if experiment.schedule.limits.required.iter().any(|id| id == "H4") {
+        fills::watch(stack);
+    }
     progress.phase(&format!("warming up with {} objects", plan.load.warm_todos), None);
     let warmed = workload::warm_up(&plan, recorder).await;
     let warmed = warmed.map_err(|error| Error::state("warm up", error.to_string()))?;
@@ -188,8 +193,8 @@ async fn measure(
     let start = Instant::now() + LEAD;
     let drive = async { Ok(workload::drive(plan.clone(), warmed, recorder.clone()).await) };
     let work = async { tokio::try_join!(drive, course.run(start, start + total)) };
-    let (driven, healed_at) = Box::pin(work).await?;
-    wait_for_commit(&observers.canary, healed_at, stack).await?;
+    let (driven, outcome) = Box::pin(work).await?;
+    wait_for_commit(&observers.canary, outcome.healed_at, stack).await?;
     if let Some(before) = before {
         let after = attempts::mark(stack.cluster()).await?;
         attempts::record(before, after, &observers.canary, driven.writes_sent, recorder);
@@ -202,16 +207,31 @@ async fn measure(
     tokio::time::sleep(QUIESCE).await;
     finish::quiet(stack.cluster()).await?;
     observers.stop().await;
+    last_looks(experiment, stack, recorder, start, &outcome).await
+}
+
+/// What the database holds at the end, and what observers beside the users counted.
+async fn last_looks(
+    experiment: &Experiment,
+    stack: &Stack,
+    recorder: &Recorder,
+    start: Instant,
+    outcome: &Outcome,
+) -> Result<(), Error> {
     counts::record(stack, recorder, start);
-    match &experiment.stack.target {
-        Some(target) if target.traffic.workload != Workload::Todo => {
-            rows::of_target(stack.cluster(), &target.database, recorder).await
-        }
-        target => {
-            let query = target.as_ref().map_or(finish::OWN_TODOS, |target| &target.database.rows);
-            finish::final_rows(stack.cluster(), query, recorder).await
+    fills::record(stack, recorder, start).await?;
+    let target = experiment.stack.target.as_ref();
+    if let Some(target) = target.filter(|target| target.traffic.workload != Workload::Todo) {
+        return rows::of_target(stack.cluster(), &target.database, recorder).await;
+    }
+    if target.is_none() {
+        readiness::record(stack, &outcome.away, recorder);
+        if outcome.failed_over {
+            finish::losses(stack, recorder).await;
         }
     }
+    let query = target.map_or(finish::OWN_TODOS, |target| &target.database.rows);
+    finish::final_rows(stack.cluster(), query, recorder).await
 }
 
 /// Whom to send what.

@@ -1,11 +1,15 @@
 //! The scenarios: schedules with a name. Which faults come when, and what a run of it must have seen. Plain data;
 //! `schedule.rs` is what becomes of it, and `run.rs` carries that out.
 
+mod table;
+
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::history::{Bounds, Limits, Plan};
 use crate::schedule::{self, Moment, Parts, Planned, Schedule};
+
+pub use table::ALL;
 
 /// One fault of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,40 +51,15 @@ struct Setting {
     is_counted: bool,
     /// What a failover may lose, in milliseconds before it.
     loss_window_ms: u64,
+    /// Checks that must have been made, beside the usual ones.
+    required: &'static [&'static str],
+    /// Added to the environment of each server.
+    server_env: &'static [&'static str],
     /// Most changes of one server's readiness in ten seconds, and the largest share of writes without a told end, where
     /// they are to be measured.
     ready_changes_max: Option<u32>,
     unknown_share_max: Option<f64>,
 }
-
-/// Two servers behind the proxy, under light traffic that is mostly reads.
-const USUAL: Setting = Setting {
-    servers: 2,
-    seconds: 8,
-    rate_per_second: 150,
-    read_share: 0.7,
-    parts: [4, 8, 6],
-    is_bounded: false,
-    journaled_min: 1,
-    is_outage: true,
-    bad_max: None,
-    is_counted: false,
-    loss_window_ms: 0,
-    ready_changes_max: None,
-    unknown_share_max: None,
-};
-/// A fault that the canary does not meet: on the service's own role, tables or processes.
-const ASIDE: Setting = Setting { is_outage: false, journaled_min: 0, ..USUAL };
-/// One server, so that all 500 writes per second wait in one journal; and reads enough to tell how quick they are.
-const ENDURING: Setting = Setting {
-    servers: 1,
-    seconds: 18,
-    rate_per_second: 625,
-    read_share: 0.2,
-    parts: [1, 10, 1],
-    is_bounded: true,
-    ..USUAL
-};
 
 /// A named course of faults.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -106,224 +85,6 @@ pub(crate) const CONNECT_PAUSE_MS: u64 = 100;
 pub const DEMO: &str = "db-kill";
 /// How long its load takes where nothing else is asked for.
 pub const DEMO_DURATION: Duration = Duration::from_secs(18);
-
-/// A fault for the whole outage.
-const fn all_of_it(fault: &'static str) -> Step {
-    Step { fault, from: When::Share(0.0), until: When::Share(1.0) }
-}
-
-const fn scenario(
-    name: &'static str,
-    about: &'static str,
-    steps: &'static [Step],
-    setting: Setting,
-) -> Scenario {
-    Scenario { name, about, steps, in_all: true, setting }
-}
-
-/// All scenarios, in the order of `run all`.
-pub const ALL: &[Scenario] = &[
-    scenario("db-kill", "the database is killed under load and brought back", &[all_of_it("db-kill")], USUAL),
-    scenario(
-        "db-hang",
-        "the database stops answering, with every connection open, and goes on",
-        &[all_of_it("db-hang")],
-        USUAL,
-    ),
-    scenario(
-        "herd",
-        "the database hangs, and what each server connects and asks is counted on its way",
-        &[all_of_it("db-hang")],
-        Setting { is_counted: true, ..USUAL },
-    ),
-    scenario(
-        "db-stop-fast",
-        "the database is stopped in order, as for maintenance, and started",
-        &[all_of_it("db-stop")],
-        USUAL,
-    ),
-    scenario(
-        "db-stop-smart",
-        "the database takes no new sessions and waits for the old ones to end",
-        &[all_of_it("db-stop:mode=smart")],
-        Setting { journaled_min: 0, ..USUAL },
-    )
-    .only_by_name(),
-    scenario(
-        "db-flapping",
-        "the database goes and comes, over and over",
-        &[all_of_it("db-flapping:down=1000,up=500")],
-        Setting { ready_changes_max: Some(1), ..USUAL },
-    ),
-    scenario(
-        "backend-kill",
-        "one session's process dies, and the database ends all others and recovers",
-        &[Step { fault: "backend-kill", from: When::Share(0.0), until: When::Share(0.2) }],
-        Setting { journaled_min: 0, ..USUAL },
-    ),
-    scenario(
-        "backends-hang",
-        "sessions of the service hang while the database serves others",
-        &[all_of_it("backends-hang:count=500")],
-        ASIDE,
-    )
-    .only_by_name(),
-    scenario(
-        "sessions-terminated",
-        "an administrator ends every session, again and again",
-        &[all_of_it("sessions-terminated")],
-        ASIDE,
-    ),
-    scenario(
-        "connections-exhausted",
-        "others take all connections, those of the service too",
-        &[all_of_it("connections-exhausted")],
-        Setting { journaled_min: 0, ..USUAL },
-    )
-    .only_by_name(),
-    scenario(
-        "lock-storm",
-        "somebody locks the table and goes for a coffee",
-        &[all_of_it("lock-storm")],
-        // What waits for the lock for longer than retries last is journaled, and so is who finds no place behind those.
-        Setting { journaled_min: 1, ..ASIDE },
-    ),
-    scenario("read-only", "the database takes no writes", &[all_of_it("read-only")], USUAL),
-    scenario(
-        "sync-standby-missing",
-        "commits hang, because a standby is away that must confirm them",
-        &[all_of_it("sync-standby-missing")],
-        // Writes that wait behind a row or a key of a hanging commit are refused, honestly.
-        Setting { bad_max: Some((0.001, 0.35)), journaled_min: 0, ..USUAL },
-    ),
-    scenario(
-        "password-rotated",
-        "the password is another one, and the sessions are ended",
-        &[all_of_it("password-rotated")],
-        Setting { journaled_min: 1, ..ASIDE },
-    ),
-    scenario(
-        "cached-plan-invalid",
-        "a migration changes a type under prepared statements, twice",
-        &[all_of_it("cached-plan-invalid")],
-        ASIDE,
-    )
-    .only_by_name(),
-    scenario(
-        "serialization-failures",
-        "a third of the writes fails to serialize",
-        &[all_of_it("serialization-failures")],
-        ASIDE,
-    )
-    .only_by_name(),
-    scenario(
-        "server-kill-in-outage",
-        "the database is killed, and in the outage a server with a filled journal too",
-        &[
-            all_of_it("db-kill"),
-            Step { fault: "server-kill", from: When::Share(0.45), until: When::Share(0.6) },
-        ],
-        USUAL,
-    ),
-    scenario(
-        "rolling-restart-in-outage",
-        "a new version is rolled out while the database is away",
-        &[
-            all_of_it("db-kill"),
-            Step { fault: "rolling-restart", from: When::Share(0.3), until: When::Share(0.9) },
-        ],
-        USUAL,
-    ),
-    scenario(
-        "cold-recovery",
-        "the database comes back to three servers with cold caches and full journals, all at once",
-        &[
-            all_of_it("db-kill"),
-            Step {
-                fault: "rolling-restart:gap=0,signal=kill",
-                from: When::Share(0.6),
-                until: When::Share(0.95),
-            },
-        ],
-        // Cold and without a database, a server has nothing to show.
-        Setting { servers: 3, bad_max: Some((0.6, 0.2)), ..USUAL },
-    )
-    .only_by_name(),
-    scenario(
-        "server-pause",
-        "one of two servers stops for a while and goes on, as a virtual machine does",
-        &[all_of_it("server-pause")],
-        ASIDE,
-    )
-    .only_by_name(),
-    scenario(
-        "ghost-writer",
-        "a server is killed while its writes wait in the database, and starts again beside them",
-        &[Step {
-            fault: "ghost-writer",
-            from: When::Share(0.0),
-            until: When::Moment("fault 1 begun + 0 ms"),
-        }],
-        Setting { bad_max: Some((0.01, 0.2)), ..ASIDE },
-    ),
-    scenario(
-        "network-latency",
-        "bytes between servers and database take 20 ms longer, each way",
-        &[all_of_it("network-latency:delay=20,jitter=5")],
-        ASIDE,
-    ),
-    scenario(
-        "network-blackhole",
-        "no packet arrives between servers and database, and nobody is told; others reach it",
-        &[all_of_it("network-blackhole")],
-        // As a hang: what was under way runs out of time and is journaled, also where it waited for a COMMIT's answer.
-        Setting { journaled_min: 1, ..ASIDE },
-    ),
-    scenario(
-        "commit-cut",
-        "the database commits, and the connection ends or falls silent before it can say so",
-        &[
-            Step { fault: "commit-cut", from: When::Share(0.0), until: When::Share(0.4) },
-            Step { fault: "answer-swallowed", from: When::Share(0.5), until: When::Share(1.0) },
-        ],
-        // Each fault cuts one COMMIT on the way of each server: four of some 360 writes whose outcome is unknown by nature.
-        // The service finds out, or journals them under their keys; in no case does anybody else pay, so nothing is added
-        // to the usual budget.
-        Setting { unknown_share_max: Some(0.012), ..ASIDE },
-    ),
-    scenario(
-        "disk-full-wal",
-        "the database has no room for its log, panics, and cannot recover",
-        &[all_of_it("wal-disk-full")],
-        USUAL,
-    ),
-    scenario(
-        "fsync-fails",
-        "the database cannot sync a commit, panics, and recovers",
-        &[all_of_it("fsync-fails")],
-        Setting { journaled_min: 0, ..USUAL },
-    ),
-    scenario(
-        "failover",
-        "the primary is lost, its standby takes over, and the old primary comes back beside it",
-        &[all_of_it("old-primary-returns")],
-        // The canary waits a failover out, or nearly so.
-        ASIDE,
-    ),
-    scenario(
-        "long-outage",
-        "the database is away while one server takes 500 writes per second; memory, disk, and the way back",
-        &[all_of_it("db-kill")],
-        ENDURING,
-    )
-    .only_by_name(),
-    scenario(
-        "no-fault",
-        "control: the usual load and nothing broken",
-        &[],
-        Setting { journaled_min: 0, ..USUAL },
-    ),
-];
 
 impl Scenario {
     /// Left out of `run all`, which has to end within five minutes.
@@ -364,6 +125,7 @@ impl Scenario {
             stack: Parts {
                 servers: self.setting.servers,
                 counted: self.setting.is_counted,
+                server_env: self.setting.server_env.iter().map(|&pair| pair.to_owned()).collect(),
                 ..Parts::default()
             },
             limits: self.limits(&load),
@@ -409,7 +171,7 @@ impl Scenario {
             // An answer may have been kept at any time before the outage, by a replica that heard of no change since.
             // What was missed must be seen soon after it.
             max_stale_ms: Some(load.baseline_ms + load.outage_ms + usual.recovery_ms),
-            required: counted.iter().map(|id| (*id).to_owned()).collect(),
+            required: counted.iter().chain(self.setting.required).map(|&id| id.to_owned()).collect(),
             pool_max: Some(POOL_MAX),
             connect_pause_ms: Some(CONNECT_PAUSE_MS),
             ..usual

@@ -184,6 +184,7 @@ impl Stack {
             env: vec![no_drain_delay()],
             ready_line: Some(service::LISTENING.to_owned()),
             stop_signal: Signal::TERM,
+            cache_file: None,
             listen: options.listen,
             start_timeout: options.start_timeout,
         };
@@ -223,6 +224,7 @@ impl Stack {
                     StopSignal::Int => Signal::INT,
                     StopSignal::Quit => Signal::QUIT,
                 },
+                cache_file: None,
                 listen: None,
                 start_timeout: target.service.start_timeout,
             };
@@ -378,6 +380,7 @@ async fn start_server(
         env,
         ready_line: Some(service::LISTENING.to_owned()),
         stop_signal: Signal::TERM,
+        cache_file: Some("data/cache-snapshot"),
         listen: None,
         start_timeout: options.start_timeout,
     };

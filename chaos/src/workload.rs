@@ -36,8 +36,8 @@ pub use crate::workload::dialect::Dialect;
 pub use crate::workload::probe::probe_health;
 pub(crate) use crate::workload::settle::journal_entries_of;
 pub use crate::workload::settle::{Settled, settle};
-pub(crate) use crate::workload::state::state_of;
 pub use crate::workload::state::watch_state;
+pub(crate) use crate::workload::state::{lost_by, state_of};
 pub use crate::workload::warm::{WarmUpError, Warmed, warm_up};
 
 /// Connections of the load at one time. A hung service at 150 requests per second and a deadline of five

@@ -64,12 +64,14 @@ fn answers<'a>(index: &Index<'a>, name: &str, probes: &[&'a Probe], away: &[(u64
         let due = before(probe.at_us);
         let may_refuse =
             due.is_some_and(|due| !due.ready) || before(probe.planned_us).is_some_and(|due| !due.ready);
-        let settled = before(probe.planned_us).filter(|due| !due.ready);
-        let late = settled.filter(|due| probe.planned_us >= due.at_us + NOT_READY_US);
+        // Whoever answers is there, also shortly before an end that was planned.
+        let settled =
+            before(probe.planned_us).filter(|due| !due.ready && due.at_us + NOT_READY_US <= probe.planned_us);
+        let late = settled.filter(|_| before(probe.at_us).is_some_and(|due| !due.ready));
         let ready = probe.status == Some(200);
         let must_be_ready = was_ready && !may_refuse;
         was_ready |= ready;
-        let must_refuse = late.filter(|_| !absent).map(|due| due.why.as_str());
+        let must_refuse = late.map(|due| due.why.as_str());
         Answer { probe, ready, must_be_ready, must_refuse }
     };
     probes.iter().map(answer).collect()

@@ -1,9 +1,9 @@
 //! S5: what one client was shown does not go backwards, and its own acknowledged writes stay visible to it. Looks at
 //! the places of what was shown; without sessions in the history there is nothing to see.
 
-use crate::checker::Finding;
 use crate::checker::band::{Banded, Freshness};
 use crate::checker::index::{Groups, Index, Map, Shown};
+use crate::checker::{Finding, failover};
 use crate::verdict::{Check, Class};
 
 /// One moment at which a session learned, or asked for, the place of an object.
@@ -73,6 +73,9 @@ impl<'s> Sessions<'s> {
             let Some((object, shown)) = index.objects.read(place) else { continue };
             let (Some(session), Some(end_us)) = (op.invoke.session.as_deref(), op.ended_us) else { continue };
             let Some(n) = index.objects.n_of(shown) else { continue };
+            if matches!(shown, Shown::Write(write) if may_be_taken_back(index, write)) {
+                continue;
+            }
             let fresh = banded.freshness == Freshness::Fresh;
             let own = !fresh || matches!(shown, Shown::Write(write) if journal_only(index, write));
             let look = Look { op: place, n, begin_us: op.begun_us, end_us, read: true, fresh, own };
@@ -87,7 +90,8 @@ impl<'s> Sessions<'s> {
                 let Some((end_us, place)) = write.acknowledged else { continue };
                 let Some(op) = index.ops.get(place) else { continue };
                 let Some(session) = op.invoke.session.as_deref() else { continue };
-                if !matches!(write.status, Some("superseded" | "rejected")) {
+                let stays = !may_be_taken_back(index, step.write);
+                if stays && !matches!(write.status, Some("superseded" | "rejected")) {
                     let own = write.journaled && write.committed.is_none();
                     let (n, begin_us) = (step.n, write.begun_us);
                     let look = Look { op: place, n, begin_us, end_us, read: false, fresh: true, own };
@@ -96,6 +100,11 @@ impl<'s> Sessions<'s> {
             }
         }
     }
+}
+
+/// What a failover may have taken back, it may have taken back from a session too.
+fn may_be_taken_back(index: &Index<'_>, write: usize) -> bool {
+    index.writes.get(write).is_some_and(|write| failover::in_window(index, write))
 }
 
 fn journal_only(index: &Index<'_>, write: usize) -> bool {

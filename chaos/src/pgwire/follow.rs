@@ -2,10 +2,12 @@
 //! in order. It reads along; it changes no message.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::pgwire::frame::{Frame, Kind, Sender, malformed};
 use crate::pgwire::message::{self, Said, Texts};
@@ -34,19 +36,38 @@ pub(super) struct Answer {
     pub(super) fate: Fate,
 }
 
+/// A question that only reads, as it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) statement: Arc<Statement>,
+    /// The same for the same parameters.
+    pub(super) given: u64,
+    pub(super) at: Instant,
+}
+
 #[derive(Debug)]
 struct Pending {
     /// The letter of the client's message.
     code: u8,
     statement: Option<Arc<Statement>>,
     fate: Fate,
+    read: Option<Asked>,
+}
+
+/// What a portal stands for.
+#[derive(Debug)]
+struct Bound {
+    statement: Arc<Statement>,
+    given: u64,
 }
 
 /// One session.
 #[derive(Debug, Default)]
 pub(super) struct Follower {
     statements: HashMap<Bytes, Arc<Statement>>,
-    portals: HashMap<Bytes, Arc<Statement>>,
+    portals: HashMap<Bytes, Bound>,
+    /// Reads that were answered since somebody asked for them.
+    answered: Vec<Asked>,
     pending: VecDeque<Pending>,
     /// The statement that was answered last: what a sign of readiness is about.
     last: Option<Arc<Statement>>,
@@ -69,15 +90,29 @@ impl Follower {
                 texts.next()?;
                 self.statements.get(texts.next()?).cloned()
             }
-            b'E' => self.portals.get(texts.next()?).cloned(),
+            b'E' => self.portal(texts.next()?),
             b'D' | b'C' => {
                 let (of, name) = frame.body().split_first()?;
                 let name = Texts(name).next()?;
-                if *of == b'S' { &self.statements } else { &self.portals }.get(name).cloned()
+                if *of == b'S' { self.statements.get(name).cloned() } else { self.portal(name) }
             }
             b'S' | b'd' | b'c' | b'f' => self.pending.back().and_then(|pending| pending.statement.clone()),
             _ => None,
         }
+    }
+
+    fn portal(&self, name: &[u8]) -> Option<Arc<Statement>> {
+        self.portals.get(name).map(|bound| Arc::clone(&bound.statement))
+    }
+
+    /// The reads that were answered since the last call.
+    pub(super) fn take_answered(&mut self) -> Vec<Asked> {
+        std::mem::take(&mut self.answered)
+    }
+
+    /// The reads that wait for their answers still, when the session is over.
+    pub(super) fn unanswered(self) -> impl Iterator<Item = Asked> {
+        self.pending.into_iter().filter_map(|pending| pending.read)
     }
 
     /// Notes a message that goes to the server, and what is to become of its answer.
@@ -105,34 +140,42 @@ impl Follower {
                     return Err(malformed("too many messages without an answer"));
                 }
                 self.is_skipping = false;
-                self.pending.push_back(Pending { code, statement, fate });
+                let read = if code == b'E' { self.read(frame) } else { None };
+                self.pending.push_back(Pending { code, statement, fate, read });
             }
             _ => {}
         }
         Ok(())
     }
 
+    /// What an Execute asks, where it only reads.
+    fn read(&self, frame: &Frame) -> Option<Asked> {
+        let Bound { statement, given } = self.portals.get(Texts(frame.body()).next()?)?;
+        let asked = || Asked { statement: Arc::clone(statement), given: *given, at: Instant::now() };
+        statement.only_reads().then(asked)
+    }
+
     /// Remembers which statement a name stands for.
     fn name(&mut self, frame: &Frame, statement: Option<&Arc<Statement>>) {
         let mut texts = Texts(frame.body());
-        let (names, name) = match frame.kind.code() {
-            b'P' => (&mut self.statements, texts.next()),
-            b'B' => (&mut self.portals, texts.next()),
+        match frame.kind.code() {
+            b'P' => remember(&mut self.statements, texts.next(), statement.cloned()),
+            b'B' => {
+                let name = texts.next();
+                // The statement's name; what follows are the parameters, and in which form they and the answer are.
+                let _ = texts.next();
+                let mut hasher = DefaultHasher::new();
+                texts.0.hash(&mut hasher);
+                let given = hasher.finish();
+                let bound = statement.map(|statement| Bound { statement: Arc::clone(statement), given });
+                remember(&mut self.portals, name, bound);
+            }
             b'C' => {
                 let Some((of, name)) = frame.body().split_first() else { return };
-                let names = if *of == b'S' { &mut self.statements } else { &mut self.portals };
-                names.remove(Texts(name).next().unwrap_or_default());
-                return;
+                let name = Texts(name).next().unwrap_or_default();
+                if *of == b'S' { drop(self.statements.remove(name)) } else { drop(self.portals.remove(name)) }
             }
-            _ => return,
-        };
-        let Some(name) = name else { return };
-        match statement {
-            Some(statement) if names.contains_key(name) || names.len() < NAMES_MAX => {
-                names.insert(Bytes::copy_from_slice(name), Arc::clone(statement));
-            }
-            // Else the name would go on standing for another one.
-            _ => drop(names.remove(name)),
+            _ => {}
         }
     }
 
@@ -162,17 +205,22 @@ impl Follower {
             (b'Q' | b'F', _) => {}
             (_, b'E') => self.skip(),
             (b'P', b'1') | (b'B', b'2') | (b'C', b'3') | (b'D', b'T' | b'n') | (b'E', b'C' | b'I' | b's') => {
-                self.pending.pop_front();
+                self.is_answered();
             }
             _ => {}
         }
         Answer { statement, fate }
     }
 
+    /// The first of those that wait has its answer.
+    fn is_answered(&mut self) {
+        self.answered.extend(self.pending.pop_front().and_then(|pending| pending.read));
+    }
+
     /// The server passes over everything up to the next Sync.
     fn skip(&mut self) {
         while self.pending.front().is_some_and(|pending| pending.code != b'S') {
-            self.pending.pop_front();
+            self.is_answered();
         }
         self.is_skipping = self.pending.is_empty();
     }
@@ -187,6 +235,17 @@ impl Follower {
             }
         }
         Answer { statement: None, fate: Fate::Pass }
+    }
+}
+
+fn remember<T>(names: &mut HashMap<Bytes, T>, name: Option<&[u8]>, meaning: Option<T>) {
+    let Some(name) = name else { return };
+    match meaning {
+        Some(meaning) if names.contains_key(name) || names.len() < NAMES_MAX => {
+            names.insert(Bytes::copy_from_slice(name), meaning);
+        }
+        // Else the name would go on standing for another one.
+        _ => drop(names.remove(name)),
     }
 }
 
@@ -270,6 +329,36 @@ mod tests {
         assert_eq!(hear(&mut follower, b'2', b""), "COMMIT");
         assert_eq!(hear(&mut follower, b'C', b"COMMIT\0"), "COMMIT");
         assert_eq!(hear(&mut follower, b'Z', b"I"), "COMMIT");
+    }
+
+    #[test]
+    fn reads_are_told_apart_by_statement_and_parameters_and_end_with_their_answers() {
+        let mut follower = Follower::default();
+        send(&mut follower, &client(b'P', b"r\0select * from t where id = $1\0\0\0"));
+        send(&mut follower, &client(b'P', b"w\0delete from t\0\0\0"));
+        send(&mut follower, &client(b'S', b""));
+        for code in [b'1', b'1', b'Z'] {
+            hear(&mut follower, code, b"I");
+        }
+        for bind in [&b"\0r\0one"[..], b"\0r\0two", b"\0r\0one", b"\0w\0"] {
+            send(&mut follower, &client(b'B', bind));
+            send(&mut follower, &client(b'E', b"\0\0\0\0\0"));
+        }
+        for (code, body) in
+            [(b'2', &b""[..]), (b'D', b"\0"), (b'C', b"SELECT 1\0"), (b'2', b""), (b'E', b"C40001\0\0")]
+        {
+            hear(&mut follower, code, body);
+        }
+        let ended = follower.take_answered();
+        let given: Vec<u64> = ended.iter().map(|read| read.given).collect();
+        assert_eq!(given.len(), 3, "one was answered, and two fell by one error; the write is no read");
+        assert!(given[0] == given[2] && given[0] != given[1]);
+        assert_eq!(follower.take_answered(), []);
+        send(&mut follower, &client(b'S', b""));
+        hear(&mut follower, b'Z', b"I");
+        send(&mut follower, &client(b'B', b"\0r\0one"));
+        send(&mut follower, &client(b'E', b"\0\0\0\0\0"));
+        assert_eq!(follower.unanswered().count(), 1);
     }
 
     #[test]

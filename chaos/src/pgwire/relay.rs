@@ -3,7 +3,7 @@
 //! begins is in `opening`.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -109,6 +109,7 @@ async fn session(pair: Pair, first: Vec<Step>, shared: &Arc<Shared>) {
         let down = lane(Sender::Server, far_reads, near_writes, Frames::of(Sender::Server)).run(Vec::new());
         either(up, down).await
     };
+    shared.answered(follower.into_inner().unwrap_or_else(PoisonError::into_inner).unanswered());
     let ending = ending.unwrap_or_else(|error| {
         note(shared, &error);
         if error.kind() == io::ErrorKind::ConnectionReset { Ending::Reset } else { Ending::Close }
@@ -295,7 +296,11 @@ impl Lane<'_> {
     }
 
     fn judge_answer(&mut self, frame: &Frame) -> Vec<Step> {
-        let answer = lock(self.follower).answered(frame);
+        let (answer, reads) = {
+            let mut follower = lock(self.follower);
+            (follower.answered(frame), follower.take_answered())
+        };
+        self.shared.answered(reads);
         let is_ready = message::status(frame).is_some();
         if self.is_swallowing || answer.fate == Fate::Withhold || (self.is_withholding && !is_ready) {
             return Vec::new();

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::pgwire::follow::Asked;
 use crate::pgwire::frame::{Frame, Kind};
 use crate::pgwire::plan::{Bite, Fired, Plans};
 use crate::pgwire::sql::Statement;
@@ -82,6 +83,14 @@ impl Shared {
     pub(super) fn passes(&self, session: u64, frame: &Frame, statement: Option<&Statement>) -> Vec<Fired> {
         self.tally().passes(session, frame, statement);
         self.fire(Some(session), frame, statement)
+    }
+
+    /// These reads have their answers, or will never have them.
+    pub(super) fn answered(&self, reads: impl IntoIterator<Item = Asked>) {
+        let mut reads = reads.into_iter().peekable();
+        if reads.peek().is_some() {
+            self.tally().answered(reads, Instant::now());
+        }
     }
 
     pub(super) fn fire(

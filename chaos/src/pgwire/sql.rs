@@ -42,6 +42,12 @@ impl Statement {
         self.verbs.iter().any(|verb| verb == word)
     }
 
+    /// Whether it is one statement, and a SELECT. What a function in it does is not known.
+    #[must_use]
+    pub(super) fn only_reads(&self) -> bool {
+        matches!(self.verbs.as_slice(), [verb] if verb == "SELECT")
+    }
+
     /// Whether the text holds `piece`, in whatever case.
     #[must_use]
     pub(super) fn holds(&self, piece: &str) -> bool {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::pgwire::follow::Asked;
 use crate::pgwire::frame::{Frame, Kind, Sender};
 use crate::pgwire::message;
 use crate::pgwire::sql::Statement;
@@ -60,6 +61,19 @@ pub struct Recorded {
     pub is_idle: bool,
 }
 
+/// A statement of the extended protocol that only read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// The statement; of a long one the beginning.
+    pub statement: String,
+    /// The same for the same parameters.
+    pub given: u64,
+    /// When it was sent to the server.
+    pub from: Instant,
+    /// When it was answered, or its session was over.
+    pub until: Instant,
+}
+
 /// The counts of a proxy.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -69,6 +83,8 @@ pub(super) struct Tally {
     /// The open sessions and what cancel requests call them.
     keys: HashMap<u64, Option<Bytes>>,
     recording: Option<Vec<Recorded>>,
+    /// Reads with their ends, the last ones, where somebody wants to know.
+    reads: Option<VecDeque<(Asked, Instant)>>,
 }
 
 /// Moments in order, the last ones.
@@ -158,6 +174,30 @@ impl Tally {
     /// The process at the server that serves a session.
     pub(super) fn process_of(&self, session: u64) -> Option<i32> {
         self.keys.get(&session)?.as_ref().and_then(message::process)
+    }
+
+    pub(super) fn watch_reads(&mut self) {
+        self.reads.get_or_insert_default();
+    }
+
+    pub(super) fn answered(&mut self, reads: impl Iterator<Item = Asked>, now: Instant) {
+        let Some(kept) = self.reads.as_mut() else { return };
+        for read in reads {
+            if kept.len() == TIMES_MAX {
+                kept.pop_front();
+            }
+            kept.push_back((read, now));
+        }
+    }
+
+    pub(super) fn reads(&self) -> Vec<Read> {
+        let told = |(read, until): &(Asked, Instant)| Read {
+            statement: read.statement.text().to_owned(),
+            given: read.given,
+            from: read.at,
+            until: *until,
+        };
+        self.reads.iter().flatten().map(told).collect()
     }
 
     pub(super) fn record(&mut self, on: bool) {

@@ -13,6 +13,7 @@ use crate::history::{
 };
 use crate::nemesis::{self, Absence, Bite, CanarySees, Fault, Healed, Scene};
 use crate::run::Progress;
+use crate::run::readiness::Away;
 use crate::schedule::{After, Moment, Planned};
 use crate::stack::{Service, Stack};
 use crate::workload::Counts;
@@ -31,6 +32,17 @@ pub(super) struct Course<'a> {
     pub(super) canary: Canary,
     pub(super) counts: Counts,
     pub(super) toothless: bool,
+}
+
+/// What a course tells about itself when it is over.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// When the last fault began to be healed.
+    pub(super) healed_at: Option<Instant>,
+    /// When no session of the database could be answered.
+    pub(super) away: Vec<Away>,
+    /// Whether a standby took over.
+    pub(super) failed_over: bool,
 }
 
 /// Where a fault stands.
@@ -80,9 +92,8 @@ impl Seen {
 }
 
 impl Course<'_> {
-    /// Carries out the schedule from `start` to `end`, the time of the load. Gives the time at which the last fault
-    /// began to be healed.
-    pub(super) async fn run(&self, start: Instant, end: Instant) -> Result<Option<Instant>, Error> {
+    /// Carries out the schedule from `start` to `end`, the time of the load.
+    pub(super) async fn run(&self, start: Instant, end: Instant) -> Result<Outcome, Error> {
         let count = self.faults.len();
         let mut seen = Seen {
             load: start,
@@ -92,7 +103,7 @@ impl Course<'_> {
             canary_up: None,
         };
         let mut places: Vec<Place> = self.faults.iter().map(|_| Place::Waiting).collect();
-        let mut last = None;
+        let mut outcome = Outcome::default();
         while !places.iter().all(|place| matches!(place, Place::Over)) {
             let now = Instant::now();
             seen.look(&self.canary, now);
@@ -101,12 +112,16 @@ impl Course<'_> {
                 match std::mem::replace(place, Place::Over) {
                     Place::Waiting if seen.is_due(planned.from, &self.counts, now) => {
                         let (asked, bite) = self.put_on(id, planned).await?;
+                        outcome.failed_over |= bite.window().is_some();
                         *place = Place::On(asked, bite);
                         set(&mut seen.begun, index);
                     }
                     Place::Waiting if now >= end => self.never_came(id, planned),
                     Place::On(asked, bite) if seen.is_due(planned.until, &self.counts, now) || now >= end => {
-                        last = Some(self.take_off(id, asked, bite).await?);
+                        let gone_from = bite.database_gone().then_some(bite.began());
+                        let healed_at = self.take_off(id, asked, bite).await?;
+                        outcome.away.extend(gone_from.map(|from| (from, healed_at)));
+                        outcome.healed_at = Some(healed_at);
                         set(&mut seen.healed, index);
                     }
                     other => *place = other,
@@ -114,7 +129,7 @@ impl Course<'_> {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        Ok(last)
+        Ok(outcome)
     }
 
     async fn put_on(&self, id: u32, planned: &Planned) -> Result<(Instant, Bite), Error> {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::cluster::{APP, Cluster};
 use crate::error::Error;
-use crate::history::{Event, FinalRow, FinalRows, ProcessExit, ProcessStart, Recorder, Role};
+use crate::history::{Event, FinalRow, FinalRows, LossReport, ProcessExit, ProcessStart, Recorder, Role};
 use crate::stack::{Service, Stack};
+use crate::workload;
 
 /// A healthy database answers this in milliseconds, also with a million rows in seconds.
 const ROWS_LIMIT: Duration = Duration::from_secs(60);
@@ -74,6 +75,16 @@ fn to_row(row: &tokio_postgres::Row) -> Result<FinalRow, tokio_postgres::Error> 
         version: row.try_get(2)?,
         done: row.try_get(3)?,
     })
+}
+
+/// Asks each server which writes it calls lost by a failover. Who does not answer leaves no line.
+pub(super) async fn losses(stack: &Stack, recorder: &Recorder) {
+    for server in stack.targets() {
+        if let Some(keys) = workload::lost_by(&server).await {
+            let (process, at_us) = (server.name.clone(), recorder.now_us());
+            recorder.record(Event::LossReport(LossReport { process, at_us, keys }));
+        }
+    }
 }
 
 /// Records every start and end of the servers and the proxy. To be called before they are stopped for good: that

@@ -41,6 +41,8 @@ pub(super) struct Blueprint {
     pub(super) ready_line: Option<String>,
     /// What asks it to end.
     pub(super) stop_signal: Signal,
+    /// The file, in its folder, by which its cache outlives it; `None` where none does, or nobody knows.
+    pub(super) cache_file: Option<&'static str>,
     /// A fixed main listener; `None` takes a free port.
     pub(super) listen: Option<SocketAddr>,
     pub(super) start_timeout: Duration,
@@ -59,14 +61,22 @@ pub(super) fn listeners() -> Vec<String> {
 pub struct Life {
     /// Its pid.
     pub pid: u32,
+    /// When it was begun.
+    pub begun: Instant,
+    /// Whether it began with nothing in its cache, as far as that is known.
+    pub cold: bool,
     /// When it said that it listens; `None` when it died before.
     pub up: Option<Instant>,
     /// When it was seen to be gone, or signalled where that was meant; `None` while it lives.
     pub down: Option<Instant>,
     /// How it ended.
     pub exit: Option<Exit>,
+    /// When it was seen to be gone.
+    pub gone: Option<Instant>,
     /// Whether it was meant to end.
     pub planned: bool,
+    /// Whether it was asked to, so that it could finish what it had begun.
+    pub drains: bool,
 }
 
 /// A running server or proxy. Cheap to clone; the last clone to go kills the process.
@@ -97,14 +107,15 @@ impl State {
         let exit = self.process.as_mut()?.poll_exit()?;
         if let Some(life) = self.lives.last_mut().filter(|life| life.exit.is_none()) {
             life.exit = Some(exit);
-            life.down.get_or_insert_with(Instant::now);
+            let gone = *life.gone.get_or_insert_with(Instant::now);
+            life.down.get_or_insert(gone);
         }
         Some(exit)
     }
 
-    fn plan_end(&mut self) {
+    fn plan_end(&mut self, drains: bool) {
         if let Some(life) = self.lives.last_mut().filter(|life| life.exit.is_none()) {
-            life.planned = true;
+            (life.planned, life.drains) = (true, drains);
             life.down = Some(Instant::now());
         }
     }
@@ -291,7 +302,7 @@ impl Service {
             if state.look().is_some() || state.process.is_none() {
                 return Err(Error::state(format!("end {}", self.name()), "it is not running"));
             }
-            state.plan_end();
+            state.plan_end(signal != Signal::KILL);
             if let Some(process) = state.process.as_mut() {
                 process.signal(signal);
             }
@@ -338,9 +349,21 @@ impl Service {
         let addresses = [self.0.main, self.0.admin];
         let launch =
             self.launch(self.name().to_owned(), addresses, self.0.stdout.clone(), self.0.log.clone());
+        let cold = self.0.blueprint.cache_file.is_some_and(|file| !self.0.home.join(file).exists());
+        let begun = Instant::now();
         let process = Process::start(&launch)?;
         self.0.run.guard(process.handle())?;
-        state.lives.push(Life { pid: process.pid(), up: None, down: None, exit: None, planned: false });
+        state.lives.push(Life {
+            pid: process.pid(),
+            begun,
+            cold,
+            up: None,
+            down: None,
+            exit: None,
+            gone: None,
+            planned: false,
+            drains: false,
+        });
         state.process = Some(process);
         Ok(())
     }

@@ -43,6 +43,20 @@ pub(crate) async fn state_of(server: &Target) -> Option<ServerState> {
     ask(&Client::new(server.admin, 1)).await
 }
 
+/// The keys of the writes that this server calls lost by a failover; `None` where it does not say.
+///
+/// # Cancel safety
+/// Dropping it closes the connection; nothing else was begun.
+pub(crate) async fn lost_by(server: &Target) -> Option<Vec<String>> {
+    let document = get(&Client::new(server.admin, 1), "/debug/state").await?;
+    lost(&serde_json::from_slice(&document).ok()?)
+}
+
+fn lost(document: &Value) -> Option<Vec<String>> {
+    let keys = document.pointer("/lost/keys")?.as_array()?;
+    Some(keys.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+}
+
 async fn ask(client: &Client) -> Option<ServerState> {
     let document = get(client, "/debug/state").await?;
     let mut state = parse(&serde_json::from_slice(&document).ok()?);
@@ -95,6 +109,14 @@ mod tests {
         let numbers = (state.ready, state.connections, state.journal_entries);
         assert_eq!(numbers, (Some(true), Some(7), Some(12)));
         assert_eq!(parse(&serde_json::json!({ "breaker": null })), ServerState::default());
+    }
+
+    #[test]
+    fn who_lost_nothing_says_so_and_who_says_nothing_was_not_asked() {
+        let document = serde_json::json!({ "lost": { "writes": 2, "keys": ["a", "b"] } });
+        assert_eq!(lost(&document).unwrap(), ["a", "b"]);
+        assert_eq!(lost(&serde_json::json!({ "lost": { "writes": 0, "keys": [] } })).unwrap(), [""; 0]);
+        assert_eq!(lost(&serde_json::json!({})), None);
     }
 
     #[test]

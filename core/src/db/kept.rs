@@ -102,12 +102,7 @@ impl Db {
     }
 
     /// What is kept, where that was asked for after `started`: fresh for whoever came then, whatever was changed since.
-    fn asked_since<Q: Query>(
-        &self,
-        query: &Q,
-        key: &CacheKey,
-        started: Instant,
-    ) -> Option<Read<Q::Answer>> {
+    fn asked_since<Q: Query>(&self, query: &Q, key: &CacheKey, started: Instant) -> Option<Read<Q::Answer>> {
         let now = Instant::now();
         let took = now.saturating_duration_since(started);
         let cached = self.0.cache.peek(key, now).filter(|cached| cached.age() <= took)?;

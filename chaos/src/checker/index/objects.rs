@@ -1,6 +1,7 @@
 //! What belongs to one object: its writes, the reads of it with the write that each shows, and the order in which the
 //! writes took effect, as far as it is known. A todo is an object too: created first, updated second. Judges nothing.
 
+use crate::checker::failover;
 use crate::checker::index::{Index, Map, Op, Write};
 use crate::checker::two;
 use crate::history::Action;
@@ -193,12 +194,15 @@ impl<'a> Objects<'a> {
     }
 }
 
-/// Fills in, from the last step of each object to its first, what comes from there on. A superseded write never comes.
+/// Fills in, from the last step of each object to its first, what comes from there on. A superseded write never comes, and
+/// of one that a failover may have taken back nobody can say until when it stood.
 fn look_ahead(index: &Index<'_>, order: &mut [(u32, Step)]) {
     let mut later: Option<(u32, Step)> = None;
     for (object, step) in order.iter_mut().rev() {
         let same = later.filter(|(of, _)| of == object).map(|(_, step)| step);
-        let comes = |write: &&Write<'_>| !matches!(write.status, Some("superseded" | "rejected"));
+        let comes = |write: &&Write<'_>| {
+            !matches!(write.status, Some("superseded" | "rejected")) && !failover::in_window(index, write)
+        };
         let write = index.writes.get(step.write).filter(comes);
         let earliest = |own: Option<u64>, later: Option<(u64, usize)>| {
             own.map(|us| (us, step.write)).into_iter().chain(later).min()

@@ -270,6 +270,17 @@ impl Scene {
         self.finish(op, Completion { outcome: Some(outcome.into()), todos, ..answer(op, at_us, status) });
     }
 
+    /// The last operations were one client's.
+    pub(crate) fn in_session(&mut self, session: &str, count: usize) {
+        for (invoke, _) in self.ops.iter_mut().rev().take(count) {
+            invoke.session = Some(session.to_owned());
+        }
+    }
+
+    pub(crate) fn without_promotion(&mut self) {
+        self.events.retain(|event| !matches!(event, Event::Promotion(_)));
+    }
+
     fn push(
         &mut self,
         action: Action,

@@ -105,6 +105,24 @@ fn l2_a_replica_that_drains_must_say_so_within_a_second() {
     assert_eq!(broken(&early), all_violated(&["L2", "L4"]));
 }
 
+/// The harness plans an end from the signal on; whoever drains answers until it is gone, and must refuse.
+#[test]
+fn l2_a_planned_end_excuses_nobody_who_still_answers() {
+    let mut scene = Scene::outage();
+    scene.add(due("server-1", ms(6_000), false));
+    scene.exit("server-1", ms(6_000), true);
+    scene.add(due("server-1", ms(8_000), true));
+    scene.start("server-1", ms(8_200));
+    for at_us in (0..280).map(|step| ms(step * 50)) {
+        let away = (ms(6_000)..ms(8_200)).contains(&at_us);
+        scene.add(readyz("server-1", at_us, if away { 503 } else { 200 }));
+        scene.add(readyz("server-2", at_us, 200));
+    }
+    assert_eq!((broken(&scene), measured(&scene, "L2")), (held(), State::Held));
+    scene.add(readyz("server-1", ms(7_500), 200));
+    assert_eq!(broken(&scene), violated("L2"));
+}
+
 #[test]
 fn l3_a_limit_for_a_flapping_database_counts_within_ten_seconds() {
     let mut scene = Scene::outage();
@@ -298,6 +316,27 @@ fn w7_a_failover_may_lose_what_was_declared_and_reported_and_w1_forgives_no_more
     let mut scene = failover(Some("key-calm-19"));
     scene.rows.retain(|row| row.title != "calm-10");
     assert_eq!(broken(&scene), violated("W1"));
+}
+
+/// Readers of the old primary saw it, readers of the new one cannot.
+#[test]
+fn what_a_failover_took_back_binds_no_reader() {
+    let mut scene = failover(Some("key-calm-19"));
+    scene.add(Event::LossReport(LossReport {
+        process: "server-2".into(),
+        at_us: ms(19_000),
+        keys: vec!["key-taken-back".into()],
+    }));
+    scene.update(1, "taken-back", "committed", ms(3_850), ms(3_870));
+    scene.undo_update(1);
+    scene.read_as(1, "id-warm-1", "taken-back", true, ms(3_900));
+    scene.read(1, "fresh", ms(13_000), ms(13_003));
+    scene.in_session("one", 2);
+    assert_eq!((broken(&scene), measured(&scene, "S3")), (held(), State::Held));
+    // Without a failover it is all that it looks like.
+    scene.without_promotion();
+    let found = broken(&scene).1;
+    assert!(["W1", "S2", "S3", "S5"].iter().all(|id| found.contains(&(*id).to_owned())), "{found:?}");
 }
 
 fn of_another_tool(lines: &[(u64, &str, &str, &str)]) -> Verdict {
