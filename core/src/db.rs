@@ -9,6 +9,7 @@
 //!
 //! The pages on it, with defaults, metrics and what not to do, are in `docs/patterns`.
 
+mod alone;
 mod asked;
 mod begin;
 mod classify;
@@ -71,7 +72,9 @@ pub use self::{
         Applied, ApplyError, Command, Commands, NotKnown, Refusal, Settled, WriteError, WriteState,
         WriteStatus, Written,
     },
-    config::{ConfigInvalid, DbConfig, PoolConfig, Pooler, ProbeConfig, ReadConfig, WriteConfig},
+    config::{
+        ConfigInvalid, DbConfig, Migrate, PoolConfig, Pooler, ProbeConfig, ReadConfig, Superuser, WriteConfig,
+    },
     connector::{BoxStream, ByteStream, Connecting, Connector, HostAddress},
     judge::judge,
     keeper::Keeper,

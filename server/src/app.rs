@@ -20,7 +20,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub(crate) use self::{observe::describe_metrics, people::Pages};
 use crate::{
     error::Trouble,
-    routes::{page, todos, writes},
+    identity::{Identity, identify},
+    routes::{page, sign_in, todos, writes},
     todo::SettledKeys,
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct App {
     /// Writes in progress, also those whose client has left.
     pub(crate) writes: InFlight,
     pub(crate) pages: Arc<Pages>,
+    /// Who says whose a request is.
+    pub(crate) identity: Arc<Identity>,
     pub(crate) probes: Probes,
     /// For one read.
     pub(crate) read_limit: Duration,
@@ -49,8 +52,13 @@ pub(crate) fn router(app: App) -> Router {
         .route("/todos/{id}/done", post(page::set_done))
         .route("/todos/{id}/delete", post(page::delete))
         .route("/api/todos", get(todos::list).post(todos::create))
+        .route("/api/todos/batch", post(todos::create_many))
         .route("/api/todos/{id}", get(todos::read).put(todos::replace).delete(todos::remove))
-        .route("/api/writes/{key}", get(writes::status));
+        .route("/api/writes/{key}", get(writes::status))
+        // What stands above this line is somebody's; what follows is for everybody.
+        .route_layer(middleware::from_fn_with_state(app.clone(), identify))
+        .route("/sign-in", get(sign_in::show).post(sign_in::sign_in))
+        .route("/sign-out", post(sign_in::sign_out));
     for path in Probes::PATHS {
         router = router.route(path, get(probe));
     }

@@ -7,6 +7,7 @@ use ridethrough::service::{self, LogFormat};
 
 use crate::{
     config::{self, Config},
+    identity::tokens,
     journal::{self, JournalCommand},
     life, migrate,
 };
@@ -57,8 +58,18 @@ struct Cli {
 enum Command {
     /// Check the configuration, open nothing, and exit with 0 or 1
     CheckConfig,
-    /// Bring the schema of the database up to date once, and exit
-    Migrate,
+    /// Bring the schema of the database up to date once, and exit: 0 done, 1 wrong configuration, 70 not done
+    Migrate {
+        /// Only say which steps are missing, and exit with 0 where none is, 1 where some are, 70 where that cannot be found
+        /// out
+        #[arg(long)]
+        check: bool,
+    },
+    /// Make a token for a principal: prints it, once, and the line that lets its bearer in, for identity.tokens_file
+    Token {
+        /// Who shall have it: 1 to 64 letters, digits and marks of . _ - @
+        name: String,
+    },
     /// Look at the writes that wait on this machine's disk, and see to those that were rejected
     #[command(subcommand)]
     Journal(JournalCommand),
@@ -97,7 +108,8 @@ fn execute(cli: Cli, environment: impl Iterator<Item = (OsString, OsString)>) ->
             let _ = writeln!(std::io::stdout().lock(), "the configuration is in order");
             CLEAN
         }
-        Some(Command::Migrate) => migrate::once(&config),
+        Some(Command::Migrate { check }) => migrate::once(&config, check),
+        Some(Command::Token { name }) => token(&name),
         Some(Command::Journal(command)) => journal::run(&command, &config),
         None => life::run(config),
     }
@@ -119,11 +131,23 @@ fn configure(cli: &Cli, environment: impl Iterator<Item = (OsString, OsString)>)
     config.server.listen = cli.listen.unwrap_or(config.server.listen);
     config.server.admin_listen = cli.admin_listen.unwrap_or(config.server.admin_listen);
     config.log.format = cli.log_format.unwrap_or(config.log.format);
-    // Whoever looks at a journal has a fault to mend already, and needs no database for it.
-    if !matches!(cli.command, Some(Command::Journal(_))) {
+    // Whoever looks at a journal has a fault to mend already, and needs no database for it; nor does a token.
+    if !matches!(cli.command, Some(Command::Journal(_) | Command::Token { .. })) {
         config::validate(&config)?;
     }
     Ok(config)
+}
+
+fn token(name: &str) -> u8 {
+    if !tokens::is_name(name) {
+        return refuse("a name has 1 to 64 letters, digits and marks of . _ - @");
+    }
+    let (token, line) = tokens::make(name);
+    let text = format!("token (shown only now): {token}\nline for identity.tokens_file:\n{line}\n");
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => CLEAN,
+        Err(_) => refuse("the token could not be printed, and is lost; make another one"),
+    }
 }
 
 fn refuse(message: &str) -> u8 {
@@ -174,7 +198,7 @@ mod tests {
     #[test]
     fn flags_may_follow_the_sub_command() {
         let cli = Cli::try_parse_from(["x", "migrate", "--database-url", "postgresql://h/d"]).unwrap();
-        assert!(matches!(cli.command, Some(Command::Migrate)));
+        assert!(matches!(cli.command, Some(Command::Migrate { check: false })));
         assert_eq!(cli.database_url.as_deref(), Some("postgresql://h/d"));
     }
 

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_postgres::config::Host;
 
+use crate::identity::{IdentityMode, IdentitySection};
+
 /// Everything that can be set.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -24,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) database: DbConfig,
     /// The write journal.
     pub(crate) journal: JournalSection,
+    /// How principals are told apart.
+    pub(crate) identity: IdentitySection,
     /// The read cache.
     pub(crate) cache: CacheConfig,
     /// When this replica counts as ready.
@@ -186,8 +190,11 @@ impl Config {
                 "budget": database.budget,
                 "backoff": database.backoff,
                 "notices": database.notices,
+                "migrate": database.migrate,
+                "superuser": database.superuser,
             },
             "journal": self.journal,
+            "identity": self.identity,
             "cache": self.cache,
             "ready": self.ready,
             "limits": self.limits,
@@ -211,6 +218,14 @@ pub(crate) fn validate(config: &Config) -> Result<(), String> {
         return Err(
             "server.listen and server.admin_listen are the same address; give each its own".to_owned()
         );
+    }
+    config.identity.validate()?;
+    if config.identity.mode == IdentityMode::None && !server.listen.ip().to_canonical().is_loopback() {
+        return Err(format!(
+            "identity.mode is none, so that everybody who reaches {} is let in: set identity.mode to tokens, or give \
+             server.listen a loopback address such as 127.0.0.1",
+            server.listen
+        ));
     }
     config.limits.validate().map_err(|(field, problem)| format!("limits.{field} {problem}"))
 }
@@ -271,6 +286,27 @@ mod tests {
         let shown = config.redacted().to_string();
         assert!(!shown.contains("canary"), "{shown}");
         assert!(shown.contains("db.example") && shown.contains("5433") && shown.contains("user"), "{shown}");
+    }
+
+    #[test]
+    fn without_identity_only_this_machine_is_let_in() {
+        let mut config = with_url("postgresql://u@localhost/d");
+        for address in ["0.0.0.0:80", "[::]:80", "192.0.2.7:80", "[::ffff:192.0.2.7]:80"] {
+            config.server.listen = address.parse().unwrap();
+            let message = validate(&config).unwrap_err();
+            assert!(message.contains("identity.mode") && message.contains(address), "{message}");
+        }
+        for address in ["127.0.0.1:80", "127.8.0.1:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
+            config.server.listen = address.parse().unwrap();
+            assert_eq!(validate(&config), Ok(()), "{address}");
+        }
+        config.server.listen = "0.0.0.0:80".parse().unwrap();
+        config.identity.mode = IdentityMode::Tokens;
+        assert!(validate(&config).unwrap_err().contains("identity.tokens_file"));
+        config.identity.tokens_file = Some(PathBuf::from("tokens"));
+        assert_eq!(validate(&config), Ok(()));
+        config.identity.guest = Some("two words".to_owned());
+        assert!(validate(&config).unwrap_err().contains("identity.guest"));
     }
 
     #[test]

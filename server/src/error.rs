@@ -7,7 +7,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use ridethrough::{
     db::{Refusal, WriteError},
     error::{Error, ErrorClass, RejectReason, Stage},
@@ -21,6 +21,7 @@ pub(crate) const OUTCOME: HeaderName = HeaderName::from_static("ridethrough-outc
 
 const KEY_REUSED: &str = "key-reused";
 const VERSION_MISMATCH: &str = "version-mismatch";
+const SIGN_IN_NEEDED: &str = "sign-in-needed";
 
 /// The value of [`OUTCOME`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +57,13 @@ pub(crate) struct Trouble {
     pub(crate) detail: Option<Cow<'static, str>>,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) outcome: Option<Outcome>,
+    /// What the sender must show, for `WWW-Authenticate`.
+    challenge: Option<&'static str>,
 }
 
 impl Trouble {
     pub(crate) fn new(status: StatusCode, slug: &'static str, title: &'static str) -> Self {
-        Self { status, slug, title, detail: None, retry_after: None, outcome: None }
+        Self { status, slug, title, detail: None, retry_after: None, outcome: None, challenge: None }
     }
 
     pub(crate) fn detail(self, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -117,6 +120,26 @@ impl Trouble {
 
     pub(crate) fn no_such_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "no-such-path", "there is nothing at this address")
+    }
+
+    /// It is not known whose the request is; `was_shown` where it showed something that is worth nothing.
+    pub(crate) fn sign_in_needed(was_shown: bool) -> Self {
+        let challenge = match was_shown {
+            true => "Bearer realm=\"ridethrough\", error=\"invalid_token\"",
+            false => "Bearer realm=\"ridethrough\"",
+        };
+        let detail = match was_shown {
+            true => "the token that was sent is not known, or no longer",
+            false => "send a token in the header Authorization, after the word Bearer",
+        };
+        let trouble = Self::new(StatusCode::UNAUTHORIZED, SIGN_IN_NEEDED, "it is not known who asks");
+        Self { challenge: Some(challenge), ..trouble.detail(detail) }
+    }
+
+    /// Whether a person could help it by signing in; then, whether something was shown already.
+    pub(crate) fn wants_sign_in(&self) -> Option<bool> {
+        let was_shown = self.challenge.is_some_and(|challenge| challenge.contains("error"));
+        (self.slug == SIGN_IN_NEEDED).then_some(was_shown)
     }
 
     pub(crate) fn internal() -> Self {
@@ -248,6 +271,9 @@ impl IntoResponse for Trouble {
         let mut response = problem.into_response().map(Body::new);
         if let Some(outcome) = self.outcome {
             outcome.insert_into(response.headers_mut());
+        }
+        if let Some(challenge) = self.challenge {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         // For the layer that makes a page of it where a person asked.
         response.extensions_mut().insert(self);

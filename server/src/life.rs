@@ -19,7 +19,7 @@ use ridethrough::{
     journal::{Journal, JournalError, JournalWriter},
     service::{self, Admin, AdminThread, Served, Signal, Signals, serve},
 };
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time::timeout};
 use tower::ServiceExt as _;
 
 use self::{
@@ -30,6 +30,7 @@ use crate::{
     app::{self, App, Pages},
     cli::{CLEAN, CUT, INTERNAL_FAULT, WRONG_CONFIGURATION},
     config::Config,
+    identity::{Identity, tokens::TokensKeeper},
     migrate,
     todo::{SettledKeys, todo_commands},
 };
@@ -78,6 +79,8 @@ fn not_started(NotStarted(code, reason): &NotStarted) -> u8 {
 /// Everything that runs, and what ends it.
 struct Running {
     signals: Signals,
+    /// Asks for a look at the file of tokens.
+    reload: Option<Arc<Notify>>,
     vitals: Arc<Vitals>,
     journal: Journal,
     writes: InFlight,
@@ -100,6 +103,7 @@ async fn start(config: &Config) -> Result<Running, NotStarted> {
             config.server.data_dir.display()
         ))
     })?;
+    let (identity, tokens) = Identity::open(&config.identity).map_err(NotStarted::wrong_configuration)?;
     let vitals = Arc::new(Vitals::new(config.ready));
     let probes = probes(&vitals);
     let admin = admin(config, &vitals, &probes)?;
@@ -117,6 +121,7 @@ async fn start(config: &Config) -> Result<Running, NotStarted> {
         settled,
         writes: InFlight::default(),
         pages: Arc::new(Pages::new()),
+        identity: Arc::new(identity),
         probes,
         read_limit: config.database.read.deadline,
         write_limit: config.database.write.deadline,
@@ -127,11 +132,17 @@ async fn start(config: &Config) -> Result<Running, NotStarted> {
         .map_err(|error| NotStarted::fault(format!("no thread for the journal: {error}")))?;
     let writes = app.writes.clone();
     vitals.attach(db.clone());
-    let background = spawn_background(&vitals, &db, background, &back_draining);
+    let mut background = spawn_background(&vitals, &db, background, config, &back_draining);
+    let reload = tokens.as_ref().map(TokensKeeper::asked);
+    background.extend(tokens.map(|keeper| {
+        let task = tokio::spawn(keeper.run(back_draining.clone()));
+        watched("tokens", task, Arc::clone(&vitals.watchdog), back_draining.clone())
+    }));
     let serving = spawn_serving(listener, app::router(app), config, &vitals, front_draining);
     vitals.turn(Life::Running);
     announce(main_address, admin.address);
-    Ok(Running { signals, vitals, journal, writes, front, back, serving, background, writer, _admin: admin })
+    let _admin = admin;
+    Ok(Running { signals, reload, vitals, journal, writes, front, back, serving, background, writer, _admin })
 }
 
 fn probes(vitals: &Arc<Vitals>) -> Probes {
@@ -203,13 +214,15 @@ fn spawn_background(
     vitals: &Arc<Vitals>,
     db: &Db,
     Background { prober, replay, reaper, refresher, listener, keeper }: Background,
+    config: &Config,
     draining: &Draining,
 ) -> Vec<JoinHandle<()>> {
+    let database = config.database.clone();
     let watch = |name, task| watched(name, task, Arc::clone(&vitals.watchdog), draining.clone());
     let beating = Arc::clone(vitals);
     tokio::spawn(async move { beating.watchdog.keep_beating().await });
     tokio::spawn(vitals::keep_shown(Arc::clone(vitals)));
-    let migrating = tokio::spawn(migrate::when_seen(db.clone(), draining.clone()));
+    let migrating = tokio::spawn(migrate::when_seen(db.clone(), database, draining.clone()));
     vec![
         watch("prober", tokio::spawn(prober.run(draining.clone()))),
         watch("replay", tokio::spawn(replay.run(draining.clone()))),
@@ -255,7 +268,12 @@ fn announce(main: SocketAddr, admin: SocketAddr) {
 impl Running {
     async fn until_stopped(mut self) -> u8 {
         while self.signals.next().await != Signal::Stop {
-            tracing::info!("SIGHUP changes nothing here; restart to read the configuration again");
+            match &self.reload {
+                Some(reload) => reload.notify_one(),
+                None => {
+                    tracing::info!("SIGHUP changes nothing here; restart to read the configuration again")
+                }
+            }
         }
         tracing::info!("draining");
         self.vitals.turn(Life::Draining);

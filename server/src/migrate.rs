@@ -1,58 +1,44 @@
 //! The schema: numbered steps that only go forward, each in a transaction, one process at a time. It decides nothing
 //! about requests: until the schema is in order the library keeps them from the database.
 
-use std::{fmt, time::Duration};
+mod apply;
+mod steps;
+
+use std::{fmt, io::Write as _, time::Duration};
 
 use ridethrough::{
     Db,
-    db::SCHEMA_SQL,
+    db::{DbConfig, Migrate, Superuser},
     drain::Draining,
     health::{DatabasePart, SchemaPart},
 };
-use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tokio_postgres::{Client, NoTls, Row};
 
+use self::{
+    apply::{ENCODING, look, migrate},
+    steps::{Step, latest},
+};
 use crate::{
     cli::{CLEAN, INTERNAL_FAULT, WRONG_CONFIGURATION},
     config::Config,
 };
 
-/// One step of the schema.
-struct Migration {
-    version: i32,
-    name: &'static str,
-    /// Checked against what was applied: an applied step must never be edited.
-    sql: &'static str,
-    /// Statements of the library, which may be run again and are not part of the checksum.
-    library_sql: &'static str,
-}
+/// The tables of the service, without what is made beside its work.
+pub const SCHEMA: &str = concat!(
+    include_str!("../migrations/0001_todos.sql"),
+    include_str!("../migrations/0002_owners_and_events.sql")
+);
 
-/// The tables of the service.
-pub const SCHEMA: &str = include_str!("../migrations/0001_todos.sql");
-
-const MIGRATIONS: [Migration; 1] =
-    [Migration { version: 1, name: "todos", sql: SCHEMA, library_sql: SCHEMA_SQL }];
-
-/// Any number will do that no other program locks in the same database.
-const LOCK: i64 = 0x5269_6465_746f_646f;
 const CONNECT_MAX: Duration = Duration::from_secs(3);
-/// For all steps together, waiting for another process included. A step that needs longer is run by hand.
+/// For all steps together, waiting for another process included. A step that needs longer is for the sub-command.
 const MIGRATE_MAX: Duration = Duration::from_secs(120);
-/// The one encoding in which PostgreSQL keeps every title as it was written: another one refuses some, or sorts and counts
-/// bytes for characters.
-const ENCODING: &str = "UTF8";
+/// The same by hand.
+const MIGRATE_BY_HAND_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// For reading what was applied.
 const LOOK_MAX: Duration = Duration::from_secs(5);
-const UNDEFINED_TABLE: &str = "42P01";
-const SESSION: &str = "SET lock_timeout = '30s'; SET statement_timeout = '100s'; \
-                       SET idle_in_transaction_session_timeout = '30s'";
-const HISTORY: &str = "CREATE TABLE IF NOT EXISTS ridethrough_migrations (\
-                       version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, \
-                       applied_at timestamptz NOT NULL DEFAULT now())";
 
 /// How soon the start says that it goes on without the database.
 const PATIENCE_AT_START: Duration = Duration::from_secs(1);
@@ -72,8 +58,10 @@ enum NotMigrated {
     Changed(i32),
     /// The database keeps its texts in this encoding, and not in [`ENCODING`].
     Encoding(String),
-    /// The database takes no writes now, and this many steps are missing.
+    /// This many steps are missing, and it is not for this process to make them now.
     Behind(usize),
+    /// The role is a superuser, which the configuration forbids.
+    Superuser,
 }
 
 impl fmt::Display for NotMigrated {
@@ -81,7 +69,7 @@ impl fmt::Display for NotMigrated {
         match self {
             Self::Failed(Some(code)) => write!(f, "the database answered with SQLSTATE {code}"),
             Self::Failed(None) => f.write_str("the connection to the database failed"),
-            Self::TooSlow => write!(f, "it took longer than {} s", MIGRATE_MAX.as_secs()),
+            Self::TooSlow => write!(f, "it took too long"),
             Self::Newer(version) => write!(
                 f,
                 "the database has schema version {version}, and this program knows only {}: use a newer one",
@@ -96,12 +84,14 @@ impl fmt::Display for NotMigrated {
                  changed: make a new database with ENCODING '{ENCODING}' TEMPLATE template0, and name it in the \
                  database URL"
             ),
-            Self::Behind(steps) => {
-                write!(
-                    f,
-                    "the database takes only reads, and its schema lacks {steps} steps of this program's"
-                )
-            }
+            Self::Behind(steps) => write!(
+                f,
+                "the schema lacks {steps} of this program's steps, and the database takes only reads, or \
+                 database.migrate is never: `ridethrough-server migrate` makes them"
+            ),
+            Self::Superuser => f.write_str(
+                "the role in the database URL is a superuser, and database.superuser is refuse: use an ordinary role",
+            ),
         }
     }
 }
@@ -112,85 +102,152 @@ impl From<tokio_postgres::Error> for NotMigrated {
     }
 }
 
+impl From<ridethrough::Error> for NotMigrated {
+    fn from(error: ridethrough::Error) -> Self {
+        Self::Failed(error.code().map(str::to_owned))
+    }
+}
+
 impl NotMigrated {
     /// It goes away without a person: the database is starting, ending, overloaded, locked by another migration, or a
     /// standby for now.
     fn will_pass(&self) -> bool {
         match self {
             Self::Failed(code) => {
-                let passing = ["08", "25006", "53", "55P03", "57"];
+                let passing = ["08", "25006", "40P01", "53", "55P03", "57"];
                 code.as_ref().is_none_or(|code| passing.iter().any(|known| code.starts_with(known)))
             }
             Self::TooSlow | Self::Behind(_) => true,
-            Self::Newer(_) | Self::Changed(_) | Self::Encoding(_) => false,
+            Self::Newer(_) | Self::Changed(_) | Self::Encoding(_) | Self::Superuser => false,
         }
     }
 
     /// The schema, or what it would stand in, was seen and is not ours to use.
     fn is_mismatch(&self) -> bool {
-        matches!(self, Self::Newer(_) | Self::Changed(_) | Self::Encoding(_))
+        matches!(self, Self::Newer(_) | Self::Changed(_) | Self::Encoding(_) | Self::Superuser)
+    }
+}
+
+/// What is to be done about the schema, as it is set.
+#[derive(Debug, Clone, Copy)]
+struct Wishes {
+    migrate: Migrate,
+    superuser: Superuser,
+}
+
+/// What became of the schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Found {
+    /// All steps are there, of which so many were made now.
+    InOrder(usize),
+    /// What this program needs is there, and something else is not.
+    Usable(NotMigrated),
+}
+
+/// What a process with these wishes does about missing steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Next {
+    Go(Found),
+    Make,
+    Wait(NotMigrated),
+}
+
+impl Wishes {
+    /// `seen` is what the database is now.
+    fn next(self, missing: &[&Step], seen: DatabasePart) -> Next {
+        let behind = NotMigrated::Behind(missing.len());
+        match missing {
+            [] => Next::Go(Found::InOrder(0)),
+            _ if self.migrate == Migrate::Auto && seen == DatabasePart::Up => Next::Make,
+            _ if missing.iter().all(|step| !step.needed) => Next::Go(Found::Usable(behind)),
+            _ => Next::Wait(behind),
+        }
+    }
+
+    /// # Errors
+    /// Where the role has rights that it must not have.
+    fn accept(self, is_superuser: bool, was_said: &mut bool) -> Result<(), NotMigrated> {
+        match self.superuser {
+            Superuser::Refuse if is_superuser => return Err(NotMigrated::Superuser),
+            Superuser::Warn if is_superuser && !*was_said => {
+                tracing::warn!(
+                    "the role in the database URL is a superuser, whom no rule of the database holds back; an ordinary \
+                     role is enough (server/sql/roles.sql)"
+                );
+                *was_said = true;
+            }
+            Superuser::Refuse | Superuser::Warn | Superuser::Allow => {}
+        }
+        Ok(())
     }
 }
 
 /// Brings the schema in order as soon as the database is seen, however late that is, and then says so to `db`. A
-/// database that takes no writes now is looked at, so that reads need not wait for one that does.
+/// database that takes no writes now is looked at, so that reads need not wait for one that does; and so is every one where
+/// `database.migrate` is `never`.
 ///
 /// # Cancel safety
 /// A dropped run leaves the steps that were committed; the next run goes on from there.
-pub(crate) async fn when_seen(db: Db, mut draining: Draining) {
-    let migrated = async {
-        let mut database = db.database();
-        if is_away_at_start(&mut database).await {
-            tracing::warn!(
-                "database is away; starting degraded: writes go to the journal, reads get what was kept"
-            );
-        }
-        let mut pause = PAUSE_FIRST;
-        let mut logged = None;
-        loop {
-            let seen = match database.wait_for(answers).await {
-                Ok(part) => *part,
-                Err(_) => return,
-            };
-            let reads_only = matches!(seen, DatabasePart::ReadOnly | DatabasePart::Standby);
-            let checked = if reads_only { look(&db).await } else { attempt(&db).await };
-            match checked {
-                Ok(applied) if seen == DatabasePart::Up => {
-                    db.set_schema(SchemaPart::Ok);
+pub(crate) async fn when_seen(db: Db, config: DbConfig, mut draining: Draining) {
+    let wishes = Wishes { migrate: config.migrate, superuser: config.superuser };
+    let mut stopped = draining.clone();
+    tokio::select! {
+        () = bring_in_order(&db, wishes) => draining.requested().await,
+        () = stopped.requested() => {}
+    }
+}
+
+async fn bring_in_order(db: &Db, wishes: Wishes) {
+    let mut database = db.database();
+    if is_away_at_start(&mut database).await {
+        tracing::warn!(
+            "database is away; starting degraded: writes go to the journal, reads get what was kept"
+        );
+    }
+    let mut pause = PAUSE_FIRST;
+    let (mut logged, mut was_said) = (None, false);
+    loop {
+        let seen = match database.wait_for(answers).await {
+            Ok(part) => *part,
+            Err(_) => return,
+        };
+        match attempt(db, wishes, seen, &mut was_said).await {
+            Ok(Found::InOrder(applied)) => {
+                db.set_schema(SchemaPart::Ok);
+                if seen == DatabasePart::Up {
                     tracing::info!(schema_version = latest(), applied, "database taken over");
                     return;
                 }
-                Ok(_) => {
-                    db.set_schema(SchemaPart::Ok);
-                    tracing::info!(
-                        schema_version = latest(),
-                        "the database takes only reads, and its schema is in order: reads are answered, and writes go \
-                         to the journal"
-                    );
-                    if database.wait_for(|part| *part == DatabasePart::Up).await.is_err() {
-                        return;
-                    }
-                    // It takes writes now, so nothing is to be waited for.
-                    continue;
+                tracing::info!(
+                    schema_version = latest(),
+                    "the database takes only reads, and its schema is in order: reads are answered, and writes go \
+                     to the journal"
+                );
+                if database.wait_for(|part| *part == DatabasePart::Up).await.is_err() {
+                    return;
                 }
-                Err(reason) => {
-                    if reason.is_mismatch() {
-                        db.set_schema(SchemaPart::Mismatch);
-                    }
-                    if logged.as_ref() != Some(&reason) {
-                        log(&reason);
-                    }
-                    logged = Some(reason);
-                }
+                // It takes writes now, so nothing is to be waited for.
+                continue;
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            Ok(Found::Usable(reason)) => {
+                db.set_schema(SchemaPart::Pending);
+                if logged.as_ref() != Some(&reason) {
+                    tracing::warn!(%reason, "the database is used, though its schema is not complete");
+                }
+                logged = Some(reason);
+            }
+            Err(reason) => {
+                if reason.is_mismatch() {
+                    db.set_schema(SchemaPart::Mismatch);
+                }
+                if logged.as_ref() != Some(&reason) {
+                    log(&reason);
+                }
+                logged = Some(reason);
+            }
         }
-    };
-    let mut stopped = draining.clone();
-    tokio::select! {
-        () = migrated => draining.requested().await,
-        () = stopped.requested() => {}
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
@@ -217,55 +274,62 @@ fn log(reason: &NotMigrated) {
     }
 }
 
-async fn attempt(db: &Db) -> Result<usize, NotMigrated> {
-    let connected = db.connect(CONNECT_MAX).await;
-    let mut client = connected.map_err(|error| NotMigrated::Failed(error.code().map(str::to_owned)))?;
-    timeout(MIGRATE_MAX, migrate(&mut client)).await.unwrap_or(Err(NotMigrated::TooSlow))
-}
-
-/// Compares without a write and without a lock: for a standby, which allows neither. Answers 0, as [`attempt`] does where
-/// nothing was missing.
-async fn look(db: &Db) -> Result<usize, NotMigrated> {
-    let connected = db.connect(CONNECT_MAX).await;
-    let client = connected.map_err(|error| NotMigrated::Failed(error.code().map(str::to_owned)))?;
-    let looked = async {
-        check_encoding(&client).await?;
-        applied(&client).await
-    };
-    let applied = match timeout(LOOK_MAX, looked).await.unwrap_or(Err(NotMigrated::TooSlow)) {
-        // What the primary has not made yet, no standby has.
-        Err(NotMigrated::Failed(Some(code))) if code == UNDEFINED_TABLE => Vec::new(),
-        applied => applied?,
-    };
-    all_there(&applied)
-}
-
-/// Whether a database with these steps can be read by this program as it is. Answers the number of missing steps: none.
-fn all_there(applied: &[(i32, String)]) -> Result<usize, NotMigrated> {
-    match missing(applied)?.len() {
-        0 => Ok(0),
-        steps => Err(NotMigrated::Behind(steps)),
+/// Looks, and makes what is missing where it may. The look comes first: a role that may make nothing can serve a database in
+/// which nothing is missing.
+async fn attempt(
+    db: &Db,
+    wishes: Wishes,
+    seen: DatabasePart,
+    was_said: &mut bool,
+) -> Result<Found, NotMigrated> {
+    let mut client = db.connect(CONNECT_MAX).await?;
+    let looked = timeout(LOOK_MAX, look(&client)).await.unwrap_or(Err(NotMigrated::TooSlow))?;
+    wishes.accept(looked.is_superuser, was_said)?;
+    match wishes.next(&looked.missing, seen) {
+        Next::Go(found) => Ok(found),
+        Next::Wait(reason) => Err(reason),
+        Next::Make => {
+            let made = timeout(MIGRATE_MAX, migrate(&mut client)).await.unwrap_or(Err(NotMigrated::TooSlow));
+            let Err(reason) = made else { return made.map(Found::InOrder) };
+            // What was made before it broke off may be all that is needed.
+            let left = timeout(LOOK_MAX, async { look(&db.connect(CONNECT_MAX).await?).await }).await;
+            let is_usable = matches!(left, Ok(Ok(left)) if left.missing.iter().all(|step| !step.needed));
+            if is_usable && !reason.is_mismatch() { Ok(Found::Usable(reason)) } else { Err(reason) }
+        }
     }
 }
 
-/// The sub-command `migrate`: once, without a server.
-pub(crate) fn once(config: &Config) -> u8 {
+/// The sub-command `migrate`: once, without a server. With `check` it only looks, says what is missing, and answers 1 where
+/// something is.
+pub(crate) fn once(config: &Config, check: bool) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let (Ok(runtime), Ok(target)) = (runtime, config.database.validate()) else { return WRONG_CONFIGURATION };
-    let migrated = runtime.block_on(async {
-        let connected = timeout(CONNECT_MAX, target.connect(NoTls)).await;
-        let (mut client, connection) = connected.map_err(|_| NotMigrated::Failed(None))??;
-        let driver = tokio::spawn(connection);
-        let migrated = timeout(MIGRATE_MAX, migrate(&mut client)).await.unwrap_or(Err(NotMigrated::TooSlow));
-        drop(client);
-        // The goodbye to the server is a courtesy.
-        let _ = timeout(CONNECT_MAX, driver).await;
-        migrated
+    let (Ok(runtime), Ok(connected)) = (runtime, config.database.connect(CONNECT_MAX)) else {
+        return WRONG_CONFIGURATION;
+    };
+    let ended = runtime.block_on(async {
+        let mut client = connected.await?;
+        let looked = timeout(LOOK_MAX, look(&client)).await.unwrap_or(Err(NotMigrated::TooSlow))?;
+        if check {
+            return Ok(Checked::Missing(looked.missing));
+        }
+        let migrated = timeout(MIGRATE_BY_HAND_MAX, migrate(&mut client)).await;
+        migrated.unwrap_or(Err(NotMigrated::TooSlow)).map(Checked::Made)
     });
-    match migrated {
-        Ok(applied) => {
+    match ended {
+        Ok(Checked::Made(applied)) => {
             tracing::info!(schema_version = latest(), applied, "the schema is up to date");
             CLEAN
+        }
+        Ok(Checked::Missing(missing)) => {
+            let mut out = std::io::stdout().lock();
+            for step in &missing {
+                let word = if step.needed { "needed" } else { "can wait" };
+                let _ = writeln!(out, "missing: {} {} ({word})", step.version, step.name);
+            }
+            if missing.is_empty() {
+                let _ = writeln!(out, "the schema is up to date: version {}", latest());
+            }
+            if missing.is_empty() { CLEAN } else { WRONG_CONFIGURATION }
         }
         Err(reason) => {
             tracing::error!(%reason, "the schema was not brought up to date");
@@ -274,111 +338,57 @@ pub(crate) fn once(config: &Config) -> u8 {
     }
 }
 
-/// Applies what is missing, under a lock that ends with the session. Answers the number of steps.
-async fn migrate(client: &mut Client) -> Result<usize, NotMigrated> {
-    client.batch_execute(SESSION).await?;
-    check_encoding(client).await?;
-    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
-    let migrated = apply_missing(client).await;
-    // Where this fails the connection is gone, and the lock with it.
-    let _ = client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await;
-    migrated
-}
-
-async fn apply_missing(client: &mut Client) -> Result<usize, NotMigrated> {
-    client.batch_execute(HISTORY).await?;
-    let missing = missing(&applied(client).await?)?;
-    for migration in &missing {
-        let transaction = client.transaction().await?;
-        transaction.batch_execute(migration.sql).await?;
-        transaction.batch_execute(migration.library_sql).await?;
-        transaction
-            .execute(
-                "INSERT INTO ridethrough_migrations (version, name, checksum) VALUES ($1, $2, $3)",
-                &[&migration.version, &migration.name, &checksum(migration.sql)],
-            )
-            .await?;
-        transaction.commit().await?;
-        tracing::info!(version = migration.version, name = migration.name, "schema step applied");
-    }
-    Ok(missing.len())
-}
-
-/// Before anything is made in it, and before the first write is promised to anybody.
-async fn check_encoding(client: &Client) -> Result<(), NotMigrated> {
-    let row = client.query_one("SHOW server_encoding", &[]).await?;
-    suits(row.try_get(0)?)
-}
-
-fn suits(encoding: &str) -> Result<(), NotMigrated> {
-    if encoding == ENCODING { Ok(()) } else { Err(NotMigrated::Encoding(encoding.to_owned())) }
-}
-
-/// The steps that the database records, with their checksums.
-async fn applied(client: &Client) -> Result<Vec<(i32, String)>, NotMigrated> {
-    let rows =
-        client.query("SELECT version, checksum FROM ridethrough_migrations ORDER BY version", &[]).await?;
-    let read = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
-    rows.iter().map(read).collect()
-}
-
-/// The steps that a database with these still needs.
-fn missing(applied: &[(i32, String)]) -> Result<Vec<&'static Migration>, NotMigrated> {
-    for (version, recorded) in applied {
-        let known = MIGRATIONS.iter().find(|migration| migration.version == *version);
-        match known {
-            None => return Err(NotMigrated::Newer(*version)),
-            Some(known) if checksum(known.sql) != *recorded => return Err(NotMigrated::Changed(*version)),
-            Some(_) => {}
-        }
-    }
-    let is_applied = |version| applied.iter().any(|(done, _)| *done == version);
-    Ok(MIGRATIONS.iter().filter(|migration| !is_applied(migration.version)).collect())
-}
-
-fn latest() -> i32 {
-    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
-}
-
-fn checksum(sql: &str) -> String {
-    Sha256::digest(sql).iter().map(|byte| format!("{byte:02x}")).collect()
+/// What the sub-command did.
+enum Checked {
+    Made(usize),
+    Missing(Vec<&'static Step>),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::migrate::steps::{STEPS, missing, tests::all};
 
-    fn applied() -> Vec<(i32, String)> {
-        MIGRATIONS.iter().map(|migration| (migration.version, checksum(migration.sql))).collect()
-    }
-
-    #[test]
-    fn an_empty_database_needs_all_steps_and_a_current_one_none() {
-        assert_eq!(missing(&[]).ok().unwrap().len(), MIGRATIONS.len());
-        assert!(missing(&applied()).ok().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_newer_database_is_left_alone() {
-        let mut newer = applied();
-        newer.push((latest() + 1, "x".to_owned()));
-        let refusal = missing(&newer).err().unwrap();
-        assert_eq!(refusal, NotMigrated::Newer(latest() + 1));
-        assert!(refusal.is_mismatch() && refusal.to_string().contains("use a newer one"));
-    }
+    const AUTO: Wishes = Wishes { migrate: Migrate::Auto, superuser: Superuser::Warn };
+    const NEVER: Wishes = Wishes { migrate: Migrate::Never, ..AUTO };
 
     /// A server that saw nothing but a standby left the schema unknown, and refused reads that the standby could answer.
     #[test]
-    fn a_standby_is_used_only_with_exactly_this_schema() {
-        assert_eq!(all_there(&applied()), Ok(0));
-        let behind = all_there(&[]).err().unwrap();
-        assert_eq!(behind, NotMigrated::Behind(MIGRATIONS.len()));
-        assert!(!behind.is_mismatch(), "the primary may be migrated any moment");
-        let mut newer = applied();
-        newer.push((latest() + 1, "x".to_owned()));
-        assert!(all_there(&newer).err().unwrap().is_mismatch());
+    fn a_standby_is_used_only_with_what_this_program_needs() {
         use DatabasePart::{Away, ReadOnly, Standby, Up};
+        let none = missing(&[]).ok().unwrap();
+        let behind = NotMigrated::Behind(STEPS.len());
+        for seen in [ReadOnly, Standby] {
+            assert_eq!(AUTO.next(&[], seen), Next::Go(Found::InOrder(0)));
+            assert_eq!(AUTO.next(&none, seen), Next::Wait(behind.clone()));
+        }
+        assert!(!behind.is_mismatch(), "the primary may be migrated any moment");
         assert_eq!([Up, ReadOnly, Standby, Away].map(|part| answers(&part)), [true, true, true, false]);
+    }
+
+    #[test]
+    fn steps_are_made_only_where_that_is_wished_and_what_can_wait_holds_up_nobody() {
+        use DatabasePart::{Standby, Up};
+        let none = missing(&[]).ok().unwrap();
+        assert_eq!((AUTO.next(&none, Up), AUTO.next(&[], Up)), (Next::Make, Next::Go(Found::InOrder(0))));
+        assert_eq!(NEVER.next(&none, Up), Next::Wait(NotMigrated::Behind(STEPS.len())));
+        let needed: Vec<_> = STEPS.iter().filter(|step| step.needed).map(|step| step.version).collect();
+        let recorded: Vec<_> = all().into_iter().filter(|one| needed.contains(&one.version)).collect();
+        let can_wait = missing(&recorded).ok().unwrap();
+        assert!(!can_wait.is_empty());
+        let usable = Next::Go(Found::Usable(NotMigrated::Behind(can_wait.len())));
+        assert_eq!((NEVER.next(&can_wait, Up), AUTO.next(&can_wait, Standby)), (usable.clone(), usable));
+        assert_eq!(AUTO.next(&can_wait, Up), Next::Make);
+    }
+
+    #[test]
+    fn a_superuser_is_refused_where_that_is_wished() {
+        let mut said = false;
+        let refuse = Wishes { superuser: Superuser::Refuse, ..AUTO };
+        assert_eq!(refuse.accept(true, &mut said), Err(NotMigrated::Superuser));
+        assert_eq!(refuse.accept(false, &mut said), Ok(()));
+        assert!(NotMigrated::Superuser.is_mismatch() && !NotMigrated::Superuser.will_pass());
+        assert_eq!((AUTO.accept(true, &mut said), said), (Ok(()), true));
     }
 
     /// On a busy machine the first look at a database that was there took longer than the patience, and the log said that it
@@ -406,25 +416,6 @@ mod tests {
         assert!(!tokio::join!(is_away_at_start(&mut database), returns).0);
     }
 
-    /// A database of another encoding was taken over: a title with a letter that it lacks was accepted into the journal and
-    /// could never be stored.
-    #[test]
-    fn a_database_of_another_encoding_is_left_alone() {
-        assert_eq!(suits("UTF8"), Ok(()));
-        for encoding in ["SQL_ASCII", "LATIN1", "EUC_JP"] {
-            let refusal = suits(encoding).unwrap_err();
-            assert!(refusal.is_mismatch() && !refusal.will_pass(), "{refusal}");
-            let text = refusal.to_string();
-            assert!(text.contains(encoding) && text.contains("ENCODING 'UTF8'"), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_edited_step_is_noticed() {
-        let edited = vec![(1, checksum("something else"))];
-        assert_eq!(missing(&edited).err(), Some(NotMigrated::Changed(1)));
-    }
-
     #[test]
     fn only_what_will_not_pass_is_a_persons_business() {
         let failed = |code: &str| NotMigrated::Failed(Some(code.to_owned()));
@@ -436,11 +427,5 @@ mod tests {
         for lasting in [failed("42501"), failed("42P07"), NotMigrated::Newer(2), NotMigrated::Changed(1)] {
             assert!(!lasting.will_pass(), "{lasting}");
         }
-    }
-
-    #[test]
-    fn versions_rise_by_one() {
-        let versions: Vec<i32> = MIGRATIONS.iter().map(|migration| migration.version).collect();
-        assert_eq!(versions, (1..=latest()).collect::<Vec<_>>());
     }
 }

@@ -2,7 +2,9 @@
 
 pub(crate) mod decode;
 mod entity_tag;
+pub(crate) mod form;
 pub(crate) mod page;
+pub(crate) mod sign_in;
 pub(crate) mod submit;
 pub(crate) mod todos;
 pub(crate) mod writes;

@@ -1,5 +1,6 @@
 //! What a todo is: its fields, its limits, its JSON, its row. What can be done with one is in the files below.
 
+mod batch;
 mod commands;
 mod cursor;
 mod intent;
@@ -18,15 +19,17 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 pub(crate) use self::{
+    batch::{BATCH_ITEMS_MAX, CreateMany, batch_of},
     commands::{NOT_FOUND, VERSION_MISMATCH, todo_commands},
     cursor::Cursor,
     intent::{Create, Intent, Payload, Remove, Replace, Seen},
     queries::{Page, PageQuery, TodoQuery},
     settled::SettledKeys,
-    waiting::Change,
+    waiting::{Change, Changes},
 };
+use crate::identity::Principal;
 
-/// The tag of all lists: any change of any todo may change them.
+/// The tag of all lists of one owner: any change of any of his todos may change them.
 pub(crate) const TODOS: &str = "todos";
 
 /// Longest title in characters; the table checks the same.
@@ -78,6 +81,11 @@ pub(crate) struct Todo {
 }
 
 impl Todo {
+    /// A new one.
+    pub(crate) fn new(id: Uuid, title: Title, at: OffsetDateTime) -> Self {
+        Self { id, title, done: false, version: 1, created_at: at, updated_at: at }
+    }
+
     /// The columns that [`Todo::from_row`] reads.
     pub(crate) const COLUMNS: &str = "id, title, done, version, created_at, updated_at";
 
@@ -111,25 +119,38 @@ impl Todo {
         versioned.map(|versioned| versioned.version).filter(|version| *version > 0)
     }
 
-    /// The key of the cache under which the todo is found.
-    pub(crate) fn cache_key(id: Uuid) -> CacheKey {
-        CacheKey::shared(format_args!("todo/{id}"))
+    /// The key of the cache under which its owner finds the todo, and nobody else.
+    pub(crate) fn cache_key(owner: Principal, id: Uuid) -> CacheKey {
+        owner.cache_key(format_args!("todo/{id}"))
     }
 
     /// What a change of the todo changes.
-    pub(crate) fn tags_of_change(id: Uuid) -> Tags {
-        Tags::of([format!("todo/{id}"), TODOS.to_owned()])
+    pub(crate) fn tags_of_change(owner: Principal, id: Uuid) -> Tags {
+        Tags::of([own_tag(owner, id), owner.own(TODOS)])
     }
 
-    /// By which a change of the todo finds the answers that show it alone.
-    pub(crate) fn tags(id: Uuid) -> Tags {
-        Tags::of([format!("todo/{id}")])
+    /// By which a change of the todo, alone or with its batch, finds the answers that show it alone.
+    pub(crate) fn tags(owner: Principal, id: Uuid) -> Tags {
+        match batch_of(id) {
+            Some(batch) => Tags::of([own_tag(owner, id), batch::tag(owner, batch)]),
+            None => Tags::of([own_tag(owner, id)]),
+        }
+    }
+
+    /// Commands with the same one take effect in the order of their acceptance: those of one todo, and with it those of the
+    /// whole batch in which it was made.
+    pub(crate) fn ordering_key(owner: Principal, id: Uuid) -> String {
+        owner.own(batch_of(id).unwrap_or(id))
     }
 
     /// Where it stands in the order of the list.
     pub(crate) fn cursor(&self) -> Cursor {
         Cursor { created_at: self.created_at, id: self.id }
     }
+}
+
+fn own_tag(owner: Principal, id: Uuid) -> String {
+    owner.own(format_args!("todo/{id}"))
 }
 
 /// A JSON document of our own types, all of which can be written as JSON.

@@ -37,6 +37,35 @@ pub struct DbConfig {
     /// server while it commits, so that such commits reach the disk one by one. Worth it where kept answers are served
     /// unasked ([`ReadPolicy::fresh_for`](crate::cache::ReadPolicy)) by several replicas and writes are few.
     pub notices: bool,
+    /// Whether the service makes its tables by itself. The library carries this word and the next for the service, so that
+    /// all about one database stands in one section; it does nothing with them. Default [`Migrate::Auto`].
+    pub migrate: Migrate,
+    /// What the service thinks of being a superuser there. Default [`Superuser::Warn`].
+    pub superuser: Superuser,
+}
+
+/// Whether a service makes its tables by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(rename_all = "lowercase"))]
+pub enum Migrate {
+    /// It does, as soon as it sees its database.
+    #[default]
+    Auto,
+    /// It only looks: somebody else makes them, with more rights.
+    Never,
+}
+
+/// What a service thinks of being a superuser of its database server, where no rule would hold it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(rename_all = "lowercase"))]
+pub enum Superuser {
+    /// It does not use such a database.
+    Refuse,
+    /// It says so in its log, once.
+    #[default]
+    Warn,
+    /// Nothing.
+    Allow,
 }
 
 /// Connections and what the server is told about them.

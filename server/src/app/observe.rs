@@ -13,7 +13,7 @@ use ridethrough::http::Probes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::{error::OUTCOME, routes::FRESHNESS};
+use crate::{error::OUTCOME, identity::Principal, routes::FRESHNESS};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_CHARACTERS_MAX: usize = 128;
@@ -49,10 +49,12 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
         status: CLIENT_LEFT,
         outcome: None,
         freshness: None,
+        principal: None,
     };
     let mut response = next.run(request).await;
     line.status = response.status().as_u16();
     line.outcome = response.headers().get(OUTCOME).cloned();
+    line.principal = response.extensions().get().copied();
     line.freshness = response.headers().get(FRESHNESS).cloned();
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, request_id);
@@ -71,6 +73,8 @@ struct Line {
     status: u16,
     outcome: Option<HeaderValue>,
     freshness: Option<HeaderValue>,
+    /// Its id, which names nobody.
+    principal: Option<Principal>,
 }
 
 impl Drop for Line {
@@ -95,6 +99,7 @@ impl Drop for Line {
                     status = self.status,
                     outcome = self.outcome.as_ref().map(text),
                     freshness = self.freshness.as_ref().map(text),
+                    principal = self.principal.filter(|one| !one.is_everybody()).map(tracing::field::display),
                     duration_ms = took.as_secs_f64() * 1e3,
                     "request"
                 )

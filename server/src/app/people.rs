@@ -16,9 +16,10 @@ use uuid::Uuid;
 
 use crate::{app::App, error::Trouble};
 
-const TEMPLATES: [(&str, &str); 3] = [
+const TEMPLATES: [(&str, &str); 4] = [
     ("base.html", include_str!("../../templates/base.html")),
     ("list.html", include_str!("../../templates/list.html")),
+    ("sign-in.html", include_str!("../../templates/sign-in.html")),
     ("trouble.html", include_str!("../../templates/trouble.html")),
 ];
 
@@ -78,13 +79,18 @@ pub(crate) async fn pages_for_people(State(app): State<App>, request: Request, n
         response.headers_mut().append(header::VARY, vary);
         return response;
     }
-    let content = context! {
-        status => trouble.status.as_u16(),
-        title => trouble.title,
-        detail => trouble.detail,
-        retry_after => trouble.retry_after.map(retry_after_seconds),
+    let mut page = match trouble.wants_sign_in() {
+        Some(refused) => app.pages.render("sign-in.html", trouble.status, context! { refused }),
+        None => {
+            let content = context! {
+                status => trouble.status.as_u16(),
+                title => trouble.title,
+                detail => trouble.detail,
+                retry_after => trouble.retry_after.map(retry_after_seconds),
+            };
+            app.pages.render("trouble.html", trouble.status, content)
+        }
     };
-    let mut page = app.pages.render("trouble.html", trouble.status, content);
     // What the document's headers said holds for the page, but for those that describe the document itself.
     for (name, value) in response.headers() {
         if !page.headers().contains_key(name) && *name != header::CONTENT_LENGTH {

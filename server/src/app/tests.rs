@@ -2,6 +2,7 @@
 //! PostgreSQL is tested end to end.
 
 mod known;
+mod owners;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -21,6 +22,7 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     error::OUTCOME,
+    identity::{IdentitySection, Principal},
     routes::{FRESHNESS, decode::IDEMPOTENCY_KEY},
     todo::{Todo, tests::todo, todo_commands},
 };
@@ -51,6 +53,10 @@ impl Answer {
 }
 
 fn stack() -> Stack {
+    stack_of(Identity::open(&IdentitySection::default()).unwrap().0)
+}
+
+fn stack_of(identity: Identity) -> Stack {
     let folder = tempfile::tempdir().unwrap();
     let (journal, writer, _) = Journal::open(JournalConfig::new(folder.path())).unwrap();
     std::thread::spawn(move || writer.run());
@@ -80,6 +86,7 @@ fn stack() -> Stack {
         settled,
         writes: InFlight::default(),
         pages: Arc::new(Pages::new()),
+        identity: Arc::new(identity),
         probes,
         read_limit: config.read.deadline,
         write_limit: config.write.deadline,
@@ -111,7 +118,11 @@ impl Stack {
 
     fn know(&self, todo: &Todo) {
         let now = tokio::time::Instant::now();
-        self.app.db.cache().fill(now, now).put(&Todo::cache_key(todo.id), todo.encode());
+        self.app
+            .db
+            .cache()
+            .fill(now, now)
+            .put(&Todo::cache_key(Principal::EVERYBODY, todo.id), todo.encode());
     }
 }
 
@@ -390,7 +401,8 @@ async fn an_old_page_does_not_undo_what_was_changed_since() {
 async fn the_form_of_an_item_knows_its_version() {
     let stack = stack();
     let now = tokio::time::Instant::now();
-    let query = crate::routes::decode::page_query(&http::Uri::from_static("/")).unwrap();
+    let query =
+        crate::routes::decode::page_query(Principal::EVERYBODY, &http::Uri::from_static("/")).unwrap();
     let page = crate::todo::Page { items: vec![todo(1, 4)], next: None };
     let key = ridethrough::db::Query::cache_key(&query);
     stack.app.db.cache().fill(now, now).put(&key, crate::todo::encode(&page));

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde::{
     Deserialize,
-    de::{Deserializer, IgnoredAny, MapAccess, Visitor},
+    de::{Deserializer, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value};
 use tokio::time::timeout;
@@ -21,7 +21,10 @@ use uuid::Uuid;
 
 pub(crate) use self::parameters::page_query;
 use super::entity_tag;
-use crate::{error::Trouble, todo::Title};
+use crate::{
+    error::Trouble,
+    todo::{BATCH_ITEMS_MAX, Title},
+};
 
 /// Who says which write this is.
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -29,6 +32,8 @@ const KEY_CHARACTERS_MAX: usize = 255;
 
 /// A todo with the longest title, written in escapes, is a tenth of this.
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
+/// A batch of the longest titles, not written in escapes, is half of this.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A body of this size takes a second on the slowest line that is worth serving.
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -95,11 +100,15 @@ pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Trouble> {
 
 /// The bytes of a body, within the bounds of size and time.
 pub(crate) async fn body(body: Body) -> Result<Bytes, Trouble> {
+    limited(body, BODY_BYTES_MAX).await
+}
+
+async fn limited(body: Body, bytes_max: usize) -> Result<Bytes, Trouble> {
     let too_large = || {
         Trouble::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the body is too large")
-            .detail(format!("at most {BODY_BYTES_MAX} bytes are allowed"))
+            .detail(format!("at most {bytes_max} bytes are allowed"))
     };
-    match timeout(BODY_TIME_MAX, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+    match timeout(BODY_TIME_MAX, Limited::new(body, bytes_max).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Trouble::bad_request("the body broke off")),
@@ -115,6 +124,15 @@ pub(crate) struct Members(Map<String, Value>);
 
 impl Members {
     pub(crate) async fn of(headers: &HeaderMap, from: Body) -> Result<Self, Trouble> {
+        Self::within(headers, from, BODY_BYTES_MAX).await
+    }
+
+    /// Of a body that may hold many titles.
+    pub(crate) async fn of_batch(headers: &HeaderMap, from: Body) -> Result<Self, Trouble> {
+        Self::within(headers, from, BATCH_BYTES_MAX).await
+    }
+
+    async fn within(headers: &HeaderMap, from: Body, bytes_max: usize) -> Result<Self, Trouble> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if !content_type.is_some_and(is_json) {
             let trouble = Trouble::new(
@@ -124,7 +142,7 @@ impl Members {
             );
             return Err(trouble.detail("send JSON with Content-Type: application/json"));
         }
-        Self::parse(&body(from).await?)
+        Self::parse(&limited(from, bytes_max).await?)
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, Trouble> {
@@ -153,6 +171,34 @@ impl Members {
         }
     }
 
+    /// The titles of a batch, each in an object of its own.
+    pub(crate) fn items(&mut self) -> Result<Vec<Title>, Trouble> {
+        let items = match self.0.remove("items") {
+            Some(Value::Array(items)) => items,
+            Some(_) => return Err(Trouble::invalid("`items` must be an array")),
+            None => return Err(Trouble::invalid("`items` is missing")),
+        };
+        if !(1..=BATCH_ITEMS_MAX).contains(&items.len()) {
+            let count = items.len();
+            let wrong = format!("`items` has {count} members; 1 to {BATCH_ITEMS_MAX} are allowed");
+            return Err(Trouble::invalid(wrong));
+        }
+        let titles = items.into_iter().enumerate().map(|(place, item)| {
+            let within = |trouble: Trouble| {
+                let detail = trouble.detail.clone().unwrap_or_default();
+                trouble.detail(format!("in `items`, at place {place}: {detail}"))
+            };
+            let Value::Object(members) = item else {
+                return Err(within(Trouble::invalid("it must be an object")));
+            };
+            let mut members = Self(members);
+            let title = members.title().map_err(within)?;
+            members.finish().map_err(within)?;
+            Ok(title)
+        });
+        titles.collect()
+    }
+
     pub(crate) fn done(&mut self) -> Result<bool, Trouble> {
         match self.0.remove("done") {
             Some(Value::Bool(done)) => Ok(done),
@@ -170,28 +216,52 @@ impl Members {
     }
 }
 
-/// The first name that an object holds twice. The parser keeps the last of such members, another one the first: what was
-/// meant nobody knows.
+/// The first name that an object holds twice, the outermost or one inside of it. The parser keeps the last of such members,
+/// another one the first: what was meant nobody knows.
 struct Twice(Option<String>);
 
 impl<'de> Deserialize<'de> for Twice {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_map(TwiceVisitor)
+        from.deserialize_any(TwiceVisitor)
     }
 }
 
 struct TwiceVisitor;
 
+/// Values in which there is nothing to find.
+macro_rules! nothing_in {
+    ($($visit:ident($kind:ty)),*) => {
+        $(fn $visit<E>(self, _value: $kind) -> Result<Twice, E> {
+            Ok(Twice(None))
+        })*
+    };
+}
+
 impl<'de> Visitor<'de> for TwiceVisitor {
     type Value = Twice;
 
+    nothing_in!(visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str));
+
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Twice, E> {
+        Ok(Twice(None))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Twice, A::Error> {
+        let mut twice = None;
+        while let Some(Twice(inner)) = values.next_element()? {
+            twice = twice.or(inner);
+        }
+        Ok(Twice(twice))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Twice, A::Error> {
         let (mut names, mut twice) = (HashSet::new(), None);
-        while let Some((name, IgnoredAny)) = members.next_entry::<String, IgnoredAny>()? {
+        while let Some((name, Twice(inner))) = members.next_entry::<String, Twice>()? {
+            twice = twice.or(inner);
             if let Some(name) = names.replace(name) {
                 twice = twice.or(Some(name));
             }
@@ -291,13 +361,14 @@ mod tests {
             ("{\"title\":\"canary\",\"t\\u0069tle\":\"b\"}", "`title`"),
             ("{\"title\":\"canary\",\"done\":true,\"done\":true}", "`done`"),
             ("{\"a\":{},\"b\":[1],\"a\":{}}", "`a`"),
+            ("{\"items\":[{\"title\":\"a\"},{\"title\":\"canary\",\"title\":\"b\"}]}", "`title`"),
         ] {
             let refused = Members::parse(body.as_bytes()).unwrap_err();
             assert_eq!(refused.status, 400, "{body}");
             let detail = refused.detail.unwrap();
             assert!(detail.contains(name) && !detail.contains("canary"), "{body}: {detail}");
         }
-        assert!(Members::parse(b"{\"title\":\"title\",\"done\":true}").is_ok());
+        assert!(Members::parse(b"{\"title\":\"title\",\"done\":true,\"n\":[null,1,-1,0.5,\"x\"]}").is_ok());
     }
 
     #[test]
@@ -315,6 +386,28 @@ mod tests {
         assert!(detail(members("{\"titel\":\"x\"}").finish()).contains("`titel`"));
         let long = format!("{{\"{}\":1}}", "x".repeat(5_000));
         assert!(detail(members(&long).finish()).len() < 100);
+    }
+
+    #[test]
+    fn a_batch_is_refused_as_a_whole_and_says_which_item_is_wrong() {
+        let items = |text: &str| Members::parse(text.as_bytes()).unwrap().items();
+        assert_eq!(items("{\"items\":[{\"title\":\"a\"},{\"title\":\"b\"}]}").unwrap().len(), 2);
+        let many = |count: usize| format!("{{\"items\":[{}]}}", vec!["{\"title\":\"a\"}"; count].join(","));
+        assert_eq!(items(&many(1_000)).unwrap().len(), 1_000);
+        for (body, said) in [
+            ("{}", "missing"),
+            ("{\"items\":{}}", "array"),
+            (many(0).as_str(), "0 members"),
+            (many(1_001).as_str(), "1001 members"),
+            ("{\"items\":[{\"title\":\"a\"},{\"title\":\"\"}]}", "place 1: `title`"),
+            ("{\"items\":[{\"title\":\"a\",\"done\":true}]}", "place 0: `done`"),
+            ("{\"items\":[\"canary\"]}", "place 0: it must be an object"),
+        ] {
+            let refused = items(body).unwrap_err();
+            assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+            let detail = refused.detail.unwrap();
+            assert!(detail.contains(said) && !detail.contains("canary"), "{said}: {detail}");
+        }
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! The page for people at `/` and the forms on it: works without JavaScript, and says in plain words what is saved only,
 //! and what waits to be stored.
 
-mod form;
-
 use axum::{
     body::Body,
     extract::{Request, State},
@@ -10,14 +8,14 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use minijinja::value::Serde;
-use ridethrough::cache::{Freshness, StaleReason};
+use ridethrough::cache::{Freshness, StaleReason, Tags};
 use serde::Serialize;
 use time::{OffsetDateTime, macros::format_description};
 use uuid::Uuid;
 
-use self::form::{Form, refuse_other_sites};
 use super::{
     decode::{self, IDEMPOTENCY_KEY, PathParameters},
+    form::{Form, refuse_other_sites},
     label,
     submit::submit,
     todos::read_page,
@@ -25,7 +23,8 @@ use super::{
 use crate::{
     app::App,
     error::Trouble,
-    todo::{Intent, Page, TITLE_CHARACTERS_MAX, Todo},
+    identity::Principal,
+    todo::{Intent, Page, TITLE_CHARACTERS_MAX, TODOS, Todo},
 };
 
 /// What the template shows.
@@ -40,7 +39,7 @@ struct ListPage {
     saved_copy_age: Option<String>,
     /// Whether there is no list to show at all.
     unavailable: bool,
-    /// Changes that wait to be stored.
+    /// Changes of this principal that wait to be stored.
     waiting: u64,
     /// For the form that adds an item: sending it twice adds one.
     new_key: String,
@@ -63,8 +62,8 @@ struct Item {
 }
 
 /// `GET /`
-pub(crate) async fn show(State(app): State<App>, request: Request) -> Response {
-    let query = match page_of(request.uri()) {
+pub(crate) async fn show(State(app): State<App>, owner: Principal, request: Request) -> Response {
+    let query = match page_of(owner, request.uri()) {
         Ok(query) => query,
         Err(trouble) => return trouble.into_response(),
     };
@@ -76,12 +75,12 @@ pub(crate) async fn show(State(app): State<App>, request: Request) -> Response {
     let unavailable = page.is_none();
     let page = page.unwrap_or(Page { items: Vec::new(), next: None });
     let content = ListPage {
-        items: page.items.into_iter().map(|todo| item(&app, todo)).collect(),
+        items: page.items.into_iter().map(|todo| item(&app, owner, todo)).collect(),
         older: page.next.map(|cursor| format!("/?after={cursor}")),
         newest: query.after.is_none(),
         saved_copy_age: freshness.and_then(saved_copy_age),
         unavailable,
-        waiting: app.journal.backlog().entries,
+        waiting: waiting(&app, owner),
         new_key: decode::new_key(),
         title_characters_max: TITLE_CHARACTERS_MAX,
     };
@@ -97,13 +96,21 @@ pub(crate) async fn show(State(app): State<App>, request: Request) -> Response {
     response
 }
 
+/// How many changes of this principal wait to be stored, as far as they are remembered; everybody's are all there are.
+fn waiting(app: &App, owner: Principal) -> u64 {
+    if owner.is_everybody() {
+        return app.journal.backlog().entries;
+    }
+    app.db.pending(&Tags::of([owner.own(TODOS)])).iter().count() as u64
+}
+
 /// Of the parameters of a list the page knows only where to go on.
-fn page_of(uri: &Uri) -> Result<crate::todo::PageQuery, Trouble> {
-    let query = decode::page_query(uri)?;
+fn page_of(owner: Principal, uri: &Uri) -> Result<crate::todo::PageQuery, Trouble> {
+    let query = decode::page_query(owner, uri)?;
     Ok(crate::todo::PageQuery { done: None, from: None, to: None, ..query })
 }
 
-fn item(app: &App, todo: Todo) -> Item {
+fn item(app: &App, owner: Principal, todo: Todo) -> Item {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
     let created = todo.created_at.to_offset(time::UtcOffset::UTC);
     Item {
@@ -113,7 +120,7 @@ fn item(app: &App, todo: Todo) -> Item {
         version: todo.version,
         created: created.format(format).unwrap_or_default(),
         created_machine: machine_time(created),
-        waiting: !app.db.pending(&Todo::tags(todo.id)).is_empty(),
+        waiting: !app.db.pending(&Todo::tags(owner, todo.id)).is_empty(),
         done_key: decode::new_key(),
         delete_key: decode::new_key(),
     }
@@ -141,19 +148,20 @@ fn in_words(seconds: u64) -> String {
 }
 
 /// `POST /todos`
-pub(crate) async fn add(State(app): State<App>, request: Request) -> Response {
+pub(crate) async fn add(State(app): State<App>, owner: Principal, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    write(&app, &parts.headers, body, |form| Ok(Intent::Create { title: form.typed_title()? })).await
+    write(&app, owner, &parts.headers, body, |form| Ok(Intent::Create { title: form.typed_title()? })).await
 }
 
 /// `POST /todos/{id}/done`
 pub(crate) async fn set_done(
     State(app): State<App>,
+    owner: Principal,
     parameters: PathParameters,
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    write(&app, &parts.headers, body, |form| {
+    write(&app, owner, &parts.headers, body, |form| {
         let done = form.field("done")? == "true";
         let if_match = Some(form.version()?);
         Ok(Intent::Replace { id: decode::id(&parameters)?, title: form.title()?, done, if_match })
@@ -162,15 +170,23 @@ pub(crate) async fn set_done(
 }
 
 /// `POST /todos/{id}/delete`
-pub(crate) async fn delete(State(app): State<App>, parameters: PathParameters, request: Request) -> Response {
+pub(crate) async fn delete(
+    State(app): State<App>,
+    owner: Principal,
+    parameters: PathParameters,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
-    write(&app, &parts.headers, body, |_| Ok(Intent::Remove { id: decode::id(&parameters)?, if_match: None }))
-        .await
+    write(&app, owner, &parts.headers, body, |_| {
+        Ok(Intent::Remove { id: decode::id(&parameters)?, if_match: None })
+    })
+    .await
 }
 
 /// Writes what a form asks for and goes back to the list.
 async fn write(
     app: &App,
+    owner: Principal,
     headers: &HeaderMap,
     body: Body,
     intent: impl FnOnce(&Form) -> Result<Intent, Trouble>,
@@ -181,7 +197,7 @@ async fn write(
         let form = Form::parse(&decode::body(body).await?)?;
         let key = sent_key.insert(form.key()?.to_owned());
         let intent = intent(&form)?;
-        submit(app, key, &intent, super::deadline(headers, app.write_limit)).await.map_err(for_people)
+        submit(app, owner, key, &intent, super::deadline(headers, app.write_limit)).await.map_err(for_people)
     }
     .await;
     let mut response = match submitted {

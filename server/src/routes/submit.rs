@@ -12,7 +12,8 @@ use uuid::Uuid;
 use crate::{
     app::App,
     error::{Outcome, Trouble},
-    todo::{Change, Intent, Seen, Todo},
+    identity::Principal,
+    todo::{Change, Changes, Intent, Seen, Todo},
 };
 
 /// An acknowledged write.
@@ -20,8 +21,8 @@ use crate::{
 pub(crate) enum Submitted {
     /// In the database; the document is what the command answered.
     Committed(Bytes),
-    /// In the journal; the todo as it will be, or nothing where it will be gone or was never seen here.
-    Journaled(Option<Todo>),
+    /// In the journal; the document as it will be, or nothing where it will be gone or was never seen here.
+    Journaled(Option<Bytes>),
 }
 
 impl Submitted {
@@ -33,7 +34,7 @@ impl Submitted {
     }
 }
 
-/// Writes `intent` under `key`.
+/// Writes `intent` for `owner` under `key`, which is the key that he sent.
 ///
 /// # Errors
 /// [`Trouble`] with the outcome: no effect, or not known.
@@ -42,17 +43,18 @@ impl Submitted {
 /// The write goes on when this is dropped.
 pub(crate) async fn submit(
     app: &App,
+    owner: Principal,
     key: &str,
     intent: &Intent,
     deadline: Deadline,
 ) -> Result<Submitted, Trouble> {
-    let known = intent.target().map_or(Known::Unseen, |id| known(app, id));
-    if waits_for_the_database(app, intent) && !is_repetition(app, key) {
+    let key = &owner.write_key(key);
+    let known = intent.target().map_or(Known::Unseen, |id| known(app, owner, id));
+    if waits_for_the_database(app, owner, intent) && !is_repetition(app, key) {
         known.refuse_what_must_fail(intent)?;
     }
-    let (command, payload) = intent.command(key, known.seen(), SystemTime::now());
-    // Of a todo that was never seen here only a part is known, and the rest is not made up.
-    let promised = payload.promised(command.accepted_at).filter(|todo| todo.version > 0);
+    let (command, payload) = intent.command(owner, key, known.seen(), SystemTime::now());
+    let accepted_at = command.accepted_at;
     let (db, working) = (app.db.clone(), app.writes.begin());
     let write = tokio::spawn(async move {
         let _working = working;
@@ -65,11 +67,11 @@ pub(crate) async fn submit(
     match written.map_err(|error| Trouble::of_write(&error, wait()))? {
         Written::Committed { answer, .. } => Ok(Submitted::Committed(answer)),
         Written::Superseded { .. } => Err(Trouble::superseded()),
-        Written::Journaled { repeated: false, .. } => Ok(Submitted::Journaled(promised)),
+        Written::Journaled { repeated: false, .. } => Ok(Submitted::Journaled(payload.document(accepted_at))),
         // The promise of the first request stands, with its times, while this replica remembers it.
         Written::Journaled { repeated: true, .. } => {
-            let first = Change::promised_under(&app.db, key);
-            Ok(Submitted::Journaled(first.or(promised)))
+            let first = Changes::document_under(&app.db, key);
+            Ok(Submitted::Journaled(first.or_else(|| payload.document(accepted_at))))
         }
     }
 }
@@ -108,11 +110,11 @@ impl Known {
     }
 }
 
-fn known(app: &App, id: Uuid) -> Known {
-    if let Some(change) = Change::last_of(&app.db, id) {
+fn known(app: &App, owner: Principal, id: Uuid) -> Known {
+    if let Some(change) = Change::last_of(&app.db, owner, id) {
         return change.becomes.map_or(Known::Gone, Known::Becomes);
     }
-    let cached = app.db.cache().peek(&Todo::cache_key(id), Instant::now());
+    let cached = app.db.cache().peek(&Todo::cache_key(owner, id), Instant::now());
     cached.and_then(|cached| Todo::decode(cached.value()?)).map_or(Known::Unseen, Known::Was)
 }
 
@@ -121,10 +123,9 @@ fn is_as_asked(todo: &Todo, intent: &Intent) -> bool {
 }
 
 /// Whether a write that begins now goes to the journal. A database that answers knows better than any memory.
-fn waits_for_the_database(app: &App, intent: &Intent) -> bool {
+fn waits_for_the_database(app: &App, owner: Principal, intent: &Intent) -> bool {
     let (database, ..) = app.db.parts(Instant::now());
-    // The ordering key of its commands.
-    let is_waiting = |id: Uuid| app.journal.is_waiting(&id.to_string());
+    let is_waiting = |id: Uuid| app.journal.is_waiting(&Todo::ordering_key(owner, id));
     database != DatabasePart::Up || intent.target().is_some_and(is_waiting)
 }
 

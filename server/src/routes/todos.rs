@@ -1,4 +1,4 @@
-//! The resource `/api/todos`: list, read, create, replace, remove.
+//! The resource `/api/todos`: list, read, create one or many, replace, remove. Each principal has a list of his own.
 
 use axum::{
     extract::{Request, State},
@@ -18,12 +18,13 @@ use super::{
 use crate::{
     app::App,
     error::Trouble,
+    identity::Principal,
     todo::{Intent, PageQuery, Todo, TodoQuery, encode},
 };
 
 /// `GET /api/todos`
-pub(crate) async fn list(State(app): State<App>, request: Request) -> Response {
-    let query = match decode::page_query(request.uri()) {
+pub(crate) async fn list(State(app): State<App>, owner: Principal, request: Request) -> Response {
+    let query = match decode::page_query(owner, request.uri()) {
         Ok(query) => query,
         Err(trouble) => return trouble.into_response(),
     };
@@ -51,7 +52,12 @@ pub(crate) async fn read_page(
 }
 
 /// `GET /api/todos/{id}`
-pub(crate) async fn read(State(app): State<App>, parameters: PathParameters, request: Request) -> Response {
+pub(crate) async fn read(
+    State(app): State<App>,
+    owner: Principal,
+    parameters: PathParameters,
+    request: Request,
+) -> Response {
     let id = match decode::id(&parameters) {
         Ok(id) => id,
         Err(trouble) => return trouble.into_response(),
@@ -60,12 +66,15 @@ pub(crate) async fn read(State(app): State<App>, parameters: PathParameters, req
     // Who says what he has is sent nothing older, at whichever replica he got it.
     let mut session = UserSession::default();
     if let Some(version) = entity_tag::newest_had(request.headers()) {
-        session.wrote(&Todo::cache_key(id), version);
+        session.wrote(&Todo::cache_key(owner, id), version);
     }
-    let (document, freshness, _) = match app.db.read_in(&mut session, &TodoQuery { id }, deadline).await {
-        Ok(read) => read.into_parts(),
-        Err(error) => return Trouble::of_read(&error, app.db.retry_after(Instant::now())).into_response(),
-    };
+    let (document, freshness, _) =
+        match app.db.read_in(&mut session, &TodoQuery { owner, id }, deadline).await {
+            Ok(read) => read.into_parts(),
+            Err(error) => {
+                return Trouble::of_read(&error, app.db.retry_after(Instant::now())).into_response();
+            }
+        };
     let mut response = match document {
         Some(document) => entity_tag::unless_had(request.headers(), todo_response(StatusCode::OK, document)),
         None => Trouble::no_such_todo().into_response(),
@@ -75,7 +84,7 @@ pub(crate) async fn read(State(app): State<App>, parameters: PathParameters, req
 }
 
 /// `POST /api/todos`
-pub(crate) async fn create(State(app): State<App>, request: Request) -> Response {
+pub(crate) async fn create(State(app): State<App>, owner: Principal, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let decoded = async {
         let mut members = Members::of(&parts.headers, body).await?;
@@ -83,12 +92,25 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Response
         members.finish()?;
         Ok(Intent::Create { title })
     };
-    answer(&app, &parts, decoded.await).await
+    answer(&app, owner, &parts, decoded.await).await
+}
+
+/// `POST /api/todos/batch`
+pub(crate) async fn create_many(State(app): State<App>, owner: Principal, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let decoded = async {
+        let mut members = Members::of_batch(&parts.headers, body).await?;
+        let titles = members.items()?;
+        members.finish()?;
+        Ok(Intent::CreateMany { titles })
+    };
+    answer(&app, owner, &parts, decoded.await).await
 }
 
 /// `PUT /api/todos/{id}`
 pub(crate) async fn replace(
     State(app): State<App>,
+    owner: Principal,
     parameters: PathParameters,
     request: Request,
 ) -> Response {
@@ -101,19 +123,24 @@ pub(crate) async fn replace(
         members.finish()?;
         Ok(Intent::Replace { id, title, done, if_match })
     };
-    answer(&app, &parts, decoded.await).await
+    answer(&app, owner, &parts, decoded.await).await
 }
 
 /// `DELETE /api/todos/{id}`
-pub(crate) async fn remove(State(app): State<App>, parameters: PathParameters, request: Request) -> Response {
+pub(crate) async fn remove(
+    State(app): State<App>,
+    owner: Principal,
+    parameters: PathParameters,
+    request: Request,
+) -> Response {
     let (parts, _body) = request.into_parts();
     let decoded = decode::id(&parameters)
         .and_then(|id| Ok(Intent::Remove { id, if_match: decode::if_match(&parts.headers)? }));
-    answer(&app, &parts, decoded).await
+    answer(&app, owner, &parts, decoded).await
 }
 
 /// Writes, and answers with key and outcome whatever happens.
-async fn answer(app: &App, parts: &Parts, intent: Result<Intent, Trouble>) -> Response {
+async fn answer(app: &App, owner: Principal, parts: &Parts, intent: Result<Intent, Trouble>) -> Response {
     let key = match decode::key(&parts.headers) {
         Ok(key) => key,
         Err(trouble) => return trouble.of_a_write().into_response(),
@@ -121,7 +148,7 @@ async fn answer(app: &App, parts: &Parts, intent: Result<Intent, Trouble>) -> Re
     let response = match intent {
         Ok(intent) => {
             let deadline = super::deadline(&parts.headers, app.write_limit);
-            let submitted = submit(app, &key, &intent, deadline).await;
+            let submitted = submit(app, owner, &key, &intent, deadline).await;
             submitted.map(|submitted| acknowledged(&key, &intent, submitted))
         }
         Err(trouble) => Err(trouble),
@@ -146,9 +173,12 @@ fn acknowledged(key: &str, intent: &Intent, submitted: Submitted) -> Response {
             response.headers_mut().extend(location.map(|at| (header::LOCATION, header_value(&at))));
             response
         }
+        (Submitted::Committed(document), Intent::CreateMany { .. }) => {
+            json_response(StatusCode::CREATED, document)
+        }
         (Submitted::Committed(document), Intent::Replace { .. }) => todo_response(StatusCode::OK, document),
         (Submitted::Journaled(promised), _) => {
-            let document = promised.as_ref().map_or_else(|| receipt(key, intent), Todo::encode);
+            let document = promised.unwrap_or_else(|| receipt(key, intent));
             let mut response = todo_response(StatusCode::ACCEPTED, document);
             let headers = response.headers_mut();
             headers.insert(header::LOCATION, header_value(&status_address));
@@ -164,7 +194,9 @@ fn acknowledged(key: &str, intent: &Intent, submitted: Submitted) -> Response {
 fn receipt(key: &str, intent: &Intent) -> Bytes {
     match intent {
         Intent::Replace { id, .. } => encode(&json!({ "id": id, "key": key, "status": "pending" })),
-        Intent::Create { .. } | Intent::Remove { .. } => encode(&json!({ "key": key, "status": "pending" })),
+        Intent::Create { .. } | Intent::CreateMany { .. } | Intent::Remove { .. } => {
+            encode(&json!({ "key": key, "status": "pending" }))
+        }
     }
 }
 

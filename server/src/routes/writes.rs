@@ -1,4 +1,4 @@
-//! The resource `/api/writes/{key}`: what became of a write.
+//! The resource `/api/writes/{key}`: what became of a write. Nobody sees a key of somebody else.
 
 use axum::{
     extract::{Request, State},
@@ -17,16 +17,21 @@ use super::{
     decode::{self, PathParameters},
     json as json_response, label,
 };
-use crate::{app::App, error::Trouble};
+use crate::{app::App, error::Trouble, identity::Principal};
 
 /// `GET /api/writes/{key}`
-pub(crate) async fn status(State(app): State<App>, parameters: PathParameters, request: Request) -> Response {
+pub(crate) async fn status(
+    State(app): State<App>,
+    owner: Principal,
+    parameters: PathParameters,
+    request: Request,
+) -> Response {
     let key = decode::path_text(&parameters, "key");
     if !decode::is_key(key.as_bytes()) {
         return Trouble::bad_request("the key in the path is no Idempotency-Key").into_response();
     }
     let deadline = super::deadline(request.headers(), app.read_limit);
-    let mut response = match app.db.write_status(&key, deadline).await {
+    let mut response = match app.db.write_status(&owner.write_key(&key), deadline).await {
         Ok(Some(status)) => json_response(StatusCode::OK, document(&key, &status)),
         Ok(None) => {
             Trouble::new(StatusCode::NOT_FOUND, "no-such-write", "no write was accepted with this key")

@@ -18,7 +18,11 @@ use time::OffsetDateTime;
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
-use crate::todo::{Change, Create, Payload, Remove, Replace, SettledKeys, Todo, encode, many};
+use super::{CreateMany, intent};
+use crate::{
+    identity::Principal,
+    todo::{Create, Payload, Remove, Replace, SettledKeys, Todo, encode, many},
+};
 
 /// There is no such todo.
 pub(crate) const NOT_FOUND: &str = "not-found";
@@ -35,7 +39,11 @@ pub(crate) struct Todos {
 
 /// The commands of this replica.
 pub(crate) fn todo_commands(replica: Uuid, settled: Arc<SettledKeys>) -> Registry<Todos> {
-    Registry::new(Todos { replica, settled }).with::<Create>().with::<Replace>().with::<Remove>()
+    Registry::new(Todos { replica, settled })
+        .with::<Create>()
+        .with::<CreateMany>()
+        .with::<Replace>()
+        .with::<Remove>()
 }
 
 /// What replay finds in the table.
@@ -59,10 +67,11 @@ impl Standing {
 impl TypedCommand for Create {
     type Service = Todos;
     const NAME: &'static str = "todo.create";
+    const VERSION: u16 = intent::VERSION;
     const APPLIES_MANY: bool = true;
 
     fn ordering_key(&self) -> String {
-        self.id.to_string()
+        Todo::ordering_key(self.owner, self.id)
     }
 
     async fn apply<'c>(
@@ -70,25 +79,27 @@ impl TypedCommand for Create {
         statements: &'c Statements<'c>,
         typed: &'c Typed<'c, Self>,
     ) -> Result<Applied, ApplyError> {
-        let Self { id, title } = &typed.value;
+        let Self { id, owner, title } = &typed.value;
         let accepted_at = OffsetDateTime::from(typed.command.accepted_at);
         let insert = format!(
-            "INSERT INTO todos (id, title, version, created_at, updated_at, written_by) \
-             VALUES ($1, $2, 1, $3, $3, $4) ON CONFLICT (id) DO NOTHING RETURNING {}",
+            "INSERT INTO todos (id, title, version, created_at, updated_at, written_by, owner) \
+             VALUES ($1, $2, 1, $3, $3, $4, $5) ON CONFLICT (id) DO NOTHING RETURNING {}",
             Todo::COLUMNS
         );
-        let title = title.as_str();
-        let row = statements.row(&insert, &[id, &title, &accepted_at, &todos.replica]).await?;
+        let (title, owner_id) = (title.as_str(), owner.id());
+        let row = statements.row(&insert, &[id, &title, &accepted_at, &todos.replica, &owner_id]).await?;
         let row = match row {
             Some(row) => row,
             // The id comes from the key, so this is the same write, whose key was forgotten meanwhile. The planted bug
             // makes a second todo of it.
             None if sabotage::planted(Bug::NoIdempotency) => {
                 let second = Uuid::new_v4();
-                let row = statements.row(&insert, &[&second, &title, &accepted_at, &todos.replica]).await?;
+                let row = statements
+                    .row(&insert, &[&second, &title, &accepted_at, &todos.replica, &owner_id])
+                    .await?;
                 row.ok_or_else(|| Refusal::new(NOT_FOUND))?
             }
-            None => current(statements, *id).await?.ok_or_else(|| Refusal::new(NOT_FOUND))?,
+            None => current(statements, *owner, *id).await?.ok_or_else(|| Refusal::new(NOT_FOUND))?,
         };
         done(&row)
     }
@@ -102,25 +113,26 @@ impl TypedCommand for Create {
     }
 
     fn tags(&self) -> Tags {
-        Todo::tags_of_change(self.id)
+        Todo::tags_of_change(self.owner, self.id)
     }
 
     fn promise(&self, command: &Command) -> Option<Promise> {
-        promise(&Payload::Create(self.clone()), command)
+        Payload::Create(self.clone()).changes(command.accepted_at).promise()
     }
 
     fn settled(&self, todos: &Todos, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
-        todos.settled(self.id, false, command, settled, cache);
+        todos.settled(self.owner, self.id, false, command, settled, cache);
     }
 }
 
 impl TypedCommand for Replace {
     type Service = Todos;
     const NAME: &'static str = "todo.replace";
+    const VERSION: u16 = intent::VERSION;
     const APPLIES_MANY: bool = true;
 
     fn ordering_key(&self) -> String {
-        self.id.to_string()
+        Todo::ordering_key(self.owner, self.id)
     }
 
     async fn apply<'c>(
@@ -144,25 +156,26 @@ impl TypedCommand for Replace {
     }
 
     fn tags(&self) -> Tags {
-        Todo::tags_of_change(self.id)
+        Todo::tags_of_change(self.owner, self.id)
     }
 
     fn promise(&self, command: &Command) -> Option<Promise> {
-        promise(&Payload::Replace(self.clone()), command)
+        Payload::Replace(self.clone()).changes(command.accepted_at).promise()
     }
 
     fn settled(&self, todos: &Todos, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
-        todos.settled(self.id, false, command, settled, cache);
+        todos.settled(self.owner, self.id, false, command, settled, cache);
     }
 }
 
 impl TypedCommand for Remove {
     type Service = Todos;
     const NAME: &'static str = "todo.remove";
+    const VERSION: u16 = intent::VERSION;
     const APPLIES_MANY: bool = true;
 
     fn ordering_key(&self) -> String {
-        self.id.to_string()
+        Todo::ordering_key(self.owner, self.id)
     }
 
     async fn apply<'c>(
@@ -170,12 +183,12 @@ impl TypedCommand for Remove {
         statements: &'c Statements<'c>,
         typed: &'c Typed<'c, Self>,
     ) -> Result<Applied, ApplyError> {
-        let Self { id, if_match } = &typed.value;
-        let sql = "DELETE FROM todos WHERE id = $1 AND ($2::bigint IS NULL OR version = $2)";
-        if statements.run(sql, &[id, if_match]).await? > 0 {
+        let Self { id, owner, if_match } = &typed.value;
+        let sql = "DELETE FROM todos WHERE id = $1 AND owner = $3 AND ($2::bigint IS NULL OR version = $2)";
+        if statements.run(sql, &[id, if_match, &owner.id()]).await? > 0 {
             return Ok(removed(*id));
         }
-        match (current(statements, *id).await?, typed.replayed) {
+        match (current(statements, *owner, *id).await?, typed.replayed) {
             // It is gone, which is what was wanted.
             (None, true) => Ok(removed(*id)),
             (None, false) => Err(Refusal::new(NOT_FOUND).into()),
@@ -194,21 +207,34 @@ impl TypedCommand for Remove {
     }
 
     fn tags(&self) -> Tags {
-        Todo::tags_of_change(self.id)
+        Todo::tags_of_change(self.owner, self.id)
     }
 
     fn promise(&self, command: &Command) -> Option<Promise> {
-        promise(&Payload::Remove(self.clone()), command)
+        Payload::Remove(self.clone()).changes(command.accepted_at).promise()
     }
 
     fn settled(&self, todos: &Todos, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
-        todos.settled(self.id, true, command, settled, cache);
+        todos.settled(self.owner, self.id, true, command, settled, cache);
     }
 }
 
 impl Todos {
-    fn settled(&self, id: Uuid, removes: bool, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
+    /// Remembers that it is over with this key.
+    pub(super) fn note_settled(&self, command: &Command) {
         self.settled.insert(&command.key);
+    }
+
+    fn settled(
+        &self,
+        owner: Principal,
+        id: Uuid,
+        removes: bool,
+        command: &Command,
+        settled: &Settled,
+        cache: &CacheFill<'_>,
+    ) {
+        self.note_settled(command);
         let known: Option<&Bytes> = match settled {
             Settled::Applied(_) if removes => None,
             Settled::Refused(_) => None,
@@ -217,10 +243,10 @@ impl Todos {
         match known.filter(|document| Todo::decode(document).is_some()) {
             // Its author asks for it once more, perhaps in an outage: "no such todo" is the answer then.
             None if removes && matches!(settled, Settled::Applied(_)) => {
-                cache.put_nothing(&Todo::cache_key(id), || Todo::tags(id));
+                cache.put_nothing(&Todo::cache_key(owner, id), || Todo::tags(owner, id));
             }
-            Some(document) => cache.put(&Todo::cache_key(id), document.clone()),
-            None => cache.remove(&Todo::cache_key(id)),
+            Some(document) => cache.put(&Todo::cache_key(owner, id), document.clone()),
+            None => cache.remove(&Todo::cache_key(owner, id)),
         }
     }
 }
@@ -235,14 +261,15 @@ async fn replace(
     let sql = format!(
         "UPDATE todos SET title = $2, done = $3, version = version + 1, \
          updated_at = GREATEST(clock_timestamp(), updated_at), written_by = $4 \
-         WHERE id = $1 AND ($5::bigint IS NULL OR version = $5) RETURNING {}",
+         WHERE id = $1 AND owner = $6 AND ($5::bigint IS NULL OR version = $5) RETURNING {}",
         Todo::COLUMNS
     );
-    let title = change.title.as_str();
-    let values: [&(dyn ToSql + Sync); 5] = [&change.id, &title, &change.done, &todos.replica, &if_match];
+    let (title, owner) = (change.title.as_str(), change.owner.id());
+    let values: [&(dyn ToSql + Sync); 6] =
+        [&change.id, &title, &change.done, &todos.replica, &if_match, &owner];
     match statements.row(&sql, &values).await? {
         Some(row) => done(&row),
-        None => Err(refusal(statements, change.id).await?),
+        None => Err(refusal(statements, change.owner, change.id).await?),
     }
 }
 
@@ -253,24 +280,17 @@ async fn replay_replace(
     change: &Replace,
     command: &Command,
 ) -> Result<Applied, ApplyError> {
-    let sql = "SELECT version, updated_at, written_by FROM todos WHERE id = $1 FOR UPDATE";
-    let Some(row) = statements.row(sql, &[&change.id]).await? else {
+    let sql = "SELECT version, updated_at, written_by FROM todos WHERE id = $1 AND owner = $2 FOR UPDATE";
+    let Some(row) = statements.row(sql, &[&change.id, &change.owner.id()]).await? else {
         return Err(Refusal::new(NOT_FOUND).into());
     };
     let standing = Standing::from_row(&row)?;
     if comes_too_late(standing, change, OffsetDateTime::from(command.accepted_at), todos.replica) {
-        let row = current(statements, change.id).await?.ok_or_else(|| Refusal::new(NOT_FOUND))?;
+        let row =
+            current(statements, change.owner, change.id).await?.ok_or_else(|| Refusal::new(NOT_FOUND))?;
         return Ok(Applied::Superseded(Todo::from_row(&row)?.encode()));
     }
     replace(todos, statements, change, None).await
-}
-
-/// What readers see while the write waits.
-fn promise(payload: &Payload, command: &Command) -> Option<Promise> {
-    let becomes = payload.promised(command.accepted_at);
-    // Of a todo that this replica has never seen it can only tell a part: better nothing than that.
-    let is_whole = becomes.as_ref().is_none_or(|todo| todo.version > 0);
-    is_whole.then(|| Arc::new(Change { id: payload.id(), becomes }) as Promise)
 }
 
 /// What a removal answers.
@@ -300,14 +320,18 @@ pub(super) fn comes_too_late(
     }
 }
 
-async fn current(statements: &Statements<'_>, id: Uuid) -> Result<Option<Row>, tokio_postgres::Error> {
-    let sql = format!("SELECT {} FROM todos WHERE id = $1", Todo::COLUMNS);
-    statements.row(&sql, &[&id]).await
+async fn current(
+    statements: &Statements<'_>,
+    owner: Principal,
+    id: Uuid,
+) -> Result<Option<Row>, tokio_postgres::Error> {
+    let sql = format!("SELECT {} FROM todos WHERE id = $1 AND owner = $2", Todo::COLUMNS);
+    statements.row(&sql, &[&id, &owner.id()]).await
 }
 
 /// Why a change touched no row.
-async fn refusal(statements: &Statements<'_>, id: Uuid) -> Result<ApplyError, ApplyError> {
-    let found = current(statements, id).await?.is_some();
+async fn refusal(statements: &Statements<'_>, owner: Principal, id: Uuid) -> Result<ApplyError, ApplyError> {
+    let found = current(statements, owner, id).await?.is_some();
     Ok(Refusal::new(if found { VERSION_MISMATCH } else { NOT_FOUND }).into())
 }
 
@@ -334,7 +358,8 @@ mod tests {
     fn too_late(row: Standing, if_match: Option<i64>, seen: Option<(i64, bool)>) -> bool {
         let title = Title::new("t".to_owned()).unwrap();
         let seen = seen.map(|(version, pending)| Seen { version, pending, created_at: ACCEPTED });
-        let change = Replace { id: Uuid::nil(), title, done: true, if_match, seen };
+        let change =
+            Replace { id: Uuid::nil(), owner: Principal::EVERYBODY, title, done: true, if_match, seen };
         comes_too_late(row, &change, ACCEPTED, OURS)
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use ridethrough::{
     db::{Command, to_microseconds},
     sabotage::{self, Bug},
@@ -11,7 +12,8 @@ use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::todo::{Title, Todo, encode};
+use super::{Changes, CreateMany, Title, Todo, encode};
+use crate::identity::Principal;
 
 /// Part of what is hashed, so that no other digest of the same key gives the same id.
 const ID_DOMAIN: &[u8] = b"ridethrough todo id 1\0";
@@ -20,6 +22,7 @@ const ID_DOMAIN: &[u8] = b"ridethrough todo id 1\0";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Intent {
     Create { title: Title },
+    CreateMany { titles: Vec<Title> },
     Replace { id: Uuid, title: Title, done: bool, if_match: Option<i64> },
     Remove { id: Uuid, if_match: Option<i64> },
 }
@@ -41,11 +44,18 @@ impl Seen {
     }
 }
 
-/// A creation. Like the other two it stands in the journal as it is here: what is written once must be readable for ever, so
+/// The newest form of the payloads below: with an owner. One of everybody's has none, and is written in the first form, so
+/// that programs which know of no owners can apply it.
+pub(super) const VERSION: u16 = 2;
+const VERSION_WITHOUT_OWNER: u16 = 1;
+
+/// A creation. Like the others it stands in the journal as it is here: what is written once must be readable for ever, so
 /// fields are added, never changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Create {
     pub(crate) id: Uuid,
+    #[serde(default, skip_serializing_if = "Principal::is_everybody")]
+    pub(crate) owner: Principal,
     pub(crate) title: Title,
 }
 
@@ -53,6 +63,8 @@ pub(crate) struct Create {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Replace {
     pub(crate) id: Uuid,
+    #[serde(default, skip_serializing_if = "Principal::is_everybody")]
+    pub(crate) owner: Principal,
     pub(crate) title: Title,
     pub(crate) done: bool,
     pub(crate) if_match: Option<i64>,
@@ -63,6 +75,8 @@ pub(crate) struct Replace {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Remove {
     pub(crate) id: Uuid,
+    #[serde(default, skip_serializing_if = "Principal::is_everybody")]
+    pub(crate) owner: Principal,
     pub(crate) if_match: Option<i64>,
 }
 
@@ -70,6 +84,7 @@ pub(crate) struct Remove {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Payload {
     Create(Create),
+    CreateMany(CreateMany),
     Replace(Replace),
     Remove(Remove),
 }
@@ -79,19 +94,24 @@ pub(crate) fn id_of_key(key: &str) -> Uuid {
     if sabotage::planted(Bug::NoIdempotency) {
         return Uuid::new_v4();
     }
-    let digest = Sha256::new().chain_update(ID_DOMAIN).chain_update(key).finalize();
+    Uuid::new_v8(digest(ID_DOMAIN, key))
+}
+
+/// The beginning of the digest of a key.
+pub(super) fn digest(domain: &[u8], key: &str) -> [u8; 16] {
+    let digest = Sha256::new().chain_update(domain).chain_update(key).finalize();
     let mut bytes = [0; 16];
     for (byte, from) in bytes.iter_mut().zip(digest.iter()) {
         *byte = *from;
     }
-    Uuid::new_v8(bytes)
+    bytes
 }
 
 impl Intent {
-    /// The todo that is there already, for all but a creation.
+    /// The todo that is there already, for all but creations.
     pub(crate) fn target(&self) -> Option<Uuid> {
         match self {
-            Self::Create { .. } => None,
+            Self::Create { .. } | Self::CreateMany { .. } => None,
             Self::Replace { id, .. } | Self::Remove { id, .. } => Some(*id),
         }
     }
@@ -99,7 +119,7 @@ impl Intent {
     /// The version that its author makes a condition.
     pub(crate) fn if_match(&self) -> Option<i64> {
         match self {
-            Self::Create { .. } => None,
+            Self::Create { .. } | Self::CreateMany { .. } => None,
             Self::Replace { if_match, .. } | Self::Remove { if_match, .. } => *if_match,
         }
     }
@@ -108,6 +128,7 @@ impl Intent {
     pub(crate) fn fingerprint(&self) -> [u8; 32] {
         let (method, path, body) = match self {
             Self::Create { title } => ("POST", "/api/todos".to_owned(), encode(&title)),
+            Self::CreateMany { titles } => ("POST", "/api/todos/batch".to_owned(), encode(&titles)),
             Self::Replace { id, title, done, if_match } => {
                 ("PUT", format!("/api/todos/{id}"), encode(&(title, done, if_match)))
             }
@@ -122,47 +143,59 @@ impl Intent {
         digest.finalize().into()
     }
 
-    /// The command to write, accepted at `now` by a replica that knew `seen`.
-    pub(crate) fn command(&self, key: &str, seen: Option<Seen>, now: SystemTime) -> (Command, Payload) {
+    /// The command to write for `owner` under a key of his, accepted at `now` by a replica that knew `seen`.
+    pub(crate) fn command(
+        &self,
+        owner: Principal,
+        key: &str,
+        seen: Option<Seen>,
+        now: SystemTime,
+    ) -> (Command, Payload) {
         let payload = match self.clone() {
-            Self::Create { title } => Payload::Create(Create { id: id_of_key(key), title }),
+            Self::Create { title } => Payload::Create(Create { id: id_of_key(key), owner, title }),
+            Self::CreateMany { titles } => Payload::CreateMany(CreateMany::new(owner, key, titles)),
             Self::Replace { id, title, done, if_match } => {
-                Payload::Replace(Replace { id, title, done, if_match, seen })
+                Payload::Replace(Replace { id, owner, title, done, if_match, seen })
             }
-            Self::Remove { id, if_match } => Payload::Remove(Remove { id, if_match }),
+            Self::Remove { id, if_match } => Payload::Remove(Remove { id, owner, if_match }),
         };
         let (fingerprint, now) = (self.fingerprint(), to_microseconds(now));
         let command = match &payload {
             Payload::Create(create) => Command::typed(create, key, fingerprint, now),
+            Payload::CreateMany(create) => Command::typed(create, key, fingerprint, now),
             Payload::Replace(replace) => Command::typed(replace, key, fingerprint, now),
             Payload::Remove(remove) => Command::typed(remove, key, fingerprint, now),
         };
-        (command.expect("our own types are valid JSON documents"), payload)
+        let mut command = command.expect("our own types are valid JSON documents");
+        if owner.is_everybody() && command.version == VERSION {
+            command.version = VERSION_WITHOUT_OWNER;
+        }
+        (command, payload)
     }
 }
 
 impl Payload {
-    pub(crate) fn id(&self) -> Uuid {
-        match self {
-            Self::Create(Create { id, .. })
-            | Self::Replace(Replace { id, .. })
-            | Self::Remove(Remove { id, .. }) => *id,
+    /// What will be true of each todo once the command is applied, with version 0 where that is not known.
+    pub(crate) fn changes(&self, accepted_at: SystemTime) -> Changes {
+        let accepted_at = OffsetDateTime::from(accepted_at);
+        match self.clone() {
+            Self::Create(Create { id, title, .. }) => {
+                Changes::one(id, Some(Todo::new(id, title, accepted_at)))
+            }
+            Self::CreateMany(create) => create.changes(accepted_at),
+            Self::Replace(Replace { id, title, done, seen, .. }) => {
+                let (version, created_at) =
+                    seen.map_or((0, accepted_at), |seen| (seen.version + 1, seen.created_at));
+                let becomes = Todo { id, title, done, version, created_at, updated_at: accepted_at };
+                Changes::one(id, Some(becomes))
+            }
+            Self::Remove(Remove { id, .. }) => Changes::one(id, None),
         }
     }
 
-    /// The todo as it will be once the command is applied, with version 0 where that is not known; nothing where it will
-    /// be gone.
-    pub(crate) fn promised(&self, accepted_at: SystemTime) -> Option<Todo> {
-        let accepted_at = OffsetDateTime::from(accepted_at);
-        let (id, title, done, version, created_at) = match self.clone() {
-            Self::Create(Create { id, title }) => (id, title, false, 1, accepted_at),
-            Self::Replace(Replace { id, title, done, seen: Some(seen), .. }) => {
-                (id, title, done, seen.version + 1, seen.created_at)
-            }
-            Self::Replace(Replace { id, title, done, seen: None, .. }) => (id, title, done, 0, accepted_at),
-            Self::Remove(_) => return None,
-        };
-        Some(Todo { id, title, done, version, created_at, updated_at: accepted_at })
+    /// What its author is shown of it while it waits; nothing where that is nothing, or not known.
+    pub(crate) fn document(&self, accepted_at: SystemTime) -> Option<Bytes> {
+        self.changes(accepted_at).document()
     }
 }
 
@@ -170,6 +203,8 @@ impl Payload {
 mod tests {
     use super::*;
     use crate::todo::tests::todo;
+
+    const EVERYBODY: Principal = Principal::EVERYBODY;
 
     fn title(text: &str) -> Title {
         Title::new(text.to_owned()).unwrap()
@@ -193,6 +228,8 @@ mod tests {
         let all = [
             Intent::Create { title: title("a") },
             Intent::Create { title: title("b") },
+            Intent::CreateMany { titles: vec![title("a")] },
+            Intent::CreateMany { titles: vec![title("a"), title("b")] },
             replace("a", false, None),
             replace("a", true, None),
             replace("a", false, Some(1)),
@@ -210,22 +247,46 @@ mod tests {
     #[test]
     fn a_payload_is_read_back_from_the_journal() {
         let seen = Seen { version: 4, pending: true, created_at: todo(1, 1).created_at };
-        let (command, payload) = replace("a", true, Some(4)).command("k", Some(seen), SystemTime::now());
+        let (command, payload) =
+            replace("a", true, Some(4)).command(EVERYBODY, "k", Some(seen), SystemTime::now());
         let read: Replace = serde_json::from_slice(&command.payload).unwrap();
         assert_eq!(Payload::Replace(read), payload);
         let written = br#"{"id":"00000000-0000-0000-0000-000000000001"}"#;
-        let expected = Remove { id: Uuid::from_u128(1), if_match: None };
+        let expected = Remove { id: Uuid::from_u128(1), owner: EVERYBODY, if_match: None };
         assert_eq!(serde_json::from_slice::<Remove>(written).unwrap(), expected);
+    }
+
+    /// Where a program is started again that knows of no owners, it must be able to apply what waits, and must not apply what
+    /// it would give to everybody.
+    #[test]
+    fn what_has_an_owner_is_for_programs_that_know_owners() {
+        let ada = Principal::named("ada");
+        for intent in [
+            Intent::Create { title: title("a") },
+            replace("a", true, None),
+            Intent::Remove { id: Uuid::from_u128(1), if_match: None },
+        ] {
+            let (everybodys, _) = intent.command(EVERYBODY, "k", None, SystemTime::now());
+            let text = String::from_utf8(everybodys.payload.to_vec()).unwrap();
+            assert!(everybodys.version == 1 && !text.contains("owner"), "{text}");
+            let (hers, _) = intent.command(ada, "k", None, SystemTime::now());
+            assert_eq!(hers.version, 2);
+            assert_ne!(hers.ordering_key, everybodys.ordering_key);
+        }
+        let old = br#"{"id":"00000000-0000-0000-0000-000000000001","title":"a"}"#;
+        assert_eq!(serde_json::from_slice::<Create>(old).unwrap().owner, EVERYBODY);
     }
 
     /// Commands are in order with each other where they change the same todo.
     #[test]
     fn a_command_is_ordered_by_its_todo() {
         let (create, payload) =
-            Intent::Create { title: title("a") }.command("order-17", None, SystemTime::now());
+            Intent::Create { title: title("a") }.command(EVERYBODY, "order-17", None, SystemTime::now());
         assert_eq!(create.ordering_key, id_of_key("order-17").to_string());
-        let id = payload.id();
-        let (remove, _) = Intent::Remove { id, if_match: None }.command("k", None, SystemTime::now());
+        assert!(matches!(payload, Payload::Create(_)));
+        let id = id_of_key("order-17");
+        let (remove, _) =
+            Intent::Remove { id, if_match: None }.command(EVERYBODY, "k", None, SystemTime::now());
         assert_eq!(remove.ordering_key, create.ordering_key);
     }
 
@@ -233,10 +294,13 @@ mod tests {
     fn the_promise_counts_on_from_what_was_seen() {
         let known = todo(1, 4);
         let seen = Some(Seen::of(&known, false));
-        let (command, payload) = replace("new", true, None).command("k", seen, SystemTime::now());
-        let promised = payload.promised(command.accepted_at).unwrap();
+        let (command, payload) = replace("new", true, None).command(EVERYBODY, "k", seen, SystemTime::now());
+        let becomes = |payload: &Payload| {
+            payload.changes(command.accepted_at).iter().next().unwrap().becomes.clone().unwrap()
+        };
+        let promised = becomes(&payload);
         assert_eq!((promised.version, promised.created_at, promised.done), (5, known.created_at, true));
-        let (_, blind) = replace("new", true, None).command("k", None, SystemTime::now());
-        assert_eq!(blind.promised(command.accepted_at).unwrap().version, 0);
+        let (_, blind) = replace("new", true, None).command(EVERYBODY, "k", None, SystemTime::now());
+        assert_eq!((becomes(&blind).version, blind.document(command.accepted_at)), (0, None));
     }
 }

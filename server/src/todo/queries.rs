@@ -1,7 +1,5 @@
 //! The two questions about todos: one by its id, and a page of the list. They only read.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use ridethrough::{
     cache::{CacheFill, CacheKey, Cacheable, Tags},
@@ -12,11 +10,16 @@ use time::OffsetDateTime;
 use tokio_postgres::{Error, types::ToSql};
 use uuid::Uuid;
 
-use crate::todo::{Cursor, TODOS, Todo, encode, waiting};
+use crate::{
+    identity::Principal,
+    todo::{Cursor, TODOS, Todo, encode, waiting},
+};
 
 /// One todo by its id; the answer is its document.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TodoQuery {
+    /// Who asks: he is shown his own alone.
+    pub(crate) owner: Principal,
     pub(crate) id: Uuid,
 }
 
@@ -28,11 +31,11 @@ impl Query for TodoQuery {
     }
 
     fn cache_key(&self) -> CacheKey {
-        Todo::cache_key(self.id)
+        Todo::cache_key(self.owner, self.id)
     }
 
     fn tags(&self) -> Tags {
-        Todo::tags(self.id)
+        Todo::tags(self.owner, self.id)
     }
 
     fn is_short(&self) -> bool {
@@ -48,8 +51,8 @@ impl Query for TodoQuery {
     }
 
     async fn fetch<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Option<Bytes>, Error> {
-        let sql = select("WHERE id = $1");
-        let row = statements.row(&sql, &[&self.id]).await?;
+        let sql = select("WHERE id = $1 AND owner = $2");
+        let row = statements.row(&sql, &[&self.id, &self.owner.id()]).await?;
         row.map(|row| Todo::from_row(&row).map(|todo| todo.encode())).transpose()
     }
 }
@@ -61,6 +64,8 @@ fn select(rest: &str) -> String {
 /// A page of the list, newest first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct PageQuery {
+    /// Who asks: he is shown his own alone, whatever cursor he comes with.
+    pub(crate) owner: Principal,
     /// Items at the most.
     pub(crate) limit: u8,
     /// Only what comes after this place.
@@ -126,12 +131,12 @@ impl PageQuery {
     }
 
     /// The statement holds only the conditions that were asked for: one plan suits them all badly.
-    fn statement(&self) -> (String, Vec<&(dyn ToSql + Sync)>) {
-        let mut conditions: Vec<String> = Vec::new();
-        let mut values: Vec<&(dyn ToSql + Sync)> = Vec::new();
+    fn statement<'v>(&'v self, owner: &'v Uuid) -> (String, Vec<&'v (dyn ToSql + Sync)>) {
+        let mut conditions = vec!["owner = $1".to_owned()];
+        let mut values: Vec<&(dyn ToSql + Sync)> = vec![owner];
         if let Some(after) = &self.after {
             values.extend([&after.created_at as &(dyn ToSql + Sync), &after.id]);
-            conditions.push("(created_at, id) < ($1, $2)".to_owned());
+            conditions.push("(created_at, id) < ($2, $3)".to_owned());
         }
         if let Some(done) = &self.done {
             values.push(done);
@@ -145,12 +150,12 @@ impl PageQuery {
             values.push(to);
             conditions.push(format!("created_at < ${}", values.len()));
         }
-        let mut rest = String::new();
-        if !conditions.is_empty() {
-            let _ = write!(rest, "WHERE {} ", conditions.join(" AND "));
-        }
         // One more than asked for tells whether there is a next page.
-        let _ = write!(rest, "ORDER BY created_at DESC, id DESC LIMIT ${}::bigint", values.len() + 1);
+        let rest = format!(
+            "WHERE {} ORDER BY created_at DESC, id DESC LIMIT ${}::bigint",
+            conditions.join(" AND "),
+            values.len() + 1
+        );
         (select(&rest), values)
     }
 }
@@ -168,7 +173,7 @@ impl Query for PageQuery {
             time.map_or_else(|| "-".to_owned(), |time| time.unix_timestamp_nanos().to_string())
         };
         let after = self.after.map(|after| after.to_string()).unwrap_or_default();
-        CacheKey::shared(format_args!(
+        self.owner.cache_key(format_args!(
             "todos/{}/{after}/{:?}/{}/{}",
             self.limit,
             self.done,
@@ -182,7 +187,7 @@ impl Query for PageQuery {
     }
 
     fn tags(&self) -> Tags {
-        Tags::of([TODOS])
+        Tags::of([self.owner.own(TODOS)])
     }
 
     fn overlay(&self, base: Base<'_, PageAnswer>, pending: &PendingWrites) -> Overlay<PageAnswer> {
@@ -191,7 +196,8 @@ impl Query for PageQuery {
 
     async fn fetch<'c>(&'c self, statements: &'c Statements<'c>) -> Result<Option<PageAnswer>, Error> {
         let limit = i64::from(self.limit) + 1;
-        let (sql, mut values) = self.statement();
+        let owner = self.owner.id();
+        let (sql, mut values) = self.statement(&owner);
         values.push(&limit);
         let rows = statements.rows(&sql, &values).await?;
         let items = rows.iter().map(Todo::from_row).collect::<Result<Vec<_>, _>>()?;
@@ -202,7 +208,8 @@ impl Query for PageQuery {
     /// Each item of a list can be read by itself in an outage.
     fn fill(&self, answer: &PageAnswer, cache: &CacheFill<'_>) {
         for todo in &answer.items {
-            cache.put_tagged(&Todo::cache_key(todo.id), todo.encode(), || Todo::tags(todo.id));
+            let key = Todo::cache_key(self.owner, todo.id);
+            cache.put_tagged(&key, todo.encode(), || Todo::tags(self.owner, todo.id));
         }
     }
 }
@@ -219,21 +226,24 @@ mod tests {
     #[test]
     fn only_conditions_that_were_asked_for_are_in_the_statement() {
         let all_of_it = PageQuery::default();
-        let (plain, values) = all_of_it.statement();
+        let owner = Uuid::nil();
+        let (plain, values) = all_of_it.statement(&owner);
         assert!(
-            !plain.contains("WHERE") && plain.ends_with("LIMIT $1::bigint") && values.is_empty(),
+            plain.contains("WHERE owner = $1 ORDER BY") && plain.ends_with("LIMIT $2::bigint"),
             "{plain}"
         );
+        assert_eq!(values.len(), 1);
         let query = PageQuery {
+            owner: Principal::EVERYBODY,
             limit: 10,
             after: Some(todo(1, 1).cursor()),
             done: Some(true),
             from: None,
             to: Some(datetime!(2026-11-20 0:00 UTC)),
         };
-        let (all, values) = query.statement();
-        assert!(all.contains("(created_at, id) < ($1, $2) AND done = $3 AND created_at < $4"), "{all}");
-        assert!(all.ends_with("LIMIT $5::bigint") && values.len() == 4, "{all}");
+        let (all, values) = query.statement(&owner);
+        assert!(all.contains("(created_at, id) < ($2, $3) AND done = $4 AND created_at < $5"), "{all}");
+        assert!(all.ends_with("LIMIT $6::bigint") && values.len() == 5, "{all}");
     }
 
     /// A bound that was absent was written as 0, which is the epoch: a list asked for up to 1970 was empty, and was kept as
@@ -245,6 +255,8 @@ mod tests {
         let epoch = Some(OffsetDateTime::UNIX_EPOCH);
         let all = [
             base,
+            PageQuery { owner: Principal::named("ada"), ..base },
+            PageQuery { owner: Principal::named("bob"), ..base },
             PageQuery { limit: 5, ..base },
             PageQuery { done: Some(false), ..base },
             PageQuery { done: Some(true), ..base },

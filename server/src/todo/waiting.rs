@@ -1,16 +1,22 @@
 //! What the journaled changes of this replica make of the answers that readers get. The library remembers the changes and
 //! says which of them concern an answer; here they are laid over it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
+use bytes::Bytes;
 use ridethrough::{
     Db,
     cache::Freshness,
-    db::{Base, Overlay, PendingWrite, PendingWrites},
+    db::{Base, Overlay, PendingWrite, PendingWrites, Promise},
 };
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Cursor, Page, PageQuery, Todo, TodoQuery, encode, queries::PageAnswer};
+use crate::identity::Principal;
 
 /// A change that waits to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,14 +27,10 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    /// The change that the todo is about to see last.
-    pub(crate) fn last_of(db: &Db, id: Uuid) -> Option<Self> {
-        db.pending(&Todo::tags(id)).last()?.promise().cloned()
-    }
-
-    /// What the write under `key` was promised to make of the todo.
-    pub(crate) fn promised_under(db: &Db, key: &str) -> Option<Todo> {
-        db.pending_under(key)?.promise::<Self>()?.becomes.clone()
+    /// The change that the owner's todo is about to see last.
+    pub(crate) fn last_of(db: &Db, owner: Principal, id: Uuid) -> Option<Self> {
+        let pending = db.pending(&Todo::tags(owner, id));
+        pending.iter().rev().find_map(|write| write.promise::<Changes>()?.of(id)).cloned()
     }
 
     /// Whether what is known is at least as new as this change, which was settled meanwhile.
@@ -38,16 +40,79 @@ impl Change {
     }
 }
 
+/// What one command makes true: the promise that readers are shown while it waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Changes {
+    changes: Vec<Change>,
+    is_batch: bool,
+}
+
+impl Changes {
+    /// Of one todo.
+    pub(crate) fn one(id: Uuid, becomes: Option<Todo>) -> Self {
+        Self { changes: vec![Change { id, becomes }], is_batch: false }
+    }
+
+    /// Of many, in the order of their ids.
+    pub(super) fn batch(changes: Vec<Change>) -> Self {
+        Self { changes, is_batch: true }
+    }
+
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Change> {
+        self.changes.iter()
+    }
+
+    fn of(&self, id: Uuid) -> Option<&Change> {
+        let at = self.changes.binary_search_by_key(&id, |change| change.id).ok()?;
+        self.changes.get(at)
+    }
+
+    /// Of a todo that this replica has never seen it can only tell a part: better nothing than that.
+    fn is_whole(&self) -> bool {
+        self.iter().all(|change| change.becomes.as_ref().is_none_or(|todo| todo.version > 0))
+    }
+
+    /// What readers see while the write waits.
+    pub(super) fn promise(self) -> Option<Promise> {
+        self.is_whole().then(|| Arc::new(self) as Promise)
+    }
+
+    /// What the author is shown meanwhile.
+    pub(crate) fn document(&self) -> Option<Bytes> {
+        if !self.is_whole() {
+            return None;
+        }
+        let mut todos = self.iter().filter_map(|change| change.becomes.clone());
+        if self.is_batch { Some(Items::encode(todos.collect())) } else { Some(todos.next()?.encode()) }
+    }
+
+    /// What the author was shown of the write that waits under `key`.
+    pub(crate) fn document_under(db: &Db, key: &str) -> Option<Bytes> {
+        db.pending_under(key)?.promise::<Self>()?.document()
+    }
+}
+
+/// The document of a batch.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Items {
+    items: Vec<Todo>,
+}
+
+impl Items {
+    pub(super) fn encode(items: Vec<Todo>) -> Bytes {
+        encode(&Self { items })
+    }
+
+    pub(super) fn decode(document: &[u8]) -> Vec<Todo> {
+        serde_json::from_slice::<Self>(document).map(|batch| batch.items).unwrap_or_default()
+    }
+}
+
 /// The document of one todo as its last change will make it.
-pub(super) fn over_one(
-    query: &TodoQuery,
-    base: Base<'_, bytes::Bytes>,
-    pending: &PendingWrites,
-) -> Overlay<bytes::Bytes> {
-    let last = pending.iter().rev().find_map(|write| Some((write, write.promise::<Change>()?)));
-    let Some((write, change)) = last.filter(|(_, change)| change.id == query.id) else {
-        return Overlay::Unchanged;
-    };
+pub(super) fn over_one(query: &TodoQuery, base: Base<'_, Bytes>, pending: &PendingWrites) -> Overlay<Bytes> {
+    let last =
+        pending.iter().rev().find_map(|write| Some((write, write.promise::<Changes>()?.of(query.id)?)));
+    let Some((write, change)) = last else { return Overlay::Unchanged };
     let known = match base {
         Base::Known(document, _) => document.and_then(|document| Todo::decode(document)),
         Base::Unknown => None,
@@ -67,7 +132,11 @@ pub(super) fn over_page(
     let Base::Known(Some(answer), freshness) = base else { return Overlay::Unchanged };
     let Ok(mut page) = serde_json::from_slice::<Page>(&answer.document) else { return Overlay::Unchanged };
     let is_last_page = page.next.is_none();
-    let changes = pending.iter().filter_map(|write| Some((write.is_settled(), write.promise()?)));
+    let changes = pending.iter().flat_map(|write| {
+        let is_settled = write.is_settled();
+        let changes = write.promise::<Changes>().map_or(&[][..], |promised| promised.changes.as_slice());
+        changes.iter().map(move |change| (is_settled, change))
+    });
     if !lay_over(query, changes, &mut page.items, is_last_page) {
         return Overlay::Unchanged;
     }

@@ -5,16 +5,16 @@ use http::Uri;
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use super::shown;
-use crate::{error::Trouble, todo::PageQuery};
+use crate::{error::Trouble, identity::Principal, todo::PageQuery};
 
 const PAGE_LIMIT: u8 = 50;
 const PAGE_LIMIT_MAX: u8 = 100;
 
-/// The parameters of a list.
-pub(crate) fn page_query(uri: &Uri) -> Result<PageQuery, Trouble> {
+/// The parameters of a list that `owner` asks for.
+pub(crate) fn page_query(owner: Principal, uri: &Uri) -> Result<PageQuery, Trouble> {
     let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri)
         .map_err(|_| Trouble::bad_request("the query of the address cannot be understood"))?;
-    let mut query = PageQuery { limit: PAGE_LIMIT, ..PageQuery::default() };
+    let mut query = PageQuery { owner, limit: PAGE_LIMIT, ..PageQuery::default() };
     let mut known = Vec::new();
     for (name, value) in &parameters {
         if known.contains(&name) {
@@ -65,22 +65,27 @@ fn instant(text: &str, name: &str) -> Result<OffsetDateTime, Trouble> {
 mod tests {
     use super::*;
 
+    const EVERYBODY: Principal = Principal::EVERYBODY;
+
     #[test]
     fn list_parameters_are_read() {
-        let query = page_query(&Uri::from_static(
-            "/api/todos?limit=7&done=true&from=2026-01-01T00:00:00%2B01:00&to=2026-01-02T00:00:00+01:00",
-        ));
+        let query = page_query(
+            EVERYBODY,
+            &Uri::from_static(
+                "/api/todos?limit=7&done=true&from=2026-01-01T00:00:00%2B01:00&to=2026-01-02T00:00:00+01:00",
+            ),
+        );
         let query = query.unwrap();
         assert_eq!((query.limit, query.done), (7, Some(true)));
         assert_eq!(query.to.unwrap() - query.from.unwrap(), time::Duration::DAY);
-        assert_eq!(page_query(&Uri::from_static("/api/todos")).unwrap().limit, PAGE_LIMIT);
+        assert_eq!(page_query(EVERYBODY, &Uri::from_static("/api/todos")).unwrap().limit, PAGE_LIMIT);
     }
 
     /// A time in the last minute of the calendar, west of Greenwich, lies beyond it in UTC: the driver panicked over it, and
     /// the request took its connection with it.
     #[test]
     fn times_are_read_up_to_the_ends_of_the_calendar_and_no_further() {
-        let to = |text: &str| page_query(&format!("/api/todos?to={text}").parse().unwrap());
+        let to = |text: &str| page_query(EVERYBODY, &format!("/api/todos?to={text}").parse().unwrap());
         for good in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59%2B00:01", "0000-01-01T00:00:00Z"] {
             let time = to(good).unwrap().to.unwrap();
             assert_eq!(time.offset(), UtcOffset::UTC, "{good}");
@@ -110,7 +115,7 @@ mod tests {
             ("limit=1&limit=2", "limit"),
         ] {
             let uri: Uri = format!("/api/todos?{query}").parse().unwrap();
-            let detail = page_query(&uri).unwrap_err().detail.unwrap();
+            let detail = page_query(EVERYBODY, &uri).unwrap_err().detail.unwrap();
             assert!(detail.contains(&format!("`{name}`")) && !detail.contains("canary"), "{query}: {detail}");
         }
     }

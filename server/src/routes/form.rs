@@ -1,4 +1,4 @@
-//! What a form sends: its fields, and whether it came from a page of this site. What is done with it stands in `page`.
+//! What a form sends: its fields, and whether it came from a page of this site. What is done with it stands in `page` and `sign_in`.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// A page of another site must not change the list through the browser of somebody who visits it. A program that is no
 /// browser sends neither of these headers, and carries nobody's authority but its own.
-pub(super) fn refuse_other_sites(headers: &HeaderMap) -> Result<(), Trouble> {
+pub(crate) fn refuse_other_sites(headers: &HeaderMap) -> Result<(), Trouble> {
     let one_of = |name: &HeaderName| {
         let mut values = headers.get_all(name).iter();
         // What is sent twice, or is no text, is what no browser sends.
@@ -46,10 +46,10 @@ fn is_origin_of(origin: &str, host: &str) -> bool {
 
 /// The fields of a form; nothing in place of a value whose bytes are no text. Stored with marks in their place, what was
 /// written would be lost without a word.
-pub(super) struct Form(HashMap<String, Option<String>>);
+pub(crate) struct Form(HashMap<String, Option<String>>);
 
 impl Form {
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Trouble> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Trouble> {
         let mut fields = HashMap::new();
         for pair in bytes.trim_ascii().split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let mut halves = pair.splitn(2, |byte| *byte == b'=');
@@ -64,25 +64,25 @@ impl Form {
         Ok(Self(fields))
     }
 
-    pub(super) fn field(&self, name: &str) -> Result<&str, Trouble> {
+    pub(crate) fn field(&self, name: &str) -> Result<&str, Trouble> {
         let wrong = |what| Trouble::bad_request(format!("the field `{name}` of the form {what}"));
         let value = self.0.get(name).ok_or_else(|| wrong("is missing"))?;
         value.as_deref().ok_or_else(|| wrong("holds bytes that are no UTF-8 text"))
     }
 
-    pub(super) fn key(&self) -> Result<&str, Trouble> {
+    pub(crate) fn key(&self) -> Result<&str, Trouble> {
         let key = self.field("key")?;
         let wrong = || Trouble::bad_request("the field `key` of the form is no Idempotency-Key");
         if decode::is_key(key.as_bytes()) { Ok(key) } else { Err(wrong()) }
     }
 
     /// A title that the form holds as it stands in the list.
-    pub(super) fn title(&self) -> Result<Title, Trouble> {
+    pub(crate) fn title(&self) -> Result<Title, Trouble> {
         Title::new(self.field("title")?.to_owned()).map_err(Trouble::invalid)
     }
 
     /// A title that somebody typed: blanks around it are none of it.
-    pub(super) fn typed_title(&self) -> Result<Title, Trouble> {
+    pub(crate) fn typed_title(&self) -> Result<Title, Trouble> {
         let typed = self.field("title")?;
         let trimmed = typed.trim();
         // Where nothing is left, the refusal is about what was typed.
@@ -91,7 +91,7 @@ impl Form {
     }
 
     /// The version of the todo that the page showed.
-    pub(super) fn version(&self) -> Result<i64, Trouble> {
+    pub(crate) fn version(&self) -> Result<i64, Trouble> {
         let wrong = || Trouble::bad_request("the field `version` of the form is no version");
         self.field("version")?.parse().ok().filter(|version| *version > 0).ok_or_else(wrong)
     }
