@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_postgres::config::Host;
 
-use crate::identity::{IdentityMode, IdentitySection};
+use crate::{
+    events::EventsSection,
+    identity::{IdentityMode, IdentitySection},
+};
 
 /// Everything that can be set.
 #[derive(Clone, Default, Deserialize)]
@@ -28,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) journal: JournalSection,
     /// How principals are told apart.
     pub(crate) identity: IdentitySection,
+    /// What happened to todos, and how long that is known.
+    pub(crate) events: EventsSection,
     /// The read cache.
     pub(crate) cache: CacheConfig,
     /// When this replica counts as ready.
@@ -195,6 +200,7 @@ impl Config {
             },
             "journal": self.journal,
             "identity": self.identity,
+            "events": self.events,
             "cache": self.cache,
             "ready": self.ready,
             "limits": self.limits,
@@ -220,6 +226,7 @@ pub(crate) fn validate(config: &Config) -> Result<(), String> {
         );
     }
     config.identity.validate()?;
+    config.events.validate()?;
     if config.identity.mode == IdentityMode::None && !server.listen.ip().to_canonical().is_loopback() {
         return Err(format!(
             "identity.mode is none, so that everybody who reaches {} is let in: set identity.mode to tokens, or give \

@@ -7,6 +7,7 @@ mod app;
 mod cli;
 mod config;
 mod error;
+mod events;
 mod identity;
 mod journal;
 mod life;
@@ -25,11 +26,18 @@ pub mod write_side {
     use ridethrough::db::Commands;
     use uuid::Uuid;
 
-    pub use crate::migrate::SCHEMA;
+    pub use crate::migrate::{SCHEMA, SCHEMA_BESIDE};
 
     /// The commands of this replica.
     #[must_use]
     pub fn todo_commands(replica: Uuid) -> Arc<dyn Commands> {
         Arc::new(crate::todo::todo_commands(replica, Arc::default()))
+    }
+
+    /// The statements that ask for a page, each with what makes it one of its own: `$1` is the owner, then follow the cursor
+    /// (time and id), `done`, `from` and `to`, as far as they are there, and the limit.
+    #[must_use]
+    pub fn page_statements() -> Vec<(&'static str, String)> {
+        crate::todo::PageQuery::statements()
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     app::{self, App, Pages},
     cli::{CLEAN, CUT, INTERNAL_FAULT, WRONG_CONFIGURATION},
     config::Config,
+    events,
     identity::{Identity, tokens::TokensKeeper},
     migrate,
     todo::{SettledKeys, todo_commands},
@@ -154,6 +155,7 @@ fn admin(config: &Config, vitals: &Arc<Vitals>, probes: &Probes) -> Result<Admin
     let metrics =
         service::install_metrics().map_err(|error| NotStarted::fault(format!("no metrics: {error}")))?;
     app::describe_metrics();
+    events::describe_metrics();
     let state = {
         let vitals = Arc::clone(vitals);
         move || vitals.state()
@@ -231,6 +233,7 @@ fn spawn_background(
         watch("listener", tokio::spawn(listener.run(draining.clone()))),
         watch("keeper", tokio::spawn(keeper.run(draining.clone()))),
         watch("migrations", migrating),
+        watch("events", tokio::spawn(events::keep(db.clone(), config.events.clone(), draining.clone()))),
     ]
 }
 

@@ -32,6 +32,9 @@ pub const SCHEMA: &str = concat!(
     include_str!("../migrations/0002_owners_and_events.sql")
 );
 
+/// What is made beside it: one statement.
+pub const SCHEMA_BESIDE: &str = include_str!("../migrations/0003_todos_of_owner.sql");
+
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// For all steps together, waiting for another process included. A step that needs longer is for the sub-command.
 const MIGRATE_MAX: Duration = Duration::from_secs(120);

@@ -29,9 +29,13 @@ mod killed;
 #[cfg(test)]
 mod mended;
 #[cfg(test)]
+mod owners;
+#[cfg(test)]
 mod proxy;
 #[cfg(test)]
 mod repeated;
+#[cfg(test)]
+mod roles;
 #[cfg(test)]
 mod stale;
 #[cfg(test)]

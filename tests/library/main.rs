@@ -19,9 +19,13 @@ mod notices;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
+mod plans;
+#[cfg(test)]
 mod pooled;
 #[cfg(test)]
 mod replay;
+#[cfg(test)]
+mod rolling;
 #[cfg(test)]
 mod schema;
 #[cfg(test)]

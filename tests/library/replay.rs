@@ -135,7 +135,7 @@ async fn left_behind(commands: Arc<dyn Commands>) -> (Vec<String>, Vec<String>) 
 }
 
 /// A service that accepts the commands before it may use its database.
-async fn journaled(
+pub(crate) async fn journaled(
     cluster: &ridethrough_chaos::Cluster,
     service: Arc<dyn Commands>,
     commands: Vec<Command>,

@@ -130,6 +130,21 @@ impl PageQuery {
             && self.to.is_none_or(|to| todo.created_at < to)
     }
 
+    /// One of each kind, for the tests of their plans.
+    pub(crate) fn statements() -> Vec<(&'static str, String)> {
+        let at = OffsetDateTime::UNIX_EPOCH;
+        let after = Some(Cursor { created_at: at, id: Uuid::nil() });
+        let base = Self::default();
+        let kinds = [
+            ("first", base),
+            ("after", Self { after, ..base }),
+            ("done", Self { done: Some(true), ..base }),
+            ("range", Self { from: Some(at), to: Some(at), ..base }),
+            ("all", Self { after, done: Some(true), from: Some(at), to: Some(at), ..base }),
+        ];
+        kinds.map(|(kind, query)| (kind, query.statement(&Uuid::nil()).0)).to_vec()
+    }
+
     /// The statement holds only the conditions that were asked for: one plan suits them all badly.
     fn statement<'v>(&'v self, owner: &'v Uuid) -> (String, Vec<&'v (dyn ToSql + Sync)>) {
         let mut conditions = vec!["owner = $1".to_owned()];
