@@ -277,3 +277,22 @@ async fn a_demoted_primary_says_25006_and_writes_go_where_the_promotion_was() {
     assert_eq!(effects_of(&old, "during").await, 0);
     assert_eq!(effects_of(&new, "nowhere").await + effects_of(&old, "nowhere").await, 0);
 }
+
+/// A migration was begun at a standby, because that stood first in the URL.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_is_no_service_gets_the_primary_wherever_it_stands_and_a_standby_for_want_of_one() {
+    let pair = Pair::start().await;
+    let both = pair.config().url;
+    let [one, other] = [&pair.primary, &pair.standby].map(|host| format!("127.0.0.1:{}", host.port()));
+    let turned = both.replace(&format!("{one},{other}"), &format!("{other},{one}"));
+    assert_ne!(turned, both);
+    let answers_at_standby = async |url: &str| {
+        let config = DbConfig { url: url.to_owned(), ..DbConfig::default() };
+        let client = config.connect(LIMIT).expect("the URL is sound").await.expect("a host answers");
+        let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await.expect("it answers");
+        row.get::<_, bool>(0)
+    };
+    assert_eq!((answers_at_standby(&both).await, answers_at_standby(&turned).await), (false, false));
+    pair.primary.kill().await.expect("it can be killed");
+    assert_eq!((answers_at_standby(&both).await, answers_at_standby(&turned).await), (true, true));
+}
