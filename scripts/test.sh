@@ -124,11 +124,16 @@ run_tests() {
         step 'tests of the features backoff and tower' cargo nextest run -p ridethrough --no-default-features \
             --features backoff,tower --profile "$profile" --no-fail-fast -E 'test(/backoff/) or binary(layers)'
         count_nextest filtered
+        step 'tests of the feature oidc' cargo nextest run -p ridethrough-server --features oidc \
+            --profile "$profile" --no-fail-fast -E 'test(/oidc/)'
+        count_nextest filtered
     else
         step 'tests' libtest
         count_libtest
         step 'tests of the features backoff and tower' cargo test -p ridethrough --lib --test layers \
             --no-default-features --features backoff,tower --no-fail-fast
+        count_libtest
+        step 'tests of the feature oidc' cargo test -p ridethrough-server --lib --features oidc --no-fail-fast oidc
         count_libtest
     fi
 }

@@ -2,20 +2,30 @@
 //! in the files below; what somebody may do with a todo follows from its owner alone.
 
 pub(crate) mod credentials;
+#[cfg(feature = "oidc")]
+mod oidc;
 pub(crate) mod tokens;
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     extract::{FromRequestParts, Request, State},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use http::{HeaderMap, request::Parts};
-use ridethrough::cache::{self, CacheKey};
+use http::{HeaderMap, Method, request::Parts};
+use ridethrough::{
+    cache::{self, CacheKey},
+    drain::Draining,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use self::{
@@ -42,6 +52,12 @@ impl Principal {
     /// Who has this name in the file of tokens.
     pub(crate) fn named(name: &str) -> Self {
         Self::derived("tokens", name)
+    }
+
+    /// Whom a provider calls so.
+    #[cfg(feature = "oidc")]
+    fn of_subject(issuer: &str, subject: &str) -> Self {
+        Self::derived(&format!("oidc {issuer}"), subject)
     }
 
     /// The lengths keep neighbouring parts apart.
@@ -126,20 +142,79 @@ pub(crate) enum IdentityMode {
     None,
     /// By tokens, whose hashes stand in a file.
     Tokens,
+    /// By tokens that an identity provider has signed; with the feature `oidc`.
+    Oidc,
 }
 
 /// How principals are told apart, as it is set.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct IdentitySection {
-    /// `none` or `tokens`. Default none, which is refused where the main listener is no loopback address.
+    /// `none`, `tokens` or `oidc`. Default none, which is refused where the main listener is no loopback address.
     pub(crate) mode: IdentityMode,
     /// The file of tokens, for that mode.
     pub(crate) tokens_file: Option<PathBuf>,
+    /// The identity provider, for that mode.
+    pub(crate) oidc: OidcSection,
     /// The principal that acts where a request shows no token, for demonstrations. Default nobody: 401.
     pub(crate) guest: Option<String>,
     /// Whether `X-Forwarded-Proto` is believed: where a proxy in front sets it itself. Default false.
     pub(crate) trust_forwarded_proto: bool,
+}
+
+/// An identity provider.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct OidcSection {
+    /// Its name, as it stands in its tokens. Required.
+    pub(crate) issuer: String,
+    /// For whom a token must be. Required.
+    pub(crate) audience: String,
+    /// Its keys: the `jwks_uri` of its configuration, or a file. Required.
+    pub(crate) jwks: String,
+    /// Certificates in PEM that may vouch for that address. Default those that the system trusts.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// By how much clocks may differ. Default 30 s, 5 min at the most.
+    #[serde(with = "ridethrough::duration_text")]
+    pub(crate) leeway: Duration,
+    /// How often the keys are asked for, beside every one that is not known. Default 10 min.
+    #[serde(with = "ridethrough::duration_text")]
+    pub(crate) refresh: Duration,
+}
+
+impl Default for OidcSection {
+    fn default() -> Self {
+        Self {
+            issuer: String::new(),
+            audience: String::new(),
+            jwks: String::new(),
+            ca_file: None,
+            leeway: Duration::from_secs(30),
+            refresh: Duration::from_secs(600),
+        }
+    }
+}
+
+impl OidcSection {
+    fn validate(&self) -> Result<(), String> {
+        if !cfg!(feature = "oidc") {
+            return Err(
+                "identity.mode is oidc, and this program was built without the feature oidc".to_owned()
+            );
+        }
+        for (name, value) in [("issuer", &self.issuer), ("audience", &self.audience), ("jwks", &self.jwks)] {
+            if value.trim().is_empty() {
+                return Err(format!("identity.mode is oidc, and identity.oidc.{name} is missing"));
+            }
+        }
+        if self.leeway > Duration::from_secs(300) {
+            return Err("identity.oidc.leeway must be at most 5m".to_owned());
+        }
+        if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&self.refresh) {
+            return Err("identity.oidc.refresh must be between 1s and 1d".to_owned());
+        }
+        Ok(())
+    }
 }
 
 impl IdentitySection {
@@ -148,6 +223,9 @@ impl IdentitySection {
     /// # Errors
     /// One sentence that names the key.
     pub(crate) fn validate(&self) -> Result<(), String> {
+        if self.mode == IdentityMode::Oidc {
+            self.oidc.validate()?;
+        }
         let is_tokens = self.mode == IdentityMode::Tokens;
         if is_tokens && self.tokens_file.is_none() {
             return Err("identity.mode is tokens, and identity.tokens_file names no file".to_owned());
@@ -176,21 +254,64 @@ pub(crate) struct Identity {
 enum Known {
     Everybody,
     Tokens(watch::Receiver<Arc<Tokens>>),
+    #[cfg(feature = "oidc")]
+    Oidc(oidc::Oidc),
+}
+
+/// What must run beside the requests, so that they find what is true now.
+pub(crate) enum Keeper {
+    Tokens(TokensKeeper),
+    #[cfg(feature = "oidc")]
+    Oidc(oidc::KeysKeeper),
+}
+
+impl Keeper {
+    /// What asks for a look at once.
+    pub(crate) fn asked(&self) -> Arc<Notify> {
+        match self {
+            Self::Tokens(keeper) => keeper.asked(),
+            #[cfg(feature = "oidc")]
+            Self::Oidc(keeper) => keeper.asked(),
+        }
+    }
+
+    /// Looks until the drain.
+    ///
+    /// # Cancel safety
+    /// What was known last stays in force.
+    pub(crate) async fn run(self, draining: Draining) {
+        match self {
+            Self::Tokens(keeper) => keeper.run(draining).await,
+            #[cfg(feature = "oidc")]
+            Self::Oidc(keeper) => keeper.run(draining).await,
+        }
+    }
 }
 
 impl Identity {
-    /// As it is set, with the part that must run beside the requests.
+    /// As it is set, with the part that must run beside the requests. Reads the file of tokens, or the keys that were kept
+    /// in the data folder.
     ///
     /// # Errors
     /// One sentence that names the key.
-    pub(crate) fn open(section: &IdentitySection) -> Result<(Self, Option<TokensKeeper>), String> {
-        let (known, keeper) = match (section.mode, &section.tokens_file) {
-            (IdentityMode::None, _) | (_, None) => (Known::Everybody, None),
-            (IdentityMode::Tokens, Some(path)) => {
-                let opened = tokens::open(path);
+    pub(crate) fn open(section: &IdentitySection, data_dir: &Path) -> Result<(Self, Option<Keeper>), String> {
+        let (known, keeper) = match section.mode {
+            IdentityMode::None => (Known::Everybody, None),
+            IdentityMode::Tokens => {
+                let path = section.tokens_file.clone().unwrap_or_default();
+                let opened = tokens::open(&path);
                 let (tokens, keeper) =
                     opened.map_err(|reason| format!("identity.tokens_file {}: {reason}", path.display()))?;
-                (Known::Tokens(tokens), Some(keeper))
+                (Known::Tokens(tokens), Some(Keeper::Tokens(keeper)))
+            }
+            #[cfg(feature = "oidc")]
+            IdentityMode::Oidc => {
+                let (oidc, keeper) = oidc::open(&section.oidc, data_dir)?;
+                (Known::Oidc(oidc), Some(Keeper::Oidc(keeper)))
+            }
+            #[cfg(not(feature = "oidc"))]
+            IdentityMode::Oidc => {
+                return Err(format!("{} has no use for identity.mode oidc", data_dir.display()));
             }
         };
         let guest = section.guest.as_deref().map(Principal::named);
@@ -203,10 +324,12 @@ impl Identity {
     }
 
     /// Whose token this is.
-    pub(crate) fn principal(&self, token: &str) -> Option<Principal> {
+    pub(crate) async fn principal(&self, token: &str) -> Option<Principal> {
         match &self.known {
             Known::Everybody => Some(Principal::EVERYBODY),
             Known::Tokens(tokens) => tokens.borrow().principal(token),
+            #[cfg(feature = "oidc")]
+            Known::Oidc(oidc) => oidc.principal(token).await,
         }
     }
 
@@ -216,29 +339,33 @@ impl Identity {
     }
 
     /// Whose the request is.
-    fn sender(&self, request: &Request) -> Result<Principal, Trouble> {
+    async fn sender(&self, method: &Method, headers: &HeaderMap) -> Result<Principal, Trouble> {
         if !self.has_sign_in() {
             return Ok(Principal::EVERYBODY);
         }
-        let known = |token| self.principal(token).ok_or_else(|| Trouble::sign_in_needed(true));
-        match shown(request.headers()) {
-            Shown::Nothing => self.guest.ok_or_else(|| Trouble::sign_in_needed(false)),
-            Shown::Bearer(token) => known(token),
+        let token = match shown(headers) {
+            Shown::Nothing => return self.guest.ok_or_else(|| Trouble::sign_in_needed(false)),
+            Shown::Broken => return Err(Trouble::sign_in_needed(true)),
+            Shown::Bearer(token) => token,
             Shown::Cookie(token) => {
                 // A browser sends the cookie along for whatever page asks it to.
-                if !request.method().is_safe() {
-                    refuse_other_sites(request.headers())?;
+                if !method.is_safe() {
+                    refuse_other_sites(headers)?;
                 }
-                known(token)
+                token
             }
-            Shown::Broken => Err(Trouble::sign_in_needed(true)),
-        }
+        };
+        self.principal(token).await.ok_or_else(|| Trouble::sign_in_needed(true))
     }
 }
 
 /// The layer that finds out whose a request is, or refuses it.
-pub(crate) async fn identify(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    match app.identity.sender(&request) {
+pub(crate) async fn identify(State(app): State<App>, request: Request, next: Next) -> Response {
+    // Taken out, because a request that is borrowed cannot be waited with.
+    let (parts, body) = request.into_parts();
+    let sender = app.identity.sender(&parts.method, &parts.headers).await;
+    let mut request = Request::from_parts(parts, body);
+    match sender {
         Ok(principal) => {
             request.extensions_mut().insert(principal);
             let mut response = next.run(request).await;

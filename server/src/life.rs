@@ -31,7 +31,7 @@ use crate::{
     cli::{CLEAN, CUT, INTERNAL_FAULT, WRONG_CONFIGURATION},
     config::Config,
     events,
-    identity::{Identity, tokens::TokensKeeper},
+    identity::{Identity, Keeper},
     migrate,
     todo::{SettledKeys, todo_commands},
 };
@@ -80,7 +80,7 @@ fn not_started(NotStarted(code, reason): &NotStarted) -> u8 {
 /// Everything that runs, and what ends it.
 struct Running {
     signals: Signals,
-    /// Asks for a look at the file of tokens.
+    /// Asks for a look at who may come in.
     reload: Option<Arc<Notify>>,
     vitals: Arc<Vitals>,
     journal: Journal,
@@ -104,7 +104,8 @@ async fn start(config: &Config) -> Result<Running, NotStarted> {
             config.server.data_dir.display()
         ))
     })?;
-    let (identity, tokens) = Identity::open(&config.identity).map_err(NotStarted::wrong_configuration)?;
+    let (identity, keeper) =
+        Identity::open(&config.identity, &config.server.data_dir).map_err(NotStarted::wrong_configuration)?;
     let vitals = Arc::new(Vitals::new(config.ready));
     let probes = probes(&vitals);
     let admin = admin(config, &vitals, &probes)?;
@@ -134,16 +135,27 @@ async fn start(config: &Config) -> Result<Running, NotStarted> {
     let writes = app.writes.clone();
     vitals.attach(db.clone());
     let mut background = spawn_background(&vitals, &db, background, config, &back_draining);
-    let reload = tokens.as_ref().map(TokensKeeper::asked);
-    background.extend(tokens.map(|keeper| {
+    let reload = keeper.as_ref().map(Keeper::asked);
+    background.extend(keeper.map(|keeper| {
         let task = tokio::spawn(keeper.run(back_draining.clone()));
-        watched("tokens", task, Arc::clone(&vitals.watchdog), back_draining.clone())
+        watched("identity", task, Arc::clone(&vitals.watchdog), back_draining.clone())
     }));
     let serving = spawn_serving(listener, app::router(app), config, &vitals, front_draining);
     vitals.turn(Life::Running);
     announce(main_address, admin.address);
-    let _admin = admin;
-    Ok(Running { signals, reload, vitals, journal, writes, front, back, serving, background, writer, _admin })
+    Ok(Running {
+        signals,
+        reload,
+        vitals,
+        journal,
+        writes,
+        front,
+        back,
+        serving,
+        background,
+        writer,
+        _admin: admin,
+    })
 }
 
 fn probes(vitals: &Arc<Vitals>) -> Probes {

@@ -53,7 +53,7 @@ impl Answer {
 }
 
 fn stack() -> Stack {
-    stack_of(Identity::open(&IdentitySection::default()).unwrap().0)
+    stack_of(Identity::open(&IdentitySection::default(), std::path::Path::new(".")).unwrap().0)
 }
 
 fn stack_of(identity: Identity) -> Stack {

@@ -42,7 +42,7 @@ pub(crate) async fn sign_in(State(app): State<App>, request: Request) -> Respons
         Ok(token) => token,
         Err(trouble) => return trouble.into_response(),
     };
-    if !is_token(&token) || app.identity.principal(&token).is_none() {
+    if !is_token(&token) || app.identity.principal(&token).await.is_none() {
         return Trouble::sign_in_needed(true).into_response();
     }
     with_cookie("/", set_cookie(Some(&token), app.identity.is_https(&parts.headers)))

@@ -24,8 +24,9 @@ fn two(guest: Option<&str>) -> Two {
         tokens_file: Some(path),
         guest: guest.map(str::to_owned),
         trust_forwarded_proto: true,
+        ..IdentitySection::default()
     };
-    let (identity, _keeper) = Identity::open(&section).unwrap();
+    let (identity, _keeper) = Identity::open(&section, folder.path()).unwrap();
     Two { stack: stack_of(identity), ada, bob, _folder: folder }
 }
 
