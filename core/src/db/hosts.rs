@@ -59,7 +59,7 @@ pub(super) struct Host {
     role: AtomicU8,
     /// Of a standby: the instant up to which it has everything, in microseconds after our start.
     as_of: AtomicI64,
-    /// It refused a write: not written to before the prober has seen it again.
+    /// Somebody else may be the primary: not written to before the prober has seen it again, and all others.
     doubted: AtomicBool,
     /// It found its disk full or its data damaged: no writes up to here, in microseconds after our start.
     held_until: AtomicI64,
@@ -95,7 +95,7 @@ impl Host {
         Role::from_u8(self.role.load(Ordering::Acquire))
     }
 
-    /// It refused a write, or led elsewhere, and was not looked at since.
+    /// It refused a write, led elsewhere, or was lost or started anew beside others, and not all were looked at since.
     pub(super) fn is_doubted(&self) -> bool {
         self.doubted.load(Ordering::Acquire)
     }
@@ -133,7 +133,7 @@ impl Hosts {
                     writes: circuit(&WRITES, "writes", index),
                     role: AtomicU8::new(Role::Unknown.to_u8()),
                     as_of: AtomicI64::new(UNKNOWN),
-                    doubted: AtomicBool::new(false),
+                    doubted: AtomicBool::new(count > 1),
                     held_until: AtomicI64::new(UNKNOWN),
                 }
             })
@@ -144,7 +144,7 @@ impl Hosts {
             standbys_serve_all: standbys_serve && !config.read.standby_staleness.is_zero(),
             started: now,
             primary: AtomicUsize::new(NONE),
-            board: Mutex::new(Board::new(count)),
+            board: Mutex::new(Board::new(count, now)),
             news: watch::Sender::new(0),
             nudges: watch::Sender::new(0),
             database: watch::Sender::new(DatabasePart::Unknown),
@@ -245,8 +245,9 @@ impl Hosts {
         now: Instant,
     ) -> (Role, Role) {
         let was = self.at(host).map_or(Role::Unknown, Host::role);
-        let turned = {
+        let (turned, is_restart) = {
             let mut board = self.board();
+            let is_restart = board.roles.last(host).is_some_and(|before| sighting.is_restart_of(&before));
             board.roles.saw(host, sighting);
             board.stands(host, Standing::Answers);
             if let Some(at) = board.asked_at.get_mut(host) {
@@ -255,26 +256,30 @@ impl Hosts {
             if board.roles.primary() == Some(host) {
                 board.progress.primary_told(&sighting, asked_at);
             }
-            // A look that was begun before the refusal may have seen what was before.
-            let is_news = board.doubted_at.get(host).copied().flatten().is_none_or(|at| asked_at >= at);
-            if let Some(host) = self.at(host).filter(|_| is_news) {
-                host.doubted.store(false, Ordering::Release);
-            }
-            self.publish(&mut board, now)
+            let is_restart = is_restart && board.doubt(host, asked_at);
+            (self.publish(&mut board, now), is_restart)
         };
         self.tell(turned);
+        if is_restart {
+            self.nudge();
+        }
         (was, self.at(host).map_or(Role::Unknown, Host::role))
     }
 
     /// A host does not answer; `refuses` where it answers that it will not have us.
     pub(super) fn lost(&self, host: usize, refuses: bool, now: Instant) {
-        let turned = {
+        let (turned, is_new) = {
             let mut board = self.board();
             board.roles.lost(host);
+            let was = board.standing.get(host).copied();
             board.stands(host, if refuses { Standing::Refuses } else { Standing::Away });
-            self.publish(&mut board, now)
+            let is_new = was == Some(Standing::Answers) && board.doubt(host, now);
+            (self.publish(&mut board, now), is_new)
         };
         self.tell(turned);
+        if is_new {
+            self.nudge();
+        }
     }
 
     /// The host refused a write (25006) that it should have taken: its connections are led to another place than we
@@ -370,7 +375,11 @@ impl Hosts {
             };
             host.as_of.store(as_of.map_or(UNKNOWN, |as_of| self.micros(as_of)), Ordering::Release);
             host.role.store(role.to_u8(), Ordering::Release);
-            host.pool.expect(role, board.roles.last(index));
+            // A single one that was started anew is no other than before.
+            let started = |seen: Sighting| seen.started_us.filter(|_| self.count() > 1);
+            let expected = board.roles.last(index).map(|seen| Sighting { started_us: started(seen), ..seen });
+            host.pool.expect(role, expected);
+            host.doubted.store(!board.is_cleared(index), Ordering::Release);
         }
         let primary = board.roles.primary();
         if primary.is_some_and(|host| board.roles.answers(host)) {

@@ -57,6 +57,8 @@ pub(crate) struct Identity {
     pub(crate) system_identifier: Option<u64>,
     /// Goes up with every promotion; `None` where the role may not ask. A standby's may lag by one checkpoint.
     pub(crate) timeline: Option<u32>,
+    /// When the server was started, in microseconds since 1970; `None` where the role may not ask.
+    pub(crate) started_us: Option<u64>,
     /// As `server_version_num`: 150018 is 15.18; 0 where it did not say.
     pub(crate) version: u32,
 }
@@ -223,7 +225,8 @@ impl Setup {
         // A standby learns of a new timeline by the checkpoints of its primary; a primary knows its own at once.
         const CLUSTER: &str = ", (SELECT system_identifier FROM pg_control_system()), \
                                CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint()) \
-                               ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END";
+                               ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, \
+                               (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
         // What is set on a pooler's connection stays there for whoever gets it next.
         let settings = match config.pooler {
             Pooler::None => settings(config),
@@ -287,6 +290,7 @@ fn identity(messages: &[SimpleQueryMessage]) -> Identity {
         // The server shows it as a signed number, though it is none.
         system_identifier: text(3).and_then(|number| number.parse::<i64>().ok()).map(i64::cast_unsigned),
         timeline: text(4).and_then(|number| number.parse().ok()),
+        started_us: text(5).and_then(|number| number.parse().ok()),
     }
 }
 

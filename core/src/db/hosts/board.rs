@@ -16,7 +16,7 @@ pub(super) struct Board {
     pub(super) progress: Progress,
     pub(super) asked_at: Vec<Option<Instant>>,
     pub(super) standing: Vec<Standing>,
-    /// When a write was refused that made the host doubted.
+    /// When the host became doubted: not asked yet, lost, started anew, or it refused a write.
     pub(super) doubted_at: Vec<Option<Instant>>,
     /// When there was a primary last.
     pub(super) primary_until: Option<Instant>,
@@ -53,13 +53,15 @@ impl Reign {
 }
 
 impl Board {
-    pub(super) fn new(count: usize) -> Self {
+    /// Nothing is known. With several hosts each is doubted until all were asked, as of `now`: the first that says it is the
+    /// primary may be an old one.
+    pub(super) fn new(count: usize, now: Instant) -> Self {
         Self {
             roles: Roles::new(count),
             progress: Progress::default(),
             asked_at: vec![None; count],
             standing: vec![Standing::NotAsked; count],
-            doubted_at: vec![None; count],
+            doubted_at: vec![Some(now).filter(|_| count > 1); count],
             primary_until: None,
             alarmed: None,
         }
@@ -72,6 +74,29 @@ impl Board {
             self.alarmed = Some(now);
         }
         due
+    }
+
+    /// The host was down for a moment at least: where there are others, one of them may have been promoted meanwhile. Answers
+    /// whether they are to be asked.
+    pub(super) fn doubt(&mut self, host: usize, since: Instant) -> bool {
+        let has_others = self.standing.len() > 1;
+        if let Some(at) = self.doubted_at.get_mut(host).filter(|_| has_others) {
+            *at = Some(since);
+        }
+        has_others
+    }
+
+    /// Whether the host was looked at since it became doubted, and so was every other one that answers: where it was away for
+    /// a moment, somebody else may be the primary by now, and only that one knows.
+    pub(super) fn is_cleared(&self, host: usize) -> bool {
+        let Some(at) = self.doubted_at.get(host).copied().flatten() else { return true };
+        let was_asked =
+            |one: usize| self.asked_at.get(one).copied().flatten().is_some_and(|asked| asked >= at);
+        let is_in_order = |(one, standing): (usize, &Standing)| match standing {
+            Standing::Away | Standing::Refuses => one != host,
+            Standing::Answers | Standing::NotAsked => was_asked(one),
+        };
+        self.standing.iter().enumerate().all(is_in_order)
     }
 
     pub(super) fn stands(&mut self, host: usize, standing: Standing) {

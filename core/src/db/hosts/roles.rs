@@ -32,6 +32,11 @@ impl Sighting {
         is_known && of(self) == of(other)
     }
 
+    /// The same name, and the server was started anew in between. Where one of the two is not known: no.
+    pub(crate) fn is_restart_of(&self, before: &Self) -> bool {
+        matches!((self.started_us, before.started_us), (Some(is), Some(was)) if is != was)
+    }
+
     /// Another database system, or the same after a promotion. Where one of the two is not known: no.
     pub(crate) fn is_of_another_server(&self, before: &Self) -> bool {
         let differs =

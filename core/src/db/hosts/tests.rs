@@ -115,6 +115,7 @@ fn an_instant_before_the_start_is_kept() {
 fn a_primary_that_refused_a_write_is_trusted_again_only_when_it_was_seen_again() {
     let (hosts, now) = hosts(2);
     hosts.saw(0, primary(1, 1), now, now);
+    hosts.saw(1, standby(1, 1), now, now);
     let refused = now + Duration::from_millis(10);
     let mut nudges = hosts.nudges();
     nudges.mark_unchanged();
@@ -128,7 +129,56 @@ fn a_primary_that_refused_a_write_is_trusted_again_only_when_it_was_seen_again()
     hosts.saw(0, primary(1, 1), now, refused);
     assert_eq!(hosts.trusted_primary(), None, "that look was begun before the refusal");
     hosts.saw(0, primary(1, 1), refused, refused);
+    assert_eq!(hosts.trusted_primary(), None, "the other one may have been promoted");
+    hosts.saw(1, standby(1, 1), refused, refused);
     assert_eq!(hosts.trusted_primary(), Some(0));
+}
+
+/// An old primary came back 70 ms after another was promoted in its place, before anybody had looked at that one, and took
+/// three writes that were lost with it.
+#[test]
+fn a_primary_that_was_started_anew_is_not_written_to_before_the_others_were_looked_at() {
+    let started = |at: u64| Sighting { started_us: Some(at), ..primary(1, 1) };
+    let (hosts, start) = hosts(2);
+    let at = |second| start + Duration::from_secs(second);
+    hosts.saw(0, started(5), start, start);
+    hosts.saw(1, standby(1, 1), start, start);
+    assert_eq!(hosts.trusted_primary(), Some(0));
+    let mut nudges = hosts.nudges();
+    nudges.mark_unchanged();
+    hosts.saw(0, started(6), at(2), at(2));
+    assert_eq!(hosts.trusted_primary(), None);
+    assert!(nudges.has_changed().unwrap(), "the others are to be asked now");
+    hosts.saw(1, primary(2, 1), at(3), at(3));
+    assert_eq!(hosts.trusted_primary(), Some(1));
+    assert_eq!(hosts.at(0).unwrap().role(), Role::Fenced(Fence::OldTimeline));
+}
+
+#[test]
+fn a_primary_that_was_lost_is_written_to_again_when_no_other_that_answers_has_its_place() {
+    let (hosts, start) = hosts(2);
+    let at = |second| start + Duration::from_secs(second);
+    hosts.saw(0, primary(1, 1), start, start);
+    hosts.saw(1, standby(1, 1), start, start);
+    lose(&hosts, 0, at(2));
+    hosts.saw(0, primary(1, 1), at(3), at(3));
+    assert_eq!(hosts.trusted_primary(), None);
+    hosts.saw(1, standby(1, 1), at(4), at(4));
+    assert_eq!(hosts.trusted_primary(), Some(0));
+    lose(&hosts, 1, at(5));
+    lose(&hosts, 0, at(5));
+    hosts.saw(0, primary(1, 1), at(6), at(6));
+    assert_eq!(hosts.trusted_primary(), Some(0), "who is away knows nothing");
+}
+
+#[test]
+fn the_first_that_says_it_is_the_primary_waits_for_the_word_of_the_others() {
+    let (hosts, start) = hosts(3);
+    hosts.saw(0, primary(1, 1), start, start);
+    lose(&hosts, 1, start);
+    assert_eq!((hosts.trusted_primary(), part(&hosts)), (None, DatabasePart::Up));
+    hosts.saw(2, primary(2, 1), start, start);
+    assert_eq!(hosts.trusted_primary(), Some(2));
 }
 
 #[test]

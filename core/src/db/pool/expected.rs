@@ -27,6 +27,8 @@ pub(in crate::db) struct Expected {
     system: AtomicU64,
     /// Of a primary; that of a standby is known late.
     timeline: AtomicU32,
+    /// Of a primary that has others beside it: while it was down, one of them may have been promoted.
+    started_us: AtomicU64,
 }
 
 impl Expected {
@@ -39,6 +41,8 @@ impl Expected {
         };
         let system = sighting.and_then(|seen| seen.system).unwrap_or(UNKNOWN);
         let timeline = sighting.and_then(|seen| seen.timeline).filter(|_| kind == PRIMARY).unwrap_or(0);
+        let started = sighting.and_then(|seen| seen.started_us).filter(|_| kind == PRIMARY);
+        self.started_us.store(started.unwrap_or(UNKNOWN), Release);
         self.system.store(system, Release);
         self.timeline.store(timeline, Release);
         self.kind.store(kind, Release);
@@ -56,6 +60,7 @@ impl Expected {
                 !said.in_recovery
                     && is_same(self.system.load(Acquire), said.system_identifier)
                     && is_same(u64::from(self.timeline.load(Acquire)), said.timeline.map(u64::from))
+                    && is_same(self.started_us.load(Acquire), said.started_us)
             }
             STANDBY => said.in_recovery && is_same(self.system.load(Acquire), said.system_identifier),
             _ => false,
@@ -81,6 +86,9 @@ mod tests {
         assert_eq!(all.map(|said| expected.fits(&said)), [true; 5], "before the first probe");
         expected.set(Role::Primary, Some(seen));
         assert_eq!(all.map(|said| expected.fits(&said)), [true, false, false, false, true]);
+        expected.set(Role::Primary, Some(Sighting { started_us: Some(5), ..seen }));
+        let [before, after] = [5, 6].map(|started| Identity { started_us: Some(started), ..same });
+        assert_eq!([before, after, same].map(|said| expected.fits(&said)), [true, false, true], "restarted");
         expected.set(Role::Standby, Some(seen));
         assert_eq!(all.map(|said| expected.fits(&said)), [false, false, true, false, false]);
         expected.set(Role::Fenced(Fence::OldTimeline), Some(seen));
