@@ -32,6 +32,11 @@ pub(crate) fn check(index: &Index<'_>, bands: &[Banded], limits: &Limits, number
             }
             Stretch::Unfit => 1.0,
         };
+        if fresh.is_none() && index.load.until_us < up_us.max(away_until) + plain_us {
+            // With the load over, nobody can tell whether one would have come in time.
+            finding.not_measured("the load ended too soon to tell");
+            continue;
+        }
         if fresh.is_none_or(|us| us as f64 > plain_us as f64 * factor) {
             let summary = fresh.map_or_else(
                 || "no fresh answer came after the database was back".to_owned(),

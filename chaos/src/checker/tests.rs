@@ -262,6 +262,16 @@ fn t3_a_fresh_answer_must_come_within_the_limit() {
     assert_eq!(broken(&scene), violated("T3"));
 }
 
+/// Faults took so long to be put on that the last one was healed when the load was over, and nobody was left to be answered.
+#[test]
+fn t3_is_not_measured_where_the_load_ended_too_soon() {
+    let mut scene = Scene::outage();
+    scene.slow_recovery(ms(3_000));
+    assert_eq!(scene.judge().check("T3").unwrap().state, State::Violated);
+    scene.until_us = ms(13_000);
+    assert_eq!(scene.judge().check("T3").unwrap().state, State::NotMeasured);
+}
+
 #[test]
 fn e1_counts_every_way_of_getting_nothing_against_the_planned_requests() {
     for got in [Got::Deadline, Got::Cut, Got::Refused, Got::NeverSent] {

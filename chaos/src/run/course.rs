@@ -80,6 +80,17 @@ impl Seen {
         came.is_some_and(|came| came + moment.delay <= now)
     }
 
+    /// Whether it would be healed before another fault that it shall outlast, and that is on. Where the load is over, all
+    /// are healed, but in this order: the outer one may need what the inner one took away. Of two that wait for each other
+    /// none waits.
+    fn must_outlast(&self, until: Moment, faults: &[Planned]) -> bool {
+        let After::Healed(number) = until.after else { return false };
+        let Some(place) = number.checked_sub(1) else { return false };
+        let at = |times: &[Option<Instant>]| times.get(place).copied().flatten();
+        let waits_too = |other: &Planned| matches!(other.until.after, After::Healed(_));
+        at(&self.begun).is_some() && at(&self.healed).is_none() && !faults.get(place).is_some_and(waits_too)
+    }
+
     fn look(&mut self, canary: &Canary, now: Instant) {
         match canary.is_up() {
             Some(false) if self.canary_down.is_none() && now >= self.load => self.canary_down = Some(now),
@@ -117,7 +128,10 @@ impl Course<'_> {
                         set(&mut seen.begun, index);
                     }
                     Place::Waiting if now >= end => self.never_came(id, planned),
-                    Place::On(asked, bite) if seen.is_due(planned.until, &self.counts, now) || now >= end => {
+                    Place::On(asked, bite)
+                        if seen.is_due(planned.until, &self.counts, now)
+                            || (now >= end && !seen.must_outlast(planned.until, self.faults)) =>
+                    {
                         let gone_from = bite.database_gone().then_some(bite.began());
                         let healed_at = self.take_off(id, asked, bite).await?;
                         outcome.away.extend(gone_from.map(|from| (from, healed_at)));
@@ -273,6 +287,28 @@ mod tests {
         assert!(due(&seen, "fault 1 begun + 100 ms", after(600)));
         assert!(!due(&seen, "fault 2 begun + 0 ms", after(9_000)));
         assert!(!due(&seen, "fault 0 begun + 0 ms", after(9_000)));
+    }
+
+    /// On a busy machine the load was over when the second of two faults was on. The first was healed first, waited for
+    /// what the second had taken away, and the harness gave up.
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_of_the_load_a_fault_outlasts_the_one_that_it_was_to_outlast() {
+        let planned = |until: &str| Planned {
+            fault: "db-kill".parse().unwrap(),
+            server: 0,
+            from: "0 ms".parse().unwrap(),
+            until: until.parse().unwrap(),
+        };
+        let faults = [planned("fault 2 healed + 300 ms"), planned("9000 ms")];
+        let until = faults[0].until;
+        let mut seen = seen(Instant::now());
+        assert!(!seen.must_outlast(until, &faults), "the other one never came");
+        seen.begun = vec![Some(Instant::now()); 2];
+        assert!(seen.must_outlast(until, &faults) && !seen.must_outlast(faults[1].until, &faults));
+        let each_other = [faults[0].clone(), planned("fault 1 healed + 0 ms")];
+        assert!(!seen.must_outlast(until, &each_other));
+        seen.healed = vec![None, Some(Instant::now())];
+        assert!(!seen.must_outlast(until, &faults));
     }
 
     #[test]
