@@ -74,6 +74,8 @@ pub(super) const SIGKILL: i32 = 9;
 /// Backends notice the death of their postmaster at their next wait, within milliseconds; one that computes does not.
 const BACKENDS_LIMIT: Duration = Duration::from_secs(2);
 
+/// The service's sessions come and go.
+const HANG_TRIES: u32 = 10;
 /// An answer that comes at all comes within this.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
@@ -220,11 +222,23 @@ impl PartHang {
     }
 
     async fn inject_backends(scene: Scene, with: Values) -> Result<Self, Error> {
-        let mut pids = backends(&scene.cluster).await?;
-        pids.truncate(usize::try_from(with.whole("count")).unwrap_or(usize::MAX));
         let victim = Victim::open(&scene.cluster).await?;
-        pids.push(victim.pid());
-        let hang = if scene.has_teeth() { Some(scene.cluster.hang_only(&pids).await?) } else { None };
+        let mut tries = 1;
+        let (pids, hang) = loop {
+            let mut pids = backends(&scene.cluster).await?;
+            pids.retain(|pid| *pid != victim.pid());
+            pids.truncate(usize::try_from(with.whole("count")).unwrap_or(usize::MAX));
+            pids.push(victim.pid());
+            if scene.toothless {
+                break (pids, None);
+            }
+            match scene.cluster.hang_only(&pids).await {
+                Ok(hang) => break (pids, Some(hang)),
+                // A session that has just ended was listed still.
+                Err(Error::State { .. }) if tries < HANG_TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+        };
         let silent = victim.meets("SELECT 1", SILENCE).await == Met::Silence;
         let met = silent.then(|| {
             format!(
