@@ -10,7 +10,9 @@ mod interrupts;
 pub(crate) mod list;
 mod prepare;
 mod proxy;
+mod room;
 mod self_test;
+mod swarming;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -21,6 +23,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cli::explore::Explore;
 use crate::cli::flags::{Parts, Which};
+use crate::cli::room::Room;
 use crate::config::{Config, ConfigError, StackSection};
 use crate::error::Error;
 use crate::guardian;
@@ -215,7 +218,8 @@ async fn execute(command: Command, mut config: Config) -> Result<u8, Error> {
         Command::Diff { run_a, run_b } => compare::diff(&run_a, &run_b),
         Command::Doctor { parts } => {
             parts.put_over(&mut config.stack);
-            let (text, fit) = doctor::examine(&stack_options(&config.stack)).await;
+            let room = Room::enter().await;
+            let (text, fit) = doctor::examine(&stack_options(&config.stack), room.missing()).await;
             print(&text);
             Ok(if fit { 0 } else { Outcome::HarnessError.exit_code() })
         }

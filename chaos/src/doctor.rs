@@ -16,11 +16,12 @@ const ON: Duration = Duration::from_millis(100);
 /// How long a stack may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
-/// Examines the machine. Gives the findings as text, and whether every fault can be injected.
+/// Examines the machine. Gives the findings as text, and whether every fault can be injected. `no_namespaces` is why this
+/// process has no namespaces of its own; `None` where it has.
 ///
 /// # Cancel safety
 /// Dropping the future ends and removes the cluster it tried on.
-pub(crate) async fn examine(options: &Options) -> (String, bool) {
+pub(crate) async fn examine(options: &Options, no_namespaces: Option<&str>) -> (String, bool) {
     let mut sheet = Sheet { text: String::new(), fit: true };
     sheet.text += "Machine\n";
     match Binaries::find(options.cluster.pg_bin.as_deref()) {
@@ -46,7 +47,7 @@ pub(crate) async fn examine(options: &Options) -> (String, bool) {
         sheet.fine("ipcrm", why);
     }
     sheet.text += "Means, each proved by a fault on a stack of its own\n";
-    let proved = Box::pin(prove(options)).await;
+    let proved = Box::pin(prove(options, no_namespaces)).await;
     let mut told: Option<&str> = None;
     for (means, found) in &proved {
         match found {
@@ -67,6 +68,10 @@ pub(crate) async fn examine(options: &Options) -> (String, bool) {
             Some(why) => sheet.wrong(&name, &why),
         }
     }
+    sheet.text += "Proved elsewhere\n";
+    for row in nemesis::elsewhere::ROWS {
+        sheet.fine(row.id, &format!("{}: {}", row.about, row.proved_by));
+    }
     (sheet.text, sheet.fit)
 }
 
@@ -75,7 +80,7 @@ type Proved = Vec<(Means, Result<String, String>)>;
 
 /// With which fault each means is proved.
 /// Those with the same fitting stand together, because each fitting takes a stack of its own.
-const PROOFS: [(Means, &str); 12] = [
+const PROOFS: [(Means, &str); 14] = [
     (Means::DatabaseSignals, "db-kill"),
     (Means::Sql, "role-nologin"),
     (Means::Configuration, "hba-reject"),
@@ -88,10 +93,12 @@ const PROOFS: [(Means, &str); 12] = [
     (Means::DatabaseShim, "fsync-slow"),
     (Means::ServerShim, "clock-jump"),
     (Means::Standby, "failover"),
+    (Means::Wire, "packets-lost"),
+    (Means::Names, "name-unknown"),
 ];
 
 /// Puts a fault on by each means, and takes it off again.
-async fn prove(options: &Options) -> Proved {
+async fn prove(options: &Options, no_namespaces: Option<&str>) -> Proved {
     let mut proved = Vec::new();
     let mut lab: Option<(Fitting, Result<Lab, String>)> = None;
     for (means, fault) in PROOFS {
@@ -101,7 +108,10 @@ async fn prove(options: &Options) -> Proved {
                 lab.stop().await;
             }
             let options = Options { fitting, ..options.clone() };
-            let started = Box::pin(Lab::start(&options)).await.map_err(|error| format!("failed to {error}"));
+            let started = match no_namespaces.filter(|_| fitting.needs_namespaces()) {
+                Some(why) => Err(why.to_owned()),
+                None => Box::pin(Lab::start(&options)).await.map_err(|error| format!("failed to {error}")),
+            };
             lab = Some((fitting, started));
         }
         let found = match &lab {

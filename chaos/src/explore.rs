@@ -66,8 +66,8 @@ impl Default for Options {
 
 /// Who writes, on the other side of a proxy.
 enum Subject {
-    Served(Served),
-    Raw(Raw),
+    Served(Box<Served>),
+    Raw(Box<Raw>),
 }
 
 /// One writer with a proxy of its own.
@@ -143,9 +143,9 @@ impl Lane {
             .through(&cluster.url())
             .ok_or_else(|| Error::state("lead a server through the proxy", "its URL is another"))?;
         let subject = if options.is_raw {
-            Subject::Raw(Raw::new(&url)?)
+            Subject::Raw(Box::new(Raw::new(&url)?))
         } else {
-            Subject::Served(Box::pin(Served::start(cluster, &url, &options.stack)).await?)
+            Subject::Served(Box::new(Box::pin(Served::start(cluster, &url, &options.stack)).await?))
         };
         Ok(Self { subject, proxy, cluster: cluster.clone(), _work: tasks })
     }

@@ -2,8 +2,10 @@
 //! be small without root and without touching the machine. A process cannot change its own user namespace once it has
 //! threads, so the laboratory is started anew inside by [`command`], and everything it starts is inside with it.
 //!
-//! This file gets there; what can be done inside is in [`wire`] (a network that loses packets) and [`small_disk`].
+//! This file gets there; what can be done inside is in [`wire`] (a network that loses packets), [`dead_address`] and
+//! [`small_disk`].
 
+pub mod dead_address;
 pub mod small_disk;
 pub mod wire;
 
@@ -18,6 +20,7 @@ use crate::folder::RunFolder;
 use crate::guardian;
 use crate::process::on_path;
 
+pub use dead_address::DeadAddress;
 pub use small_disk::SmallDisk;
 pub use wire::{Lost, Way, Wire};
 
@@ -82,10 +85,7 @@ fn must_be_inside(what: &str) -> Result<(), Error> {
     if entered() {
         return Ok(());
     }
-    Err(Error::state(
-        what,
-        "this process has no namespaces of its own; start it through `namespace::command`",
-    ))
+    Err(Error::no_means(MEANS, format!("to {what} takes a start through `namespace::command`")))
 }
 
 /// Whether this machine can do it, proven from inside: a wire is laid and cut, a small disk is made and filled. Gives
@@ -123,6 +123,7 @@ pub(crate) fn try_all() -> Result<String, Error> {
     let wire = Wire::lay(&run)?;
     let lost = wire.cut(Way::Both)?;
     drop(lost);
+    drop(DeadAddress::make(std::net::Ipv4Addr::new(127, 0, 0, 9))?);
     let disk = SmallDisk::for_postgresql(&run, "small", 1024 * 1024)?;
     let full = disk.fill()?;
     let left = disk.available()?;

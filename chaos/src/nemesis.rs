@@ -2,20 +2,27 @@
 //! When to do so is up to the schedule; whether users noticed is up to the checker.
 //!
 //! A fault is a row of the table in its file, and a file stands for one kind of victim: PostgreSQL's processes
-//! (`process`), its ends and starts (`restart`), sessions (`session`), transactions (`lock`), settings (`settings`), who
-//! may come in (`access`), the schema (`schema`); servers and the proxy (`service`), what they live on (`starve`), their
-//! journals (`rival`). Between the two it is messages (`message`) and bytes (`bytes`), below them disks and clocks (`disk`),
-//! and behind them a standby (`failover`). What all rows are made of is in `kind`; what a session met, in `victim`; how
-//! changes are taken back on drop, in `undo`.
+//! (`process`), its ends (`restart`) and starts (`start`), sessions (`session`), transactions (`lock`, `conflict`), settings
+//! (`settings`), who may come in (`access`), the schema (`schema`); servers and the proxy (`service`), what they live on
+//! (`starve`, `memory`), their journals (`rival`). Between the two it is messages (`message`, `cancel`), bytes (`bytes`),
+//! packets (`packets`) and the name (`naming`), below them disks and clocks (`disk`), and behind them a standby
+//! (`failover`). What all rows are made of is in `kind`; what a session met, in `victim`; how changes are taken back on
+//! drop, in `undo`. Rows of the design that are no fault of a run are in `elsewhere`, with what proves them.
 
 mod kind;
 
 mod access;
 mod bytes;
+mod cancel;
+mod conflict;
 mod disk;
+pub mod elsewhere;
 mod failover;
 mod lock;
+mod memory;
 mod message;
+mod naming;
+mod packets;
 mod process;
 mod restart;
 mod rival;
@@ -23,6 +30,7 @@ mod schema;
 mod service;
 mod session;
 mod settings;
+mod start;
 mod starve;
 mod undo;
 mod victim;
@@ -44,16 +52,22 @@ pub use kind::{
 const TABLES: &[&[Kind]] = &[
     process::KINDS,
     restart::KINDS,
+    start::KINDS,
     session::KINDS,
     lock::KINDS,
+    conflict::KINDS,
     settings::KINDS,
     access::KINDS,
     schema::KINDS,
     service::KINDS,
     starve::KINDS,
+    memory::KINDS,
     rival::KINDS,
     message::KINDS,
+    cancel::KINDS,
     bytes::KINDS,
+    packets::KINDS,
+    naming::KINDS,
     disk::KINDS,
     failover::KINDS,
 ];

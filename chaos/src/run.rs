@@ -86,8 +86,12 @@ pub async fn run(experiment: &Experiment, progress: &Progress) -> Result<Verdict
     recorder.record(Event::Run(Box::new(header(experiment))));
     let result = Box::pin(record(experiment, &recorder, progress)).await;
     if let Err(error) = &result {
-        let text = format!("failed to {error}");
-        recorder.record(Event::HarnessError(Note { at_us: recorder.now_us(), text }));
+        let note = Note { at_us: recorder.now_us(), text: format!("failed to {error}") };
+        recorder.record(match error {
+            // The harness did its part, and the service was never asked.
+            Error::NoMeans { .. } => Event::Note(note),
+            _ => Event::HarnessError(note),
+        });
     }
     writer.finish().map_err(broken_history("write the history"))?;
     result?;

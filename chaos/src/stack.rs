@@ -1,8 +1,10 @@
 //! The whole stack as child processes on free loopback ports: a private PostgreSQL, servers, and the proxy.
 //! It starts and stops; load is in `workload.rs`, faults are in `nemesis.rs`.
 
+mod binaries;
 mod equipment;
 mod ready;
+pub(crate) mod resolver;
 mod service;
 
 use std::net::SocketAddr;
@@ -23,7 +25,9 @@ use crate::stack::service::Blueprint;
 use crate::target::{self, StopSignal, fill};
 use crate::workload::Target;
 
+pub(crate) use binaries::{binaries, sabotaged};
 pub use equipment::{Equipment, Fitting, Line};
+pub use resolver::Resolver;
 pub use service::{Life, Service};
 
 /// How long a process may drain before it is killed; above the drain limits of both binaries.
@@ -171,7 +175,7 @@ impl Stack {
         for number in 1..=options.servers.max(1) {
             let name = format!("server-{number}");
             let env = equipment.server(&folder, &cluster, options.fitting, &name).await?;
-            servers.push(start_server(&folder, options, &server_bin, name, env).await?);
+            servers.push(start_server(&folder, options, &equipment, &server_bin, name, env).await?);
         }
         let mut args = service::listeners();
         for server in &servers {
@@ -213,10 +217,11 @@ impl Stack {
             let told = |text: &String| fill(text, &[("database_url", &url)]);
             env.extend(target.service.environment.iter().map(|(name, text)| (name.clone(), told(text))));
             env.extend(options.server_env.iter().cloned());
+            let (program, args) = equipment.lead(program.clone(), args.iter().map(told).collect());
             let blueprint = Blueprint {
                 name,
-                program: program.clone(),
-                args: args.iter().map(told).collect(),
+                program,
+                args,
                 env,
                 ready_line: target.service.ready_line.clone(),
                 stop_signal: match target.service.stop_signal {
@@ -359,6 +364,7 @@ async fn prepare(cluster: &Cluster, statements: &str) -> Result<(), Error> {
 async fn start_server(
     folder: &RunFolder,
     options: &Options,
+    equipment: &Equipment,
     program: &Path,
     name: String,
     equipped: Vec<(String, String)>,
@@ -373,9 +379,10 @@ async fn start_server(
         env.extend(Shim::forgetful(folder, &name, &folder.path().join(&name).join("data"))?);
     }
     env.extend(equipped.into_iter().chain(options.server_env.iter().cloned()));
+    let (program, args) = equipment.lead(program.to_owned(), args);
     let blueprint = Blueprint {
         name,
-        program: program.to_owned(),
+        program,
         args,
         env,
         ready_line: Some(service::LISTENING.to_owned()),
@@ -393,68 +400,9 @@ fn no_drain_delay() -> (String, String) {
     ("RIDETHROUGH_LIMITS__DRAIN_DELAY".to_owned(), "0s".to_owned())
 }
 
-/// The server's and the proxy's binary.
-pub(crate) fn binaries(options: &Options) -> Result<(PathBuf, PathBuf), Error> {
-    let server = match &options.server_bin {
-        Some(path) => existing(path, "--server-bin", "ridethrough-server")?,
-        None => binary(options.bin_dir.as_deref(), "ridethrough-server")?,
-    };
-    Ok((server, binary(options.bin_dir.as_deref(), "ridethrough-proxy")?))
-}
-
-/// Our server once more, built with bugs that can be planted.
-const SABOTAGED: &str = "ridethrough-server-sabotage";
-
-/// The binary of the server whose bugs can be planted: the one that is named, or our own.
-pub(crate) fn sabotaged(options: &Options) -> Result<PathBuf, Error> {
-    match &options.server_bin {
-        Some(path) => existing(path, "--server-bin", "ridethrough-server"),
-        None => binary(options.bin_dir.as_deref(), SABOTAGED).map_err(|error| match error {
-            Error::NoBinary { name, path, option, .. } => {
-                let build = format!("cargo build -p ridethrough-server --features sabotage --bin {name}");
-                Error::NoBinary { name, path, build, option }
-            }
-            other => other,
-        }),
-    }
-}
-
-fn existing(path: &Path, option: &'static str, package: &str) -> Result<PathBuf, Error> {
-    // Made absolute, because each process works in a folder of its own.
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    if absolute.is_file() {
-        return Ok(absolute);
-    }
-    let name = absolute.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let build = format!("cargo build -p {package}");
-    Err(Error::NoBinary { name, path: absolute, build, option })
-}
-
-fn binary(folder: Option<&Path>, name: &str) -> Result<PathBuf, Error> {
-    /// `target/debug/deps/test` needs two.
-    const LEVELS_UP: usize = 4;
-    if let Some(folder) = folder {
-        return existing(&folder.join(name), "--bin-dir", name);
-    }
-    let current = std::env::current_exe().map_err(Error::io("find the current program"))?;
-    let folders = current.ancestors().skip(1).take(LEVELS_UP);
-    let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
-    match found {
-        Some(path) => Ok(path),
-        None => existing(&current.with_file_name(name), "--bin-dir", name),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_missing_binary_is_told_with_the_command_that_makes_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = binary(Some(folder.path()), "ridethrough-proxy").unwrap_err().to_string();
-        assert!(error.contains("cargo build -p ridethrough-proxy") && error.contains("--bin-dir"), "{error}");
-    }
 
     #[test]
     fn a_stop_is_clean_only_when_every_part_ended_with_0() {

@@ -38,7 +38,8 @@ struct Request {
 }
 
 /// What an `up` is fitted with, so that all that can be broken at all can be broken while it runs. A standby and the proxies
-/// before PostgreSQL exclude each other; the shim takes a C compiler, without which the rest still goes.
+/// before PostgreSQL exclude each other; the shim takes a C compiler, without which the rest still goes. Nothing stands in
+/// namespaces of its own, where nobody from outside could reach it.
 pub(crate) fn fitting(standby: bool) -> Fitting {
     let shim = Shim::can_be_built();
     Fitting {
@@ -48,6 +49,7 @@ pub(crate) fn fitting(standby: bool) -> Fitting {
         database_shim: shim,
         server_shim: shim,
         standby,
+        ..Fitting::default()
     }
 }
 
@@ -174,6 +176,9 @@ fn missing(kind: &Kind, fitting: Fitting) -> Option<String> {
     if fitting.covers(wanted) {
         return None;
     }
+    if wanted.needs_namespaces() {
+        return Some("takes a network of its own, which only a run has".to_owned());
+    }
     Some(match (wanted.standby, wanted.database_shim || wanted.server_shim) {
         (true, _) => "takes a standby; start with `ridethrough-chaos up --standby`".to_owned(),
         (_, true) => "takes a C compiler".to_owned(),
@@ -235,16 +240,18 @@ mod tests {
     use crate::nemesis::Fault;
 
     #[test]
-    fn every_fault_can_be_put_on_one_of_the_two_stacks_and_the_other_says_how() {
+    fn every_fault_without_a_network_of_its_own_can_be_put_on_one_of_the_two_stacks_and_the_other_says_how() {
         let full = |standby: bool| Fitting { database_shim: true, server_shim: true, ..fitting(standby) };
         for kind in nemesis::catalogue() {
             let found = [full(false), full(true)].map(|fitting| missing(kind, fitting));
-            assert!(found.iter().any(Option::is_none), "{}", kind.name);
+            let is_possible = found.iter().any(Option::is_none);
+            assert_eq!(is_possible, !kind.fitting().needs_namespaces(), "{}", kind.name);
         }
         let text = offer(full(false), &[]);
         let (can, cannot) = text.split_once("Not on this stack").unwrap();
         assert!(can.contains("network-blackhole") && can.contains("fsync-slow"), "{text}");
         assert!(cannot.contains("failover") && cannot.contains("up --standby"), "{text}");
+        assert!(cannot.contains("packets-lost") && cannot.contains("only a run has"), "{text}");
     }
 
     #[test]

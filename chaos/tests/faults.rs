@@ -1,7 +1,11 @@
 //! Every fault of the catalogue on a real stack: it bites and proves it, it heals, and without its effect it proves nothing.
 //! A witness that is found where nothing was broken would turn every run into a false proof.
 
+#[path = "laboratory/room.rs"]
+mod room;
+
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ridethrough_chaos::nemesis::{self, Fault, Scene};
@@ -39,6 +43,10 @@ const FORMS: &[&str] = &[
     "error-injected:code=57P03",
     "error-injected:code=57P01",
     "db-clock-jump:direction=back",
+    "packets-lost:way=to",
+    "packets-lost:way=from",
+    "name-unknown:answer=unknown",
+    "name-unknown:answer=silence",
 ];
 /// Shows only where somebody journals.
 const JOURNAL: &str = "journal-";
@@ -72,6 +80,16 @@ async fn write_on(address: SocketAddr) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The harness binary, which is the guardian too.
+fn guardian() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_ridethrough-chaos"))
+}
+
+/// A figure for whoever reads the log of a run.
+fn say(line: &str) {
+    eprintln!("{line}");
 }
 
 /// The faults that need this fitting and nothing else of it.
@@ -176,6 +194,25 @@ async fn a_fault_of_a_journal_bites_where_the_database_is_away() {
     writers.shutdown().await;
     stack.ready(READY_LIMIT).await.unwrap_or_else(|error| panic!("failed to {error}"));
     end(stack, wrong).await;
+}
+
+#[test]
+fn every_fault_on_packets_bites_and_proves_nothing_without_its_effect() {
+    room::inside("every_fault_on_packets_bites_and_proves_nothing_without_its_effect", async {
+        let fitting = Fitting { wire: true, ..Fitting::default() };
+        all_bite(of_fitting(|fitting| fitting.wire), fitting).await;
+    });
+}
+
+#[test]
+fn every_fault_on_the_name_of_the_database_bites_and_proves_nothing_without_its_effect() {
+    room::inside(
+        "every_fault_on_the_name_of_the_database_bites_and_proves_nothing_without_its_effect",
+        async {
+            let fitting = Fitting { names: true, ..Fitting::default() };
+            all_bite(of_fitting(|fitting| fitting.names), fitting).await;
+        },
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

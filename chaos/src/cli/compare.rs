@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::{ended, experiments, print};
+use crate::cli::{ended, print};
 use crate::error::Error;
 use crate::report::{self, Difference, Entry};
 use crate::run;
@@ -44,7 +44,7 @@ pub(super) fn report(dir: &Path, against: Option<&Path>) -> Result<u8, Error> {
     report::write_all(dir, &entries).map_err(failed("write the report"))?;
     print(&format!("Report: {}\n", dir.join(report::INDEX).display()));
     let codes: Vec<u8> = verdicts.iter().map(|(_, verdict)| verdict.outcome.exit_code()).collect();
-    Ok(experiments::worst(&codes))
+    Ok(ended::worst(&codes))
 }
 
 /// `diff RUN_A RUN_B`: what got better and what got worse.

@@ -1,4 +1,4 @@
-//! How an experiment ended, in a line and in sentences for the terminal. The words themselves are in `report`.
+//! How experiments ended: as an exit code, in a line, and in sentences for the terminal. The words themselves are in `report`.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -7,10 +7,23 @@ use crate::cli::print;
 use crate::report;
 use crate::verdict::{Outcome, Verdict};
 
+/// A broken promise outweighs a harness that failed elsewhere; both outweigh an open question.
+pub(super) fn worst(codes: &[u8]) -> u8 {
+    [1, 3, 2].into_iter().find(|code| codes.contains(code)).unwrap_or(0)
+}
+
+/// The same of what ended. What was skipped counts for nothing, unless there is nothing else.
+pub(super) fn worst_of(codes: &[Option<u8>]) -> u8 {
+    let judged: Vec<u8> = codes.iter().copied().flatten().collect();
+    if judged.is_empty() && !codes.is_empty() { Outcome::Inconclusive.exit_code() } else { worst(&judged) }
+}
+
 /// How an experiment ended for the person who asked for it.
 #[derive(Debug, Clone)]
 pub(super) enum Ended {
     Judged(Box<Verdict>),
+    /// This machine has not what it takes; with the reason.
+    Skipped(String),
     Failed,
     Interrupted,
 }
@@ -20,15 +33,25 @@ impl Ended {
         match self {
             Self::Judged(verdict) => verdict.outcome,
             Self::Failed => Outcome::HarnessError,
-            // Cut short, it proves nothing.
-            Self::Interrupted => Outcome::Inconclusive,
+            // Cut short or left out, it proves nothing.
+            Self::Skipped(_) | Self::Interrupted => Outcome::Inconclusive,
         }
+    }
+
+    /// The exit code by itself; none where it was skipped.
+    pub(super) fn code(&self) -> Option<u8> {
+        let is_skipped = matches!(self, Self::Skipped(_));
+        (!is_skipped).then(|| self.outcome().exit_code())
     }
 
     /// The verdict for a page over several runs; of a harness that failed before it could judge, one that says so.
     pub(super) fn verdict(&self) -> Verdict {
         match self {
             Self::Judged(verdict) => Verdict::clone(verdict),
+            Self::Skipped(why) => {
+                let reason = format!("skipped: {why}");
+                Verdict { outcome: Outcome::Inconclusive, ..Verdict::unjudged(&reason) }
+            }
             Self::Failed | Self::Interrupted => Verdict::unjudged("it did not get as far as a verdict"),
         }
     }
@@ -40,7 +63,7 @@ impl Ended {
 
 /// One line about a run.
 pub(super) fn line(name: &str, ended: &Ended) -> String {
-    let word = ended.outcome().word();
+    let word = if matches!(ended, Ended::Skipped(_)) { "skipped" } else { ended.outcome().word() };
     let rest = match ended {
         Ended::Judged(verdict) => {
             let numbers = &verdict.numbers;
@@ -54,6 +77,7 @@ pub(super) fn line(name: &str, ended: &Ended) -> String {
                 numbers.doubled,
             )
         }
+        Ended::Skipped(why) => why.clone(),
         Ended::Failed => "the harness failed".to_owned(),
         Ended::Interrupted => "interrupted".to_owned(),
     };
@@ -90,5 +114,27 @@ mod tests {
     fn a_line_tells_the_outcome_and_why() {
         assert!(line("x", &Ended::Failed).starts_with("harness error x "));
         assert!(line("x", &Ended::Interrupted).contains("interrupted"));
+    }
+
+    #[test]
+    fn a_violation_outweighs_all_and_an_open_question_only_success() {
+        assert_eq!(worst(&[0, 2, 3, 1]), 1);
+        assert_eq!(worst(&[0, 2, 3]), 3);
+        assert_eq!(worst(&[0, 2, 0]), 2);
+        assert_eq!(worst(&[0, 0]), 0);
+    }
+
+    #[test]
+    fn what_was_skipped_counts_only_where_there_is_nothing_else() {
+        assert_eq!(worst_of(&[Some(0), None]), 0);
+        assert_eq!(worst_of(&[None, Some(1)]), 1);
+        assert_eq!(worst_of(&[None, None]), 2);
+        assert_eq!(worst_of(&[]), 0);
+        let skipped = Ended::Skipped("no compiler".into());
+        assert_eq!((skipped.code(), skipped.outcome()), (None, Outcome::Inconclusive));
+        assert!(
+            line("fsync-fails", &skipped).starts_with("skipped ")
+                && line("x", &skipped).contains("no compiler")
+        );
     }
 }

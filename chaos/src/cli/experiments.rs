@@ -2,15 +2,16 @@
 //! `run.rs`; the command line is in `cli.rs`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Subcommand;
 use tokio::time::Instant;
 
 use crate::cli::compare::Earlier;
-use crate::cli::ended::{Ended, line, tell};
+use crate::cli::ended::{Ended, line, tell, worst_of};
 use crate::cli::flags::{Load, Of, Parts};
 use crate::cli::prepare::{experiment, scheduled};
+use crate::cli::room::Room;
+use crate::cli::swarming::{self, Swarm};
 use crate::cli::{Interrupts, eprint, print, stack_options};
 use crate::config::Config;
 use crate::error::Error;
@@ -87,24 +88,7 @@ pub(super) enum Command {
         parts: Parts,
     },
     /// Run schedules by chance, one a seed: other faults, rates and sizes each time.
-    Swarm {
-        /// How many seeds.
-        #[arg(long, value_name = "N", default_value_t = 20)]
-        seeds: u64,
-        /// The first seed [default: random, printed] [key: run.seed].
-        #[arg(long, value_name = "N")]
-        seed: Option<u64>,
-        /// No new one after so many minutes.
-        #[arg(long, value_name = "M")]
-        minutes: Option<u64>,
-        /// Where runs that did not hold are kept [default: target/swarm].
-        #[arg(long, value_name = "DIR", default_value = "target/swarm")]
-        out: PathBuf,
-        #[command(flatten)]
-        of: Of,
-        #[command(flatten)]
-        parts: Parts,
-    },
+    Swarm(Swarm),
 }
 
 /// Carries one out and gives the exit code.
@@ -143,13 +127,7 @@ pub(super) async fn execute(command: Command, mut config: Config) -> Result<u8, 
             let out = out.unwrap_or_else(|| dir.join("shrunk"));
             shrink(&dir, &config, runs, &out).await
         }
-        Command::Swarm { seeds, seed, minutes, out, of, parts } => {
-            of.put_over(&mut config.run);
-            parts.put_over(&mut config.stack);
-            config.run.seed = seed.or(config.run.seed);
-            let limit = minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60)));
-            swarm(&config, seeds, limit, &out).await
-        }
+        Command::Swarm(flags) => swarming::run(flags, config).await,
     }
 }
 
@@ -159,16 +137,11 @@ fn beside(named: &Path, name: &str) -> PathBuf {
     folder.unwrap_or(named).join(name)
 }
 
-/// A broken promise outweighs a harness that failed elsewhere; both outweigh an open question.
-pub(super) fn worst(codes: &[u8]) -> u8 {
-    [1, 3, 2].into_iter().find(|code| codes.contains(code)).unwrap_or(0)
-}
-
 /// `demo`.
 async fn demo(config: &Config, out: PathBuf) -> Result<u8, Error> {
     let duration = config.run.duration.or(Some(scenario::DEMO_DURATION));
     let experiment = experiment(Scenario::find(scenario::DEMO)?, config, duration, out, "demo")?;
-    Ok(one(&experiment, true).await?.outcome().exit_code())
+    Ok(one(&experiment, &Room::default(), true).await?.outcome().exit_code())
 }
 
 /// `run SCENARIO…`.
@@ -190,14 +163,15 @@ async fn named(names: &[String], config: &Config, earlier: Option<&Earlier>) -> 
         // What is missing for the first is missing for all; it is told once.
         possible(config)?;
     }
+    let room = Room::enter_for(experiments.iter().map(|experiment| &experiment.schedule)).await;
     let began = Instant::now();
     let mut lines = Vec::new();
     let mut codes = Vec::new();
     let mut verdicts = Vec::new();
     for (experiment, scenario) in experiments.iter().zip(&chosen) {
         eprint(&format!("{}: {} (seed {})\n", scenario.name, scenario.about, experiment.schedule.seed));
-        let ended = or_failed(experiment, one(experiment, true).await);
-        codes.push(ended.outcome().exit_code());
+        let ended = or_failed(experiment, one(experiment, &room, true).await);
+        codes.push(ended.code());
         lines.push(line(&experiment.schedule.scenario, &ended));
         if ended.is_interrupted() {
             break;
@@ -214,7 +188,7 @@ async fn named(names: &[String], config: &Config, earlier: Option<&Earlier>) -> 
         let many = if made == wanted { made.to_string() } else { format!("{made} of {wanted}") };
         print(&format!("\n{}{many} scenarios in {} s\n", lines.concat(), began.elapsed().as_secs()));
     }
-    Ok(worst(&codes))
+    Ok(worst_of(&codes))
 }
 
 /// Whether there is all that every run takes: programs, and a place for the reports.
@@ -252,7 +226,8 @@ async fn replay(file: &Path, config: &Config, out: PathBuf) -> Result<u8, Error>
     let schedule = Schedule::read(file)?;
     eprint(&format!("{}: {} (seed {})\n", schedule.scenario, swarm::words(&schedule), schedule.seed));
     let experiment = scheduled(schedule, config, out)?;
-    Ok(one(&experiment, true).await?.outcome().exit_code())
+    let room = Room::enter_for([&experiment.schedule]).await;
+    Ok(one(&experiment, &room, true).await?.outcome().exit_code())
 }
 
 /// `shrink DIR`.
@@ -269,14 +244,16 @@ async fn shrink(dir: &Path, config: &Config, runs_max: u32, out: &Path) -> Resul
         swarm::words(&schedule),
         broken.join(", ")
     ));
+    let room = Room::enter_for([&schedule]).await;
     let mut number = 0;
     let shrunk = shrink::shrink(&schedule, runs_max, async |candidate| {
         number += 1;
         let experiment = scheduled(candidate.clone(), config, out.join(number.to_string()))?;
-        let ended = one(&experiment, false).await?;
+        let ended = one(&experiment, &room, false).await?;
         let breaks = match &ended {
             Ended::Judged(verdict) => self::broken(verdict).iter().any(|id| broken.contains(id)),
             Ended::Interrupted => return Err(Error::state("shrink the schedule", "it was interrupted")),
+            Ended::Skipped(why) => return Err(Error::state("shrink the schedule", why.clone())),
             Ended::Failed => false,
         };
         let found = if breaks { "still broken" } else { "not broken" };
@@ -308,47 +285,6 @@ pub(super) fn broken(verdict: &Verdict) -> Vec<String> {
     broken.map(|check| check.id.clone()).collect()
 }
 
-/// `swarm`.
-async fn swarm(config: &Config, seeds: u64, limit: Option<Duration>, out: &Path) -> Result<u8, Error> {
-    let first = config.run.seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));
-    let began = Instant::now();
-    let mut codes = Vec::new();
-    for seed in (first..).take(usize::try_from(seeds).unwrap_or(usize::MAX)) {
-        if limit.is_some_and(|limit| began.elapsed() >= limit) {
-            break;
-        }
-        let folder = out.join(seed.to_string());
-        let experiment = scheduled(swarm::schedule(seed)?, config, folder.clone())?;
-        let ended = or_failed(&experiment, one(&experiment, false).await);
-        codes.push(ended.outcome().exit_code());
-        print(&format!(
-            "{}      {}\n",
-            line(&experiment.schedule.scenario, &ended),
-            swarm::words(&experiment.schedule)
-        ));
-        if ended.outcome() == Outcome::Held {
-            // Only what somebody has to look into is worth its room.
-            let _ = std::fs::remove_dir_all(&folder);
-        } else {
-            print(&format!("      again: ridethrough-chaos replay {}\n", folder.display()));
-        }
-        if ended.is_interrupted() {
-            break;
-        }
-    }
-    let count = |code: u8| codes.iter().filter(|one| **one == code).count();
-    print(&format!(
-        "{} seeds from {first} in {} s: {} held, {} violated, {} inconclusive, {} where the harness failed\n",
-        codes.len(),
-        began.elapsed().as_secs(),
-        count(0),
-        count(1),
-        count(2),
-        count(3)
-    ));
-    Ok(worst(&codes))
-}
-
 pub(super) fn or_failed(experiment: &Experiment, ended: Result<Ended, Error>) -> Ended {
     ended.unwrap_or_else(|error| {
         eprint(&format!("{}: failed to {error}\n", experiment.schedule.scenario));
@@ -356,7 +292,11 @@ pub(super) fn or_failed(experiment: &Experiment, ended: Result<Ended, Error>) ->
     })
 }
 
-pub(super) async fn one(experiment: &Experiment, is_told: bool) -> Result<Ended, Error> {
+/// Runs one. What this machine has not the means for is skipped, which is no failure of the harness.
+pub(super) async fn one(experiment: &Experiment, room: &Room, is_told: bool) -> Result<Ended, Error> {
+    if let Some(why) = room.lacks(&experiment.schedule) {
+        return Ok(skipped(&experiment.schedule, why.to_owned()));
+    }
     let mut interrupts = Interrupts::listen()?;
     let progress = if is_told { Progress::on_stderr() } else { Progress::quiet() };
     let outcome = tokio::select! {
@@ -366,6 +306,9 @@ pub(super) async fn one(experiment: &Experiment, is_told: bool) -> Result<Ended,
     };
     progress.clear();
     match outcome {
+        Some(Err(error @ Error::NoMeans { .. })) => {
+            Ok(skipped(&experiment.schedule, format!("failed to {error}")))
+        }
         Some(verdict) => {
             let verdict = verdict?;
             if is_told {
@@ -380,17 +323,16 @@ pub(super) async fn one(experiment: &Experiment, is_told: bool) -> Result<Ended,
     }
 }
 
+fn skipped(schedule: &Schedule, why: String) -> Ended {
+    eprint(&format!("{}: skipped, {why}\n", schedule.scenario));
+    Ended::Skipped(why)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    #[test]
-    fn a_violation_outweighs_all_and_an_open_question_only_success() {
-        assert_eq!(worst(&[0, 2, 3, 1]), 1);
-        assert_eq!(worst(&[0, 2, 3]), 3);
-        assert_eq!(worst(&[0, 2, 0]), 2);
-        assert_eq!(worst(&[0, 0]), 0);
-    }
+    use super::*;
 
     #[test]
     fn the_rerun_line_names_seed_and_load() {

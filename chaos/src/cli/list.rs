@@ -11,7 +11,13 @@ pub(super) fn all() -> String {
         scenarios += &format!("  {:<26} {}{mark}\n", scenario.name, scenario.about);
     }
     let faults: String = nemesis::catalogue().map(fault).collect();
-    format!("Scenarios, for `run`:\n{scenarios}\nFaults, for `break` on a running `up`, as {FORM}:\n{faults}")
+    let elsewhere: String = nemesis::elsewhere::ROWS
+        .iter()
+        .map(|row| format!("  {:<4} {}: {}\n", row.id, row.about, row.proved_by))
+        .collect();
+    format!(
+        "Scenarios, for `run`:\n{scenarios}\nFaults, for `break` on a running `up`, as {FORM}:\n{faults}\nProved elsewhere:\n{elsewhere}"
+    )
 }
 
 /// How a fault is written.

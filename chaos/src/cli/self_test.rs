@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::ended::Ended;
-use crate::cli::experiments::{broken, one, or_failed, worst};
+use crate::cli::ended::{Ended, worst};
+use crate::cli::experiments::{broken, one, or_failed};
 use crate::cli::flags::Parts;
 use crate::cli::prepare::scheduled;
+use crate::cli::room::Room;
 use crate::cli::{eprint, print, stack_options};
 use crate::config::Config;
 use crate::error::Error;
@@ -141,7 +142,7 @@ impl Test {
             let schedule = schedule(self.seed.wrapping_add(again))?;
             eprint(&format!("{name} (seed {})\n", schedule.seed));
             let experiment = scheduled(schedule, &config, self.out.join(name))?;
-            ended = or_failed(&experiment, one(&experiment, false).await);
+            ended = or_failed(&experiment, one(&experiment, &Room::default(), false).await);
             if ended.is_interrupted() {
                 return Err(Error::state("finish the self-test", "it was interrupted"));
             }
@@ -190,7 +191,7 @@ impl Test {
 fn all_broken(ended: &Ended) -> Vec<String> {
     match ended {
         Ended::Judged(verdict) => broken(verdict),
-        Ended::Failed | Ended::Interrupted => Vec::new(),
+        Ended::Skipped(_) | Ended::Failed | Ended::Interrupted => Vec::new(),
     }
 }
 

@@ -19,6 +19,9 @@ const SURVIVOR_LIMIT: Duration = Duration::from_secs(2);
 const NOTICE_LIMIT: Duration = Duration::from_millis(200);
 /// How long the kernel may take to stop a process.
 const HANG_LIMIT: Duration = Duration::from_secs(2);
+/// A start that recovers takes some tenths of a second; one that is over before it was seen is made again.
+const HELD_LIMIT: Duration = Duration::from_secs(3);
+const HELD_TRIES: u32 = 5;
 /// Looks at the process table at the most, until it shows no process that is not stopped.
 const HANG_ROUNDS: u32 = 20;
 
@@ -181,6 +184,37 @@ impl Cluster {
         Ok(began.elapsed())
     }
 
+    /// Starts PostgreSQL after a crash and stops (SIGSTOP) the process that recovers it: it goes on starting, and refuses
+    /// everybody with 57P03, until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it is running, or when it was quicker than the look, over and over.
+    ///
+    /// # Cancel safety
+    /// A drop leaves PostgreSQL starting; it then comes up unwatched.
+    pub async fn start_held(&self) -> Result<Hang, Error> {
+        for _ in 0..HELD_TRIES {
+            self.end_survivors().await;
+            self.spawn()?;
+            let found = poll_until(HELD_LIMIT, || {
+                let recovering = self.tree().into_iter().find(|handle| is_recovering(handle.pid()))?;
+                recovering.signal(Signal::STOP).then_some(recovering)
+            });
+            if let Some(handle) = found.await {
+                let hang = Hang { handles: vec![handle] };
+                hang.complete().await?;
+                if hang.stopped_now() == 1 {
+                    return Ok(hang);
+                }
+            }
+            self.kill().await?;
+        }
+        Err(Error::state(
+            "hold PostgreSQL while it starts",
+            "each time it was up before it was seen starting",
+        ))
+    }
+
     /// As [`Cluster::start_again`] without waiting for anything: for drops, where there is no time.
     pub(crate) fn start_again_unwatched(&self) {
         node::signal_all(&self.0.node.tree(None), Signal::KILL);
@@ -270,4 +304,10 @@ impl Cluster {
             poll_until(KILL_LIMIT, gone).await;
         }
     }
+}
+
+/// Whether a process of PostgreSQL is the one that brings the data in order at a start, as its title says.
+fn is_recovering(pid: u32) -> bool {
+    let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    title.starts_with(b"postgres: startup")
 }

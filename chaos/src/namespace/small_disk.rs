@@ -47,7 +47,7 @@ impl SmallDisk {
     /// already is hidden as long as the disk lives.
     ///
     /// # Errors
-    /// [`Error::State`] outside namespaces of our own, [`Error::NoMeans`] where the kernel refuses the mount,
+    /// [`Error::NoMeans`] outside namespaces of our own, and where the kernel refuses the mount,
     /// [`Error::Io`] where the folder cannot be made.
     pub fn mount_over(run: &RunFolder, path: &Path, bytes: u64) -> Result<Self, Error> {
         must_be_inside("make a small disk")?;

@@ -80,11 +80,18 @@ struct Inner {
     busy: AtomicBool,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // With its namespace it would go by itself, a moment later: too late for the next wire of this process.
+        let _ = near(&["link", "delete", "dev", NEAR_END]);
+    }
+}
+
 impl Wire {
     /// Lays the wire. Blocking: some 0.1 s.
     ///
     /// # Errors
-    /// [`Error::State`] outside namespaces of our own, [`Error::NoMeans`] where the kernel refuses a step.
+    /// [`Error::NoMeans`] outside namespaces of our own, and where the kernel refuses a step.
     pub fn lay(run: &RunFolder) -> Result<Self, Error> {
         must_be_inside("lay a wire")?;
         let mut holder = hold(run)?;
@@ -298,7 +305,7 @@ fn wait_for_namespace(holder: &mut Process) -> Result<(), Error> {
 }
 
 /// Runs `ip` at our end.
-fn near(args: &[&str]) -> Result<String, Error> {
+pub(super) fn near(args: &[&str]) -> Result<String, Error> {
     run_ip(Command::new("ip"), args)
 }
 

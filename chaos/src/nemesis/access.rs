@@ -136,6 +136,11 @@ impl Refused {
     }
 }
 
+/// The statement that ends every session of the service's role, and no other.
+pub(super) fn end_sessions_of_role() -> String {
+    format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{APP}'")
+}
+
 fn end_sessions() -> String {
     // Of a role under another name too: its sessions are known by their database.
     format!(

@@ -124,6 +124,10 @@ pub enum Means {
     ServerShim,
     /// A standby that can take over.
     Standby,
+    /// A network of our own that loses packets.
+    Wire,
+    /// A name server of our own.
+    Names,
 }
 
 impl Means {
@@ -136,6 +140,8 @@ impl Means {
             Self::DatabaseShim => fitting.database_shim = true,
             Self::ServerShim => fitting.server_shim = true,
             Self::Standby => fitting.standby = true,
+            Self::Wire => fitting.wire = true,
+            Self::Names => fitting.names = true,
             Self::DatabaseSignals
             | Self::Sql
             | Self::Configuration
@@ -161,6 +167,8 @@ impl fmt::Display for Means {
             Self::DatabaseShim => "the shim in PostgreSQL",
             Self::ServerShim => "the shim in a server",
             Self::Standby => "a standby",
+            Self::Wire => "a network that loses packets",
+            Self::Names => "a name server",
         })
     }
 }

@@ -1,5 +1,5 @@
 //! Faults by locks and by errors that a transaction meets, by SQL: a locked table, and statements that end with a
-//! chosen SQLSTATE. Sessions are in `session.rs`.
+//! chosen SQLSTATE. Sessions are in `session.rs`, real conflicts of transactions in `conflict.rs`.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::nemesis::victim::Victim;
 /// The table of the service that a fault is put on.
 pub(super) const TABLE: Parameter =
     Parameter { name: "table", default: "todos", domain: Domain::Name, about: "the table of the service" };
-const SHARE: Parameter = Parameter {
+pub(super) const SHARE: Parameter = Parameter {
     name: "share",
     default: "30",
     domain: Domain::Whole(1, 100),

@@ -202,7 +202,7 @@ fn answer_late(with: &Values) -> String {
 }
 
 /// The ways of the servers, with the proxy on each.
-fn proxies(scene: &Scene) -> Result<Vec<(Line, Proxy)>, Error> {
+pub(super) fn proxies(scene: &Scene) -> Result<Vec<(Line, Proxy)>, Error> {
     let lines = scene.equipment.lines().iter();
     let proxies: Vec<_> = lines.filter_map(|line| Some((line.clone(), line.messages()?.clone()))).collect();
     if proxies.is_empty() {

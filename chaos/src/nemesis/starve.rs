@@ -1,5 +1,5 @@
 //! Faults by what a server lacks: processor time, file descriptors. Both are taken from it by means that are given back
-//! on drop. A memory limit that is reached kills a process, which is `server-kill`.
+//! on drop. What it lacks in memory is in `memory.rs`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -122,7 +122,7 @@ fn waited(servers: &[Service]) -> u64 {
     servers.iter().filter_map(Service::pid).map(of).sum()
 }
 
-fn raw(pid: u32) -> Option<Pid> {
+pub(super) fn raw(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
@@ -147,7 +147,7 @@ impl FilesExhausted {
             let old = rustix::process::prlimit(
                 raw(pid),
                 Resource::Nofile,
-                Rlimit { current: Some(limit), maximum: hard_limit(pid) },
+                Rlimit { current: Some(limit), maximum: hard_limit(pid, "Max open files") },
             );
             guard.before = Some(old.map_err(|error| Error::state(what, error.to_string()))?);
         }
@@ -176,9 +176,9 @@ impl FilesExhausted {
 }
 
 /// The hard limit as it is, so that only the soft one changes: what is lowered there cannot be raised again.
-fn hard_limit(pid: u32) -> Option<u64> {
+pub(super) fn hard_limit(pid: u32, name: &str) -> Option<u64> {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 

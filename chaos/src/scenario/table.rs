@@ -217,6 +217,40 @@ pub const ALL: &[Scenario] = &[
         Setting { journaled_min: 1, ..ASIDE },
     ),
     scenario(
+        "packets-lost",
+        "a switch dies: packets to and from the database are lost, for its connections and for new ones",
+        &[all_of_it("packets-lost")],
+        USUAL,
+    )
+    .only_by_name(),
+    scenario(
+        "sessions-forgotten",
+        "a NAT forgets the servers' sessions: they fall silent, twice, while new ones work",
+        &[
+            Step { fault: "sessions-forgotten", from: When::Share(0.0), until: When::Share(0.4) },
+            Step { fault: "sessions-forgotten", from: When::Share(0.6), until: When::Share(1.0) },
+        ],
+        ASIDE,
+    )
+    .only_by_name(),
+    scenario(
+        "name-moves",
+        "the database's name leads to another address, the one before is gone; then the name cannot be looked up",
+        &[
+            Step { fault: "name-moves", from: When::Share(0.0), until: When::Share(0.5) },
+            Step { fault: "name-unknown", from: When::Share(0.6), until: When::Share(1.0) },
+        ],
+        Setting { bad_max: Some((0.001, 0.03)), ..ASIDE },
+    )
+    .only_by_name(),
+    scenario(
+        "slow-start",
+        "the database is killed, and its start takes until the end of the outage",
+        &[all_of_it("slow-start")],
+        USUAL,
+    )
+    .only_by_name(),
+    scenario(
         "commit-cut",
         "the database commits, and the connection ends or falls silent before it can say so",
         &[

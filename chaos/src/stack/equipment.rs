@@ -1,7 +1,9 @@
 //! What a stack is fitted with beside its parts, so that faults have something to act on: proxies between each server and
-//! PostgreSQL, the preload shim inside programs, a standby. It is put up here; what is done with it is up to `nemesis.rs`.
+//! PostgreSQL, the preload shim inside programs, a standby, a wire that can be cut, a name server. It is put up here; what
+//! is done with it is up to `nemesis.rs`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -9,8 +11,10 @@ use tokio::task::JoinSet;
 use crate::cluster::{self, Cluster, Pair};
 use crate::error::Error;
 use crate::folder::RunFolder;
+use crate::namespace::Wire;
 use crate::pgwire;
 use crate::shim::{self, Shim};
+use crate::stack::resolver::Resolver;
 use crate::toxic;
 
 /// By this name servers are told where the database is.
@@ -31,19 +35,45 @@ pub struct Fitting {
     pub server_shim: bool,
     /// A standby, and servers that know both hosts. Not together with a proxy, which leads to one host.
     pub standby: bool,
+    /// PostgreSQL at the other end of a wire. Only in namespaces of our own.
+    pub wire: bool,
+    /// Servers that know PostgreSQL by its name, and a name server for them. Only in namespaces of our own, and with
+    /// nothing else on their way to it.
+    pub names: bool,
 }
 
 impl Fitting {
     /// Whether a stack with this fitting has all that one with the other has.
     #[must_use]
     pub fn covers(self, other: Self) -> bool {
-        let Self { messages, bytes, tls, database_shim, server_shim, standby } = other;
-        (self.messages || !messages)
-            && (self.bytes || !bytes)
-            && (self.tls || !tls)
-            && (self.database_shim || !database_shim)
-            && (self.server_shim || !server_shim)
-            && (self.standby || !standby)
+        self.and(other) == self
+    }
+
+    /// Whether it takes namespaces of our own.
+    #[must_use]
+    pub fn needs_namespaces(self) -> bool {
+        self.wire || self.names
+    }
+
+    /// What both together need.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            messages: self.messages || other.messages,
+            bytes: self.bytes || other.bytes,
+            tls: self.tls || other.tls,
+            database_shim: self.database_shim || other.database_shim,
+            server_shim: self.server_shim || other.server_shim,
+            standby: self.standby || other.standby,
+            wire: self.wire || other.wire,
+            names: self.names || other.names,
+        }
+    }
+
+    /// Whether a stack can have all of it at once.
+    #[must_use]
+    pub fn is_possible(self) -> bool {
+        self.check().is_ok()
     }
 
     fn check(self) -> Result<(), Error> {
@@ -53,6 +83,10 @@ impl Fitting {
         }
         if self.standby && (self.messages || self.bytes) {
             let reason = "a proxy before PostgreSQL leads to one host, and a standby is the second";
+            return Err(Error::state("fit a stack", reason));
+        }
+        if self.names && (self.messages || self.bytes || self.standby || self.wire) {
+            let reason = "the name leads to one PostgreSQL, and to nothing before or beside it";
             return Err(Error::state("fit a stack", reason));
         }
         Ok(())
@@ -66,6 +100,8 @@ pub struct Equipment {
     database_shim: Option<shim::Victim>,
     server_shims: Vec<shim::Victim>,
     pair: Option<Pair>,
+    wire: Option<Wire>,
+    resolver: Option<Resolver>,
 }
 
 /// The way of one server to PostgreSQL, where proxies stand in it.
@@ -162,6 +198,16 @@ impl Equipment {
             options.env.extend(victim.env().map(|(name, value)| (name.to_owned(), value)));
             equipment.database_shim = Some(victim);
         }
+        if fitting.wire {
+            let run = run.clone();
+            let laid = tokio::task::spawn_blocking(move || Wire::lay(&run)).await;
+            let wire = laid.map_err(|error| Error::state("lay a wire", error.to_string()))??;
+            options.place = wire.place()?;
+            equipment.wire = Some(wire);
+        }
+        if fitting.names {
+            equipment.resolver = Some(Resolver::open(run, options).await?);
+        }
         Ok(equipment)
     }
 
@@ -182,7 +228,11 @@ impl Equipment {
         fitting: Fitting,
         name: &str,
     ) -> Result<Vec<(String, String)>, Error> {
-        let mut url = self.pair.as_ref().map_or_else(|| cluster.url(), Pair::url);
+        let mut url = match (&self.pair, &self.resolver) {
+            (Some(pair), _) => pair.url(),
+            (None, Some(_)) => Resolver::url(cluster),
+            (None, None) => cluster.url(),
+        };
         if fitting.messages || fitting.bytes {
             let seed = u64::try_from(self.lines.len()).unwrap_or(0);
             let line = Line::lay(run, name, cluster, fitting, seed).await?;
@@ -196,6 +246,14 @@ impl Equipment {
             self.server_shims.push(victim);
         }
         Ok(env)
+    }
+
+    /// How a server is started, so that it looks its names up where it shall.
+    pub(super) fn lead(&self, program: PathBuf, args: Vec<String>) -> (PathBuf, Vec<String>) {
+        match &self.resolver {
+            Some(resolver) => resolver.lead(program, args),
+            None => (program, args),
+        }
     }
 
     /// The ways of the servers, in their order; none where nothing stands between.
@@ -214,6 +272,18 @@ impl Equipment {
     #[must_use]
     pub fn server_shims(&self) -> &[shim::Victim] {
         &self.server_shims
+    }
+
+    /// The wire to PostgreSQL.
+    #[must_use]
+    pub fn wire(&self) -> Option<&Wire> {
+        self.wire.as_ref()
+    }
+
+    /// The name server that the servers ask for PostgreSQL.
+    #[must_use]
+    pub fn resolver(&self) -> Option<&Resolver> {
+        self.resolver.as_ref()
     }
 
     /// PostgreSQL and its standby.
@@ -248,5 +318,7 @@ mod tests {
         assert!(standby.check().is_ok());
         assert!(Fitting { messages: true, ..standby }.check().is_err());
         assert!(Fitting { bytes: true, ..standby }.check().is_err());
+        let names = Fitting { names: true, ..Fitting::default() };
+        assert!(names.is_possible() && !names.and(standby).is_possible());
     }
 }

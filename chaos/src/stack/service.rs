@@ -250,6 +250,13 @@ impl Service {
         self.start_again().await
     }
 
+    /// Whether it is meant to end by itself, from now on: such an end is no surprise.
+    pub(crate) fn foresee_end(&self, is_meant: bool) {
+        if let Some(life) = self.lock().lives.last_mut() {
+            life.planned = is_meant;
+        }
+    }
+
     /// Sends it a signal that does not end it; false where it is down.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         self.lock().process.as_mut().is_some_and(|process| process.signal(signal))
