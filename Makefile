@@ -13,7 +13,7 @@ endif
 # The bench is a workspace of its own, so its programs are in a folder of its own.
 BENCH := $(CARGO) run --quiet --release --manifest-path bench/Cargo.toml --
 
-.PHONY: help setup build demo up test explore foreign-clients self-test soak soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
+.PHONY: help setup build demo up test explore foreign-clients self-test soak soak-pairs soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
 
 help: ## list the targets
 	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
@@ -46,6 +46,9 @@ self-test: build ## plant one bug after another into the server and see each fou
 
 soak: self-test ## the self-test, then faults by chance on the whole stack, SOAK_SEEDS of them (50); what did not hold in target/swarm
 	@$(CHAOS) swarm --seeds $(or $(SOAK_SEEDS),50)
+
+soak-pairs: build ## every pair of faults that can go together, some nine hours; PAIRS=20 takes so many by chance; kept in target/pairs
+	@$(CHAOS) swarm --pairs --seeds $(or $(PAIRS),0) --out $(TARGET_DIR)/pairs
 
 soak-kill: build ## kill the server at every step of journal and replay, KILL_ROUNDS times (200)
 	@$(CARGO) build --quiet -p ridethrough-server --features sabotage --bin ridethrough-server-sabotage

@@ -1,5 +1,7 @@
 //! Swarm schedules: each seed takes its own few faults, rates and sizes. Pure: the same seed gives the same schedule. Running
-//! them is up to the caller.
+//! them is up to the caller. Two faults at once, pair by pair, are in [`pairs`].
+
+pub mod pairs;
 
 use std::time::Duration;
 
