@@ -39,11 +39,12 @@ impl Sums {
     fn of(verdict: &Verdict) -> Self {
         let many = |told| verdict.checks.iter().filter(|check| Told::of(check) == told).count();
         let harness = usize::from(verdict.outcome == Outcome::HarnessError);
+        let skipped = usize::from(was_skipped(verdict));
         Self {
             tests: verdict.checks.len() + 1,
             failures: many(Told::Failure),
             errors: many(Told::Error) + harness,
-            skipped: many(Told::Skipped),
+            skipped: many(Told::Skipped) + skipped,
         }
     }
 
@@ -51,6 +52,11 @@ impl Sums {
         let Self { tests, failures, errors, skipped } = self;
         format!(r#"tests="{tests}" failures="{failures}" errors="{errors}" skipped="{skipped}""#)
     }
+}
+
+/// Whether the run was left out for want of the means.
+fn was_skipped(verdict: &Verdict) -> bool {
+    verdict.outcome == Outcome::Inconclusive && verdict.checks.is_empty()
 }
 
 /// The whole file.
@@ -96,12 +102,14 @@ fn suite(out: &mut String, entry: &Entry<'_>) {
     }
     out.push_str("    </properties>\n");
     // The run's time is its own: the invariants are judged afterwards, all together in some milliseconds. And a harness
-    // that failed has no checks; without this case the file would look green.
+    // that failed has no checks, nor has a run that was skipped; without this case the file would look green.
     let _ =
         write!(out, "    <testcase name=\"the harness did its part\" classname=\"{name}\" time=\"{time}\"");
     if verdict.outcome == Outcome::HarnessError {
         let reason = text(&verdict.reason);
         let _ = writeln!(out, "><error message=\"{reason}\" type=\"harness-error\"/></testcase>");
+    } else if was_skipped(verdict) {
+        let _ = writeln!(out, "><skipped message=\"{}\"/></testcase>", text(&verdict.reason));
     } else {
         out.push_str("/>\n");
     }

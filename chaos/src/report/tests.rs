@@ -363,6 +363,14 @@ fn a_harness_that_failed_is_an_error_in_junit_and_not_an_empty_suite() {
 }
 
 #[test]
+fn a_run_that_was_skipped_is_a_skipped_case_with_the_reason() {
+    let verdict = Verdict { outcome: Outcome::Inconclusive, ..Verdict::unjudged("skipped: no compiler") };
+    let xml = junit::xml(&[Entry { name: "fsync-fails", verdict: &verdict }]);
+    assert!(xml.contains("tests=\"1\" failures=\"0\" errors=\"0\" skipped=\"1\""), "{xml}");
+    assert!(xml.contains("<skipped message=\"skipped: no compiler\"/>"), "{xml}");
+}
+
+#[test]
 fn the_matrix_has_a_cell_for_each_scenario_and_invariant_and_links_to_each_page() {
     let one = judge(&run("db-kill"), &Limits::default());
     let mut other = one.clone();
