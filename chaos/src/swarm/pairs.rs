@@ -80,6 +80,7 @@ const FAULTS: &[(&str, On)] = &[
     ("connection-cut", Way),
     ("message-cut:nth=1", Way),
     ("answer-swallowed:nth=1", Way),
+    ("greeting-swallowed", Way),
     ("answer-repeated:nth=1", Way),
     ("answer-late", Way),
     ("error-injected", Way),
