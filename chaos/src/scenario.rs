@@ -48,6 +48,8 @@ struct Setting {
     bad_max: Option<(f64, f64)>,
     /// Whether what the servers do at the database is counted, and what is to be judged by that must be.
     is_counted: bool,
+    /// How soon after the fault everything must be fresh again, in milliseconds, where it is not the usual time.
+    recovery_ms: Option<u64>,
     /// What a failover may lose, in milliseconds before it.
     loss_window_ms: u64,
     /// Checks that must have been made, beside the usual ones.

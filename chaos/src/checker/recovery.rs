@@ -16,8 +16,10 @@ pub(crate) fn check(index: &Index<'_>, bands: &[Banded], limits: &Limits, number
             continue;
         };
         finding.examined(1);
-        // An answer may come before the canary's own commit; it must come after the database was away.
-        let away_until = fault.severed.map_or(fault.end_us.unwrap_or(fault.start.at_us), |(_, until)| until);
+        // An answer may come before the canary's own commit; it must come after the database was away. That may be long
+        // before the fault is taken off, where it bites once.
+        let healed_us = fault.end_us.unwrap_or(fault.start.at_us).min(up_us);
+        let away_until = fault.severed.map_or(healed_us, |(_, until)| until);
         let first = |band| first_after(index, bands, band, away_until).map(|us| us.saturating_sub(up_us));
         numbers.first_committed_us = later(numbers.first_committed_us, first(Band::Committed));
         let fresh = first(Band::Fresh);

@@ -62,6 +62,7 @@ impl Scenario {
         let Setting { journaled_min, is_bounded, is_outage, bad_max, is_counted, .. } = self.setting;
         let counted: &[&str] = if is_counted { &["H1", "H2", "H3", "H5"] } else { &[] };
         let usual = Limits::default();
+        let recovery_ms = self.setting.recovery_ms.unwrap_or(usual.recovery_ms);
         let (reads_bad_max, writes_bad_max) = bad_max.unwrap_or((usual.reads_bad_max, usual.writes_bad_max));
         Limits {
             journaled_min,
@@ -75,7 +76,8 @@ impl Scenario {
             unknown_share_max: self.setting.unknown_share_max,
             // An answer may have been kept at any time before the outage, by a replica that heard of no change since.
             // What was missed must be seen soon after it.
-            max_stale_ms: Some(load.baseline_ms + load.outage_ms + usual.recovery_ms),
+            max_stale_ms: Some(load.baseline_ms + load.outage_ms + recovery_ms),
+            recovery_ms,
             required: counted.iter().chain(self.setting.required).map(|&id| id.to_owned()).collect(),
             pool_max: Some(POOL_MAX),
             connect_pause_ms: Some(CONNECT_PAUSE_MS),

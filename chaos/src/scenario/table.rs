@@ -15,6 +15,7 @@ const USUAL: Setting = Setting {
     is_outage: true,
     bad_max: None,
     is_counted: false,
+    recovery_ms: None,
     loss_window_ms: 0,
     required: &[],
     server_env: &[],
@@ -131,7 +132,9 @@ pub const ALL: &[Scenario] = &[
         "password-rotated",
         "the password is another one, and the sessions are ended",
         &[all_of_it("password-rotated")],
-        Setting { journaled_min: 1, ..ASIDE },
+        // Who is refused asks again after up to three times the last pause: each try is a line in the log of the database,
+        // and a step towards a lock-out.
+        Setting { journaled_min: 1, recovery_ms: Some(9_000), ..ASIDE },
     ),
     scenario(
         "cached-plan-invalid",

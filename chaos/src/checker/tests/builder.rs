@@ -130,6 +130,17 @@ impl Scene {
         }
     }
 
+    /// The fault bites once, and is taken off long after the database is back.
+    pub(crate) fn taken_off(&mut self, taken_us: u64) {
+        for event in &mut self.events {
+            match event {
+                Event::FaultStart(start) => start.database_gone = false,
+                Event::FaultEnd(end) => end.at_us = taken_us,
+                _ => {}
+            }
+        }
+    }
+
     pub(crate) fn canary_never_failed(&mut self) {
         for event in &mut self.events {
             if let Event::Canary(canary) = event {
