@@ -64,11 +64,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (db, background) = Db::new(config, CacheConfig::default(), journal, Arc::new(NoCommands))?;
     db.set_schema(SchemaPart::Ok);
     let (_drain, draining) = Drain::new();
-    tokio::spawn(background.prober.run(draining.clone()));
-    tokio::spawn(background.reaper.run(draining.clone()));
-    tokio::spawn(background.refresher.run(draining.clone()));
-    tokio::spawn(background.listener.run(draining.clone()));
-    tokio::spawn(background.keeper.run(draining));
+    for (_, part) in background.parts(&draining) {
+        tokio::spawn(part);
+    }
     for _ in 0..40 {
         let deadline = Deadline::after(Instant::now(), Duration::from_secs(1));
         match db.read(&ServerTime, deadline).await {

@@ -54,11 +54,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tables.batch_execute(&format!("{SCHEMA_SQL}; {ORDERS}")).await?;
     db.set_schema(SchemaPart::Ok);
     let (_drain, draining) = Drain::new();
-    tokio::spawn(background.prober.run(draining.clone()));
-    tokio::spawn(background.replay.run(draining.clone()));
-    tokio::spawn(background.reaper.run(draining.clone()));
-    tokio::spawn(background.listener.run(draining.clone()));
-    tokio::spawn(background.keeper.run(draining));
+    for (_, part) in background.parts(&draining) {
+        tokio::spawn(part);
+    }
     let run = fastrand::u64(..);
     for number in 0..40_u8 {
         let order = Command {

@@ -11,6 +11,7 @@
 
 mod alone;
 mod asked;
+mod background;
 mod begin;
 mod classify;
 mod command;
@@ -44,6 +45,7 @@ mod route;
 mod session;
 mod state;
 mod statements;
+mod tables;
 mod tls;
 mod transact;
 mod transaction;
@@ -67,6 +69,7 @@ pub use futures_util::future::BoxFuture;
 #[cfg(feature = "serde")]
 pub use self::registry::{Registry, Typed, TypedCommand};
 pub use self::{
+    background::Background,
     begin::Isolation,
     command::{
         Applied, ApplyError, Command, Commands, NotKnown, Refusal, Settled, WriteError, WriteState,
@@ -114,24 +117,6 @@ const SETTLED_KEYS_MAX: usize = 10_000;
 #[derive(Clone)]
 pub struct Db(Arc<Shared>);
 
-/// The parts that must run beside the service; each is a future for `main` to spawn.
-#[derive(Debug)]
-#[must_use = "without its background parts the database is never seen again after an outage"]
-pub struct Background {
-    /// Watches the database on a connection of its own.
-    pub prober: Prober,
-    /// Applies journaled writes.
-    pub replay: Replay,
-    /// Ends what abandoned calls left running.
-    pub reaper: Reaper,
-    /// Asks anew for answers that are served from the cache; idle where no query's policy says so.
-    pub refresher: Refresher,
-    /// Hears what other replicas changed.
-    pub listener: Listener,
-    /// Keeps the read cache over a restart.
-    pub keeper: Keeper,
-}
-
 struct Shared {
     config: DbConfig,
     hosts: Hosts,
@@ -175,7 +160,7 @@ impl Db {
     /// let url = "postgres://app@one:5432,two:5432/todos?sslmode=verify-full".to_owned();
     /// let config = DbConfig { url, ..DbConfig::default() };
     /// let (db, background) = Db::new(config, CacheConfig::default(), journal, commands)?;
-    /// // `main` spawns background.prober, .replay, .reaper, .refresher, .listener and .keeper.
+    /// // `main` spawns `background.parts(&draining)`.
     /// # Ok(())
     /// # }
     /// ```

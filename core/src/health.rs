@@ -286,6 +286,54 @@ fn ready(parts: &Parts, policy: &ReadyPolicy, reads: Reads, writes: Writes) -> b
     !own_fault || matches!(policy.require, Require::Any | Require::Reads)
 }
 
+impl Life {
+    /// The word used outside.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+impl Parts {
+    /// One word on each part beside the process itself, from closed lists: for the checks of a probe and the reason of a
+    /// mode.
+    #[must_use]
+    pub fn codes(&self) -> [(&'static str, &'static str); 4] {
+        let database = match self.database {
+            DatabasePart::Unknown => "unknown",
+            DatabasePart::Up => "up",
+            DatabasePart::Slow => "slow",
+            DatabasePart::ReadOnly => "read-only",
+            DatabasePart::Standby => "standby",
+            DatabasePart::Away => "away",
+            DatabasePart::Refused => "refused",
+        };
+        let cache = match self.cache {
+            CachePart::Cold => "cold",
+            CachePart::Warm => "warm",
+        };
+        let journal = match self.journal {
+            JournalPart::Ok => "ok",
+            JournalPart::Backlog => "backlog",
+            JournalPart::Full => "full",
+            JournalPart::Failed => "failed",
+            JournalPart::Blocked => "blocked",
+        };
+        let schema = match self.schema {
+            SchemaPart::Unknown => "unknown",
+            SchemaPart::Ok => "ok",
+            SchemaPart::Pending => "pending",
+            SchemaPart::Mismatch => "mismatch",
+        };
+        [("database", database), ("cache", cache), ("journal", journal), ("schema", schema)]
+    }
+}
+
 impl Status {
     /// The word used outside.
     #[must_use]

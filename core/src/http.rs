@@ -5,10 +5,22 @@
 mod probes;
 mod problem;
 
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
 pub use self::{
     probes::{HealthReport, Probes, Verbosity},
     problem::{Problem, retry_after_seconds},
 };
 
 /// The body type of the answers made here.
-pub type Body = http_body_util::Full<bytes::Bytes>;
+pub type Body = http_body_util::Full<Bytes>;
+
+/// An answer that is a JSON document.
+#[must_use]
+pub fn json(status: StatusCode, document: impl Into<Bytes>) -> Response<Body> {
+    let mut answer = Response::new(Body::new(document.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}

@@ -4,7 +4,7 @@
 //! Read [`db`] first: [`Db::read`](db::Db::read) and [`Db::write`](db::Db::write) are the whole path, top to bottom. The
 //! modules below stand in reading order; each one imports only those above it.
 //!
-//! - words and limits: [`error`], [`metrics`], [`deadline`]
+//! - words and limits: [`error`], [`metrics`], [`deadline`], [`sensitive`]
 //! - policies, pure, with `now` as an argument: [`backoff`], [`budget`], [`breaker`], [`bulkhead`], [`judgement`],
 //!   [`retry`]
 //! - the policies around a client of your own: [`guard`] for any async call, `layer` for any tower service (feature `tower`)
@@ -13,6 +13,7 @@
 //! - [`db`]: all of it around PostgreSQL (feature `postgres`)
 //! - [`http`]: probes and problem+json for any HTTP server (feature `http`)
 //! - [`service`]: configuration, logs, signals, listeners for binaries (feature `service`)
+//! - `vitals`: health, mode and gauges of a service on a `Db` (features `service` and `postgres`)
 //! - [`testkit`]: a scripted fake PostgreSQL for the tests of services (feature `testkit`)
 
 pub mod error;
@@ -23,6 +24,7 @@ pub mod duration_text;
 pub mod metrics;
 #[doc(hidden)]
 pub mod sabotage;
+pub mod sensitive;
 mod sliding;
 mod sync;
 
@@ -53,6 +55,8 @@ pub mod http;
 pub mod service;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+#[cfg(all(feature = "service", feature = "postgres"))]
+pub mod vitals;
 
 #[cfg(feature = "postgres")]
 pub use crate::db::{Db, DbConfig};

@@ -5,7 +5,6 @@
 
 mod parts;
 mod replica;
-mod vitals;
 
 use std::{io::Write as _, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -18,14 +17,12 @@ use ridethrough::{
     http::{Probes, Verbosity},
     journal::{Journal, JournalError, JournalWriter},
     service::{self, Admin, AdminThread, Served, Signal, Signals, serve},
+    vitals::{self, Vitals},
 };
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time::timeout};
 use tower::ServiceExt as _;
 
-use self::{
-    parts::{WriterThread, watched},
-    vitals::Vitals,
-};
+use self::parts::{WriterThread, watched};
 use crate::{
     app::{self, App, Pages},
     cli::{CLEAN, CUT, INTERNAL_FAULT, WRONG_CONFIGURATION},
@@ -159,8 +156,7 @@ async fn start(config: &Config) -> Result<Running, NotStarted> {
 }
 
 fn probes(vitals: &Arc<Vitals>) -> Probes {
-    let vitals = Arc::clone(vitals);
-    Probes::new(env!("CARGO_PKG_VERSION"), Verbosity::Brief, move || vitals.report())
+    vitals.probes(env!("CARGO_PKG_VERSION"), Verbosity::Brief)
 }
 
 fn admin(config: &Config, vitals: &Arc<Vitals>, probes: &Probes) -> Result<AdminThread, NotStarted> {
@@ -170,7 +166,7 @@ fn admin(config: &Config, vitals: &Arc<Vitals>, probes: &Probes) -> Result<Admin
     events::describe_metrics();
     let state = {
         let vitals = Arc::clone(vitals);
-        move || vitals.state()
+        move || vitals.state(env!("CARGO_PKG_VERSION"))
     };
     let admin = Admin::new(probes, metrics, state, config.redacted());
     admin
@@ -233,8 +229,6 @@ fn spawn_background(
 ) -> Vec<JoinHandle<()>> {
     let database = config.database.clone();
     let watch = |name, task| watched(name, task, Arc::clone(&vitals.watchdog), draining.clone());
-    let beating = Arc::clone(vitals);
-    tokio::spawn(async move { beating.watchdog.keep_beating().await });
     tokio::spawn(vitals::keep_shown(Arc::clone(vitals)));
     let migrating = tokio::spawn(migrate::when_seen(db.clone(), database, draining.clone()));
     vec![

@@ -14,8 +14,7 @@ use ridethrough::{
     Db, DbConfig, Deadline, Error,
     cache::{CacheConfig, CacheKey},
     db::{
-        Applied, ApplyError, Background, BoxFuture, Command, Commands, Query, SCHEMA_SQL, Statements,
-        WriteError, Written,
+        Applied, ApplyError, BoxFuture, Command, Commands, Query, SCHEMA_SQL, Statements, WriteError, Written,
     },
     drain::Drain,
     health::{DatabasePart, SchemaPart},
@@ -180,15 +179,7 @@ impl Service {
         let (db, background) = Db::new(config, CacheConfig::default(), journal.clone(), commands)
             .expect("the settings are good");
         let (drain, draining) = Drain::new();
-        let Background { prober, replay, reaper, refresher, listener, keeper } = background;
-        let background = vec![
-            tokio::spawn(prober.run(draining.clone())),
-            tokio::spawn(reaper.run(draining.clone())),
-            tokio::spawn(refresher.run(draining.clone())),
-            tokio::spawn(replay.run(draining.clone())),
-            tokio::spawn(listener.run(draining.clone())),
-            tokio::spawn(keeper.run(draining)),
-        ];
+        let background = background.parts(&draining).map(|(_, part)| tokio::spawn(part)).into();
         db.set_schema(SchemaPart::Ok);
         Self { db, journal, drain, background, writer: Some(writer), ended: AtomicBool::new(false), folder }
     }

@@ -7,7 +7,8 @@ const LIBRARY: &str = "core/src/";
 const CHAOS: &str = "chaos/src/";
 
 /// The library's modules from left to right; each may import what stands before it.
-const LINE: [&str; 19] = [
+const LINE: [&str; 20] = [
+    "sensitive",
     "duration_text",
     "error",
     "metrics",
@@ -42,11 +43,12 @@ const POLICIES: &[&str] = &[
     "retry",
 ];
 /// Modules beside the line, with all they may import.
-const BESIDE: [(&str, &[&str]); 5] = [
+const BESIDE: [(&str, &[&str]); 6] = [
     ("http", &["duration_text", "error", "deadline", "mode", "drain", "health"]),
     ("guard", POLICIES),
     ("layer", POLICIES),
     ("service", &["duration_text", "error", "metrics", "mode", "drain", "health", "http"]),
+    ("vitals", &["sabotage", "mode", "drain", "health", "db", "http", "service"]),
     ("testkit", &["error", "drain", "health", "cache", "journal", "db"]),
 ];
 

@@ -10,6 +10,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value};
 
 use super::Body;
+use crate::error::Error;
 
 /// Whole seconds for `Retry-After`: rounded up, at least 1, so that nobody comes back too early.
 #[must_use]
@@ -27,6 +28,15 @@ pub struct Problem {
     detail: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
     members: Map<String, Value>,
+}
+
+/// 503: the database is away or busy, and there is nothing else to answer with. Of the error only the wait is told.
+impl From<&Error> for Problem {
+    fn from(error: &Error) -> Self {
+        let problem =
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "what was asked for cannot be had now");
+        problem.retry_after(error.retry_after().unwrap_or(Duration::from_secs(1)))
+    }
 }
 
 impl Problem {
@@ -102,6 +112,21 @@ mod tests {
         for (milliseconds, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_500, 60)] {
             assert_eq!(retry_after_seconds(Duration::from_millis(milliseconds)), seconds);
         }
+    }
+
+    #[tokio::test]
+    async fn of_an_error_only_the_wait_is_told() {
+        let error = Error::NotJournaled { reason: "fenced", permanent: false };
+        let response = Problem::from(&error).into_response();
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(!String::from_utf8_lossy(&body).contains("fenced"));
+        let error = Error::rejected(crate::error::RejectReason::Overloaded, Duration::from_millis(2_500));
+        let response = Problem::from(&error).into_response();
+        assert_eq!(
+            (response.status(), response.headers()[header::RETRY_AFTER].as_bytes()),
+            (StatusCode::SERVICE_UNAVAILABLE, &b"3"[..])
+        );
     }
 
     #[tokio::test]
