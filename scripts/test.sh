@@ -105,6 +105,7 @@ check_features() {
 build_binaries() {
     cargo build --quiet --workspace --bins &&
         cargo build --quiet -p ridethrough-chaos --example naive &&
+        cargo build --quiet -p ridethrough --features service --example shifts &&
         cargo build --quiet -p ridethrough-server --features sabotage --bin ridethrough-server-sabotage
 }
 

@@ -136,6 +136,7 @@ pub fn program(name: &str) -> PathBuf {
             "ridethrough-server-sabotage" => {
                 "`cargo build -p ridethrough-server --features sabotage --bin ridethrough-server-sabotage`"
             }
+            "examples/shifts" => "`cargo build -p ridethrough --features service --example shifts`",
             _ => "`make build`",
         };
         panic!("{name} is not built: run {build} first")

@@ -29,6 +29,8 @@ mod rolling;
 #[cfg(test)]
 mod schema;
 #[cfg(test)]
+mod shifts;
+#[cfg(test)]
 mod slow_wire;
 #[cfg(test)]
 mod sqlstates;
