@@ -17,14 +17,18 @@ RUN mkdir /empty
 # Dependencies stay compiled in the cache mounts across builds. Each binary is built by itself, so that the features
 # one of them needs do not reach the other.
 FROM source AS build-server
+ARG REVISION=
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
+    RIDETHROUGH_REVISION="${REVISION}" \
     cargo build --quiet --release --locked -p ridethrough-server --bin ridethrough-server \
     && install -D target/release/ridethrough-server /out/ridethrough-server
 
 FROM source AS build-proxy
+ARG REVISION=
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
+    RIDETHROUGH_REVISION="${REVISION}" \
     cargo build --quiet --release --locked -p ridethrough-proxy --bin ridethrough-proxy \
     && install -D target/release/ridethrough-proxy /out/ridethrough-proxy
 

@@ -207,6 +207,7 @@ impl Db {
         keeper::load(&shared.cache, shared.origin);
         let db = Self(Arc::new(shared));
         db.recall_pending(now);
+        metrics::start_at_zero(metrics::CATALOGUE);
         let background = Background {
             prober: Prober::new(db.clone()),
             replay: Replay::new(db.clone()),

@@ -311,7 +311,7 @@ impl Journal {
         };
         match &outcome {
             Ok(_) => metrics::journal_append(started.elapsed()),
-            Err(error) => metrics::journal_rejected(error.reason()),
+            Err(error) => metrics::journal_refused(error.reason()),
         }
         outcome.map(|sequence| Appended { sequence })
     }

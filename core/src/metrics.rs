@@ -1,7 +1,8 @@
-//! Every metric of the library: name, unit, labels, help. Nothing else names a metric.
+//! Every metric of the library: what it is called (`catalogue`) and how it is recorded. Nothing else names one.
 //!
 //! It records; who exports (Prometheus in our binaries) is the business of whoever installs a recorder.
 
+mod catalogue;
 #[cfg(feature = "postgres")]
 mod database;
 #[cfg(feature = "postgres")]
@@ -10,74 +11,13 @@ mod times;
 
 use std::{borrow::Cow, time::Duration};
 
+pub use self::catalogue::{CATALOGUE, Kind, Label, Metric, PROCESS, Values};
 #[cfg(feature = "postgres")]
 pub(crate) use self::database::*;
 pub(crate) use self::times::Times;
 
-/// Name, unit-bearing suffix and help text of every metric, for the exporter and the documentation.
-pub const CATALOGUE: &[(&str, Kind, &str)] = &[
-    (
-        "ridethrough_db_calls_total",
-        Kind::Counter,
-        "Calls of the database path by operation, outcome and class.",
-    ),
-    (
-        "ridethrough_db_call_seconds",
-        Kind::Histogram,
-        "Time of one call of the database path, retries included.",
-    ),
-    ("ridethrough_db_attempts_total", Kind::Counter, "Attempts made against PostgreSQL."),
-    (
-        "ridethrough_db_overlooked_errors_total",
-        Kind::Counter,
-        "Statements refused because an earlier error in their transaction was overlooked (25P02).",
-    ),
-    ("ridethrough_breaker_state", Kind::Gauge, "0 closed, 1 half-open, 2 open, by circuit."),
-    ("ridethrough_breaker_transitions_total", Kind::Counter, "Breaker transitions by circuit and new state."),
-    ("ridethrough_mode", Kind::Gauge, "1 for the mode the process is in, 0 for all others."),
-    ("ridethrough_retry_budget_balance", Kind::Gauge, "Retries that could be made now."),
-    ("ridethrough_bulkhead_in_use", Kind::Gauge, "Database permits in use."),
-    ("ridethrough_bulkhead_limit", Kind::Gauge, "Database permits that there may be now."),
-    ("ridethrough_bulkhead_queue", Kind::Gauge, "Calls waiting for a database permit."),
-    (
-        "ridethrough_pool_connections",
-        Kind::Gauge,
-        "Connections of the pools of all hosts by state; lanes are not among them.",
-    ),
-    ("ridethrough_lanes_open", Kind::Gauge, "Connections that short reads share, of all hosts."),
-    ("ridethrough_lanes_in_use", Kind::Gauge, "Questions that are on their way on lanes."),
-    ("ridethrough_connect_attempts_total", Kind::Counter, "Connection attempts by outcome."),
-    (
-        "ridethrough_cache_requests_total",
-        Kind::Counter,
-        "Reads by what they got: fresh or stale; or nothing, where what was kept had expired, or nothing was (miss).",
-    ),
-    ("ridethrough_cache_age_seconds", Kind::Histogram, "Age of the stale answers that were served."),
-    (
-        "ridethrough_listening",
-        Kind::Gauge,
-        "1 while changes of other replicas are heard, 0 while they are not.",
-    ),
-    ("ridethrough_journal_depth", Kind::Gauge, "Accepted writes that are not applied yet."),
-    ("ridethrough_journal_bytes", Kind::Gauge, "Bytes of accepted writes that are not applied yet."),
-    ("ridethrough_journal_oldest_seconds", Kind::Gauge, "Age of the oldest accepted write not applied yet."),
-    (
-        "ridethrough_journal_set_aside",
-        Kind::Gauge,
-        "Journal entries kept aside, by state: rejected, held, moved.",
-    ),
-    ("ridethrough_journal_append_seconds", Kind::Histogram, "Time from append to durable."),
-    ("ridethrough_journal_replayed_total", Kind::Counter, "Journal entries replayed by outcome."),
-    ("ridethrough_journal_rejected", Kind::Counter, "Appends to the journal that were refused, by reason."),
-    ("ridethrough_journal_fenced", Kind::Gauge, "1 where another process owns this journal now."),
-    ("ridethrough_outcomes_removed_total", Kind::Counter, "Outcomes of writes that were kept long enough."),
-    (
-        "ridethrough_writes_lost_total",
-        Kind::Counter,
-        "Committed writes of this process that a failover took back.",
-    ),
-    ("ridethrough_ready", Kind::Gauge, "1 where the readiness probe answers 200."),
-];
+/// A metric with more series than this shows each when it is first used.
+const SERIES_AT_ZERO_MAX: usize = 16;
 
 /// What the benchmark of the whole path records, as the path does it.
 #[cfg(feature = "postgres")]
@@ -94,30 +34,56 @@ pub mod bench {
     }
 }
 
-/// The sort of a metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Distribution over fixed buckets, in seconds.
-    Histogram,
-}
-
 /// Tells the installed recorder the help text of every metric. Call once after installing it, early or late.
 ///
 /// From then on the database path keeps handles of this recorder, which makes recording several times cheaper.
 pub fn describe() {
     #[cfg(feature = "postgres")]
     handles::note_described();
-    for (name, kind, help) in CATALOGUE {
+    describe_each(CATALOGUE);
+}
+
+/// Tells the installed recorder the help texts of a service's own metrics.
+pub fn describe_each(catalogue: &[Metric]) {
+    for Metric { name, kind, help, .. } in catalogue {
         match kind {
             Kind::Counter => metrics::describe_counter!(*name, *help),
             Kind::Gauge => metrics::describe_gauge!(*name, *help),
             Kind::Histogram => metrics::describe_histogram!(*name, metrics::Unit::Seconds, *help),
         }
     }
+}
+
+/// Shows the installed recorder each counter and histogram of `catalogue` at zero, as far as all values of its labels are
+/// listed and few. A counter that appears with its first event hides that event from every rate and alert.
+/// [`Db::new`](crate::db::Db::new) does it for the library's; it helps where the recorder is installed before.
+pub fn start_at_zero(catalogue: &[Metric]) {
+    for metric in catalogue {
+        for labels in series(metric) {
+            match metric.kind {
+                Kind::Counter => metrics::counter!(metric.name, labels).increment(0),
+                Kind::Histogram => drop(metrics::histogram!(metric.name, labels)),
+                Kind::Gauge => {}
+            }
+        }
+    }
+}
+
+/// The labels of every series that `metric` can have; none where nobody knows them beforehand, or where they are many.
+fn series(metric: &Metric) -> Vec<Vec<metrics::Label>> {
+    let mut found = vec![Vec::new()];
+    for label in metric.labels {
+        let Values::OneOf(values) = label.values else { return Vec::new() };
+        let with_each = |before: Vec<metrics::Label>| {
+            values.iter().map(move |value| {
+                let mut labels = before.clone();
+                labels.push(metrics::Label::from_static_parts(label.name, value));
+                labels
+            })
+        };
+        found = found.into_iter().flat_map(with_each).collect();
+    }
+    if found.len() > SERIES_AT_ZERO_MAX { Vec::new() } else { found }
 }
 
 /// Tells the recorder of the calls that went well since the last time. [`Db::publish_gauges`](crate::db::Db::publish_gauges)
@@ -132,23 +98,107 @@ pub fn publish() {
     }
 }
 
+/// A breaker begins. The transitions that happen by themselves are shown at zero, so that the first one is seen.
+pub(crate) fn breaker_starts(circuit: Cow<'static, str>, level: f64) {
+    for to in ["closed", "half-open", "open"] {
+        transitions(circuit.clone(), to).increment(0);
+    }
+    breaker_state(circuit, level);
+}
+
 /// `level` is 0 closed, 1 half-open, 2 open.
 pub(crate) fn breaker_state(circuit: Cow<'static, str>, level: f64) {
     metrics::gauge!("ridethrough_breaker_state", "circuit" => circuit).set(level);
 }
 
 pub(crate) fn breaker_transition(circuit: Cow<'static, str>, to: &'static str) {
-    metrics::counter!("ridethrough_breaker_transitions_total", "circuit" => circuit, "to" => to).increment(1);
+    transitions(circuit, to).increment(1);
+}
+
+fn transitions(circuit: Cow<'static, str>, to: &'static str) -> metrics::Counter {
+    metrics::counter!("ridethrough_breaker_transitions_total", "circuit" => circuit, "to" => to)
 }
 
 pub(crate) fn journal_append(took: Duration) {
     metrics::histogram!("ridethrough_journal_append_seconds").record(took.as_secs_f64());
 }
 
-pub(crate) fn journal_rejected(reason: &'static str) {
-    metrics::counter!("ridethrough_journal_rejected", "reason" => reason).increment(1);
+pub(crate) fn journal_refused(reason: &'static str) {
+    metrics::counter!("ridethrough_journal_refused_total", "reason" => reason).increment(1);
 }
 
 pub(crate) fn mode(mode: &'static str, is_now: bool) {
     metrics::gauge!("ridethrough_mode", "mode" => mode).set(if is_now { 1.0 } else { 0.0 });
+}
+
+#[cfg(feature = "service")]
+pub(crate) fn ready(is_ready: bool) {
+    metrics::gauge!("ridethrough_ready").set(if is_ready { 1.0 } else { 0.0 });
+}
+
+#[cfg(feature = "service")]
+pub(crate) fn build_info(version: &'static str, revision: Option<&'static str>) {
+    let mut labels = vec![metrics::Label::from_static_parts("version", version)];
+    labels.extend(revision.map(|revision| metrics::Label::from_static_parts("revision", revision)));
+    metrics::gauge!("ridethrough_build_info", labels).set(1.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::{error::ErrorClass, mode::Mode};
+
+    fn values(name: &str, label: &str) -> &'static [&'static str] {
+        let metric = CATALOGUE.iter().find(|metric| metric.name == name).unwrap();
+        let label = metric.labels.iter().find(|candidate| candidate.name == label).unwrap();
+        let Values::OneOf(values) = label.values else { panic!("{label:?} has no list") };
+        values
+    }
+
+    #[test]
+    fn the_words_of_the_list_are_those_of_the_code() {
+        assert_eq!(values("ridethrough_mode", "mode"), Mode::ALL.map(Mode::as_str));
+        let classes = [
+            ErrorClass::Transient,
+            ErrorClass::Unknown,
+            ErrorClass::Permanent,
+            ErrorClass::Overload,
+            ErrorClass::Contention,
+            ErrorClass::Failover,
+            ErrorClass::Heal,
+        ];
+        assert_eq!(values("ridethrough_db_calls_total", "class")[1..], classes.map(ErrorClass::as_str));
+    }
+
+    #[test]
+    fn what_is_known_beforehand_is_there_at_zero_and_nothing_else() {
+        const METRICS: &[Metric] = &[
+            Metric::counter("plain_total", "."),
+            Metric::counter("listed_total", ".")
+                .by(&[Label::one_of("a", &["1", "2"]), Label::one_of("b", &["x"])]),
+            Metric::counter("named_total", ".").by(&[Label::one_of("a", &["1"]), Label::named("b", "names")]),
+            Metric::gauge("level", "."),
+            Metric::histogram("took_seconds", "."),
+        ];
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            start_at_zero(METRICS);
+            metrics::counter!("plain_total").increment(2);
+            start_at_zero(METRICS);
+        });
+        let text = recorder.handle().render();
+        for line in [
+            "plain_total 2",
+            "listed_total{a=\"1\",b=\"x\"} 0",
+            "listed_total{a=\"2\",b=\"x\"} 0",
+            "took_seconds_count 0",
+        ] {
+            assert!(text.lines().any(|there| there == line), "{line} is not in\n{text}");
+        }
+        for never in ["named_total", "level"] {
+            assert!(!text.contains(never), "{never} is in\n{text}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 mod admin;
 mod config;
 mod listener;
+mod process;
 mod signals;
 mod telemetry;
 mod watchdog;

@@ -148,7 +148,7 @@ impl Vitals {
         state
     }
 
-    /// Shows the mode on the board and publishes the gauges.
+    /// Shows the mode on the board and publishes the gauges of the database path; the admin port knows the others.
     fn show(&self, now: Instant) {
         let (parts, health) = self.health(now);
         {
@@ -159,7 +159,6 @@ impl Vitals {
         }
         let reason = parts.codes().map(|(part, code)| format!("{part}={code}")).join(" ");
         self.board.show(health.mode, &reason);
-        ::metrics::gauge!("ridethrough_ready").set(if health.ready { 1.0 } else { 0.0 });
         if let Some(db) = self.db.get() {
             db.publish_gauges(now);
         }

@@ -80,6 +80,8 @@ mod sync {
 mod metrics {
     use std::borrow::Cow;
 
+    pub(crate) fn breaker_starts(_circuit: Cow<'static, str>, _level: f64) {}
+
     pub(crate) fn breaker_state(_circuit: Cow<'static, str>, _level: f64) {}
 
     pub(crate) fn breaker_transition(_circuit: Cow<'static, str>, _to: &'static str) {}

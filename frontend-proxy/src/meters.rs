@@ -1,12 +1,16 @@
-//! The metrics of the proxy: names, labels from closed sets, help texts. Handles of the busy ones are kept.
+//! What the proxy records. Labels come from closed sets; handles of the busy metrics are kept.
 //!
 //! It records; the exporter is installed by `main`.
+
+mod catalogue;
 
 use std::{sync::OnceLock, time::Duration};
 
 use http::{Method, StatusCode};
 use metrics::{Counter, Histogram};
+use ridethrough::metrics::{describe_each, start_at_zero};
 
+use self::catalogue::CATALOGUE;
 use crate::health::CheckState;
 
 /// Where an answer came from: the rung of the ladder it stands on.
@@ -26,7 +30,7 @@ const RUNGS: [Rung; 4] = [Rung::Passed, Rung::Retried, Rung::Fallback, Rung::Ref
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// Counters that every request touches; each appears in the export once it was used.
+/// Counters that every request touches.
 #[derive(Debug, Default)]
 pub(crate) struct Meters {
     responses: [OnceLock<Counter>; RUNGS.len()],
@@ -84,23 +88,8 @@ pub(crate) fn backend_state(backend: &'static str, state: CheckState) {
     metrics::gauge!("ridethrough_proxy_backend_state", "backend" => backend).set(value);
 }
 
-/// Tells the installed recorder the help texts.
+/// Tells the installed recorder the help texts, and shows it what is known beforehand.
 pub(crate) fn describe() {
-    let counters = [
-        ("ridethrough_proxy_responses_total", "Answers by route and by where they came from."),
-        ("ridethrough_proxy_upstream_attempts_total", "Attempts at backends by how they went."),
-        ("ridethrough_http_requests_total", "Answered requests by method and class of the status."),
-    ];
-    for (name, help) in counters {
-        metrics::describe_counter!(name, help);
-    }
-    metrics::describe_gauge!(
-        "ridethrough_proxy_backend_state",
-        "1 where the backend passes its checks, 0 where not, 0.5 where it is not checked yet."
-    );
-    metrics::describe_histogram!(
-        "ridethrough_http_request_seconds",
-        metrics::Unit::Seconds,
-        "Time from the head of a request to the head of its answer."
-    );
+    describe_each(CATALOGUE);
+    start_at_zero(CATALOGUE);
 }

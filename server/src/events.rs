@@ -71,16 +71,6 @@ impl EventsSection {
     }
 }
 
-/// Tells the recorder the help texts.
-pub(crate) fn describe_metrics() {
-    metrics::describe_gauge!(OLDEST, metrics::Unit::Seconds, "Age of about the oldest event of todos.");
-    metrics::describe_counter!(MONTHS, "Partitions of the events of todos that were made or dropped.");
-    metrics::describe_counter!(
-        FORGOTTEN,
-        "Events of todos that were removed from the partition for all others."
-    );
-}
-
 /// Looks after the events until the drain.
 ///
 /// # Cancel safety

@@ -11,6 +11,7 @@ mod events;
 mod identity;
 mod journal;
 mod life;
+mod meters;
 mod migrate;
 mod routes;
 mod todo;

@@ -163,7 +163,6 @@ fn admin(config: &Config, vitals: &Arc<Vitals>, probes: &Probes) -> Result<Admin
     let metrics =
         service::install_metrics().map_err(|error| NotStarted::fault(format!("no metrics: {error}")))?;
     app::describe_metrics();
-    events::describe_metrics();
     let state = {
         let vitals = Arc::clone(vitals);
         move || vitals.state(env!("CARGO_PKG_VERSION"))

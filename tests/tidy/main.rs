@@ -16,9 +16,12 @@ use std::path::Path;
 
 use crate::source::{SourceFile, read_tree};
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests folder lies in the workspace")
+}
+
 fn tree() -> Vec<SourceFile> {
-    let root =
-        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests folder lies in the workspace");
+    let root = root();
     let files = read_tree(root);
     assert!(
         files.iter().any(|file| file.path == "core/src/lib.rs"),
@@ -55,6 +58,25 @@ fn public_async_functions_say_what_a_drop_leaves_behind() {
 #[test]
 fn metrics_and_their_catalogue_agree() {
     assert_clean(&metrics::check(&tree()));
+}
+
+#[test]
+fn the_page_on_metrics_says_what_the_catalogues_say() {
+    let path = root().join(metrics::PAGE);
+    let expected = metrics::page();
+    if std::env::var_os("RIDETHROUGH_WRITE_PAGES").is_some() {
+        std::fs::write(&path, &expected).expect("a page can be written");
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    let differs = expected
+        .lines()
+        .zip(written.lines().chain(std::iter::repeat("")))
+        .find(|(left, right)| left != right);
+    assert!(
+        written == expected,
+        "{} is not what the lists in the code say, first at {differs:?}; RIDETHROUGH_WRITE_PAGES=1 writes it anew",
+        metrics::PAGE
+    );
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Breaker {
     }
 
     pub(super) fn tell_start(&self) {
-        metrics::breaker_state(self.circuit.clone(), self.told.borrow().level());
+        metrics::breaker_starts(self.circuit.clone(), self.told.borrow().level());
     }
 
     pub(super) fn tell(&self, transition: &Transition) {

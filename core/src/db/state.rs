@@ -84,6 +84,7 @@ impl Db {
         metrics::gauge("ridethrough_journal_depth", backlog.entries as f64);
         metrics::gauge("ridethrough_journal_bytes", backlog.bytes as f64);
         let aside = self.0.journal.aside_counts();
+        metrics::gauge("ridethrough_journal_rejected", aside.rejected as f64);
         metrics::journal_set_aside("rejected", aside.rejected as f64);
         metrics::journal_set_aside("held", aside.held as f64);
         metrics::journal_set_aside("moved", aside.moved as f64);

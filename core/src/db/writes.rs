@@ -302,7 +302,7 @@ impl Db {
             return Err(WriteError::KeyReused);
         }
         if let Some(reason) = self.is_closed_to(command, maybe_committed) {
-            metrics::journal_rejected(reason);
+            metrics::journal_refused(reason);
             return Err(refused(Error::NotJournaled { reason, permanent: false }, false));
         }
         let _diverting = self.0.gate.divert(&command.ordering_key);

@@ -116,6 +116,12 @@ impl Probes {
         Self { verbosity, ..self.clone() }
     }
 
+    /// What is reported now.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        (self.source)().health
+    }
+
     /// The answer to one request, or `None` where the path is no probe. Methods other than GET and HEAD get 405.
     #[must_use]
     pub fn answer(&self, method: &Method, path: &str) -> Option<Response<Body>> {

@@ -119,7 +119,7 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    /// The value of the label `reason` of the metric `journal_rejected`; a closed set.
+    /// The value of the label `reason` of the metric `journal_refused_total`; a closed set.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Full => "full",

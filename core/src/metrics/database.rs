@@ -76,7 +76,7 @@ pub(crate) fn outcomes_removed(rows: u64) {
 }
 
 pub(crate) fn writes_lost(writes: u64) {
-    metrics::counter!("ridethrough_writes_lost_total").increment(writes);
+    metrics::counter!("ridethrough_lost_writes_total").increment(writes);
 }
 
 pub(crate) fn gauge(name: &'static str, value: f64) {

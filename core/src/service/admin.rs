@@ -10,10 +10,15 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use super::listener::{Limits, serve};
+use super::{
+    listener::{Limits, serve},
+    process,
+};
 use crate::{
     drain::{Drain, Draining},
     http::{Body, Probes, Verbosity},
+    metrics,
+    mode::Mode,
 };
 
 /// Recorders need a regular sweep, else histograms grow without bound.
@@ -114,9 +119,7 @@ impl Admin {
         }
         match path {
             "/metrics" => {
-                #[cfg(feature = "postgres")]
-                crate::metrics::publish();
-                text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render())
+                text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics_text())
             }
             "/debug/state" => text(StatusCode::OK, "application/json", (self.state)().to_string()),
             "/debug/config" => text(StatusCode::OK, "application/json", self.config.to_string()),
@@ -126,6 +129,17 @@ impl Admin {
                 "here are /metrics, /debug/state, /debug/config, /livez, /readyz, /startupz\n".into(),
             ),
         }
+    }
+
+    fn metrics_text(&self) -> String {
+        #[cfg(feature = "postgres")]
+        metrics::publish();
+        let health = self.probes.health();
+        metrics::ready(health.ready);
+        for mode in Mode::ALL {
+            metrics::mode(mode.as_str(), mode == health.mode);
+        }
+        self.metrics.render() + &process::render()
     }
 }
 

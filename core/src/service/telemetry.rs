@@ -55,12 +55,17 @@ pub fn install_tracing(format: LogFormat, filter: &str) -> Result<(), ParseError
     Ok(())
 }
 
-/// Installs the Prometheus recorder for the whole process and describes the library's metrics.
+/// The revision in version control, where whoever built this said so. Nothing else of the build gets into the program, so
+/// that the same source always makes the same one.
+const REVISION: Option<&str> = option_env!("RIDETHROUGH_REVISION");
+
+/// Installs the Prometheus recorder for the whole process, describes the library's metrics, and tells the build.
 ///
 /// # Errors
 /// Where a recorder is installed already.
 pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
     metrics::describe();
+    metrics::build_info(env!("CARGO_PKG_VERSION"), REVISION.filter(|revision| !revision.is_empty()));
     Ok(handle)
 }

@@ -9,11 +9,14 @@ use axum::{
     response::Response,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use ridethrough::http::Probes;
+use ridethrough::{
+    http::Probes,
+    metrics::{describe_each, start_at_zero},
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::{error::OUTCOME, identity::Principal, routes::FRESHNESS};
+use crate::{error::OUTCOME, identity::Principal, meters::CATALOGUE, routes::FRESHNESS};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_CHARACTERS_MAX: usize = 128;
@@ -26,14 +29,10 @@ const NO_ROUTE: &str = "none";
 /// Logged where a client left before its answer; no such status is ever sent.
 const CLIENT_LEFT: u16 = 499;
 
-/// Tells the recorder the help texts.
+/// Tells the recorder of the service's metrics, and shows it what is known beforehand.
 pub(crate) fn describe_metrics() {
-    metrics::describe_counter!(REQUESTS, "HTTP requests by method, route and status.");
-    metrics::describe_histogram!(
-        SECONDS,
-        metrics::Unit::Seconds,
-        "Time from a request's head to its answer's, by route."
-    );
+    describe_each(CATALOGUE);
+    start_at_zero(CATALOGUE);
 }
 
 pub(crate) async fn observe(request: Request, next: Next) -> Response {

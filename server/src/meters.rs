@@ -1,0 +1,32 @@
+//! The list of the metrics that the service adds to the library's. It records nothing.
+
+use ridethrough::metrics::{Label, Metric};
+
+/// The service's own metrics.
+pub(crate) const CATALOGUE: &[Metric] = &[
+    Metric::counter("ridethrough_http_requests_total", "HTTP requests by method, route and status.").by(&[
+        Label::one_of("method", &["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "other"]),
+        ROUTE,
+        Label::named("status", "the status of the answer; 499 where the client left before it"),
+    ]),
+    Metric::histogram(
+        "ridethrough_http_request_seconds",
+        "Time from a request's head to its answer's, by route.",
+    )
+    .by(&[ROUTE]),
+    Metric::gauge(
+        "ridethrough_events_oldest_seconds",
+        "Age of about the oldest event of todos; told by who keeps them.",
+    ),
+    Metric::counter(
+        "ridethrough_event_months_total",
+        "Partitions of the events of todos that were made or dropped.",
+    )
+    .by(&[Label::one_of("change", &["made", "dropped"])]),
+    Metric::counter(
+        "ridethrough_events_forgotten_total",
+        "Events of todos that were removed from the partition for all others.",
+    ),
+];
+
+const ROUTE: Label = Label::named("route", "the route's pattern; `none` where none matches");
