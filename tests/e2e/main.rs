@@ -29,6 +29,8 @@ mod killed;
 #[cfg(test)]
 mod mended;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod owners;
 #[cfg(test)]
 mod proxy;
