@@ -382,16 +382,21 @@ fn written(attempted: Attempted, command: &Command) -> Result<Written, WriteErro
     }
 }
 
-/// Whether waiting can help a write that the database did not take: it is away, cannot write at all, or others hold what the
-/// write needs. Journaled, it holds up its own ordering key alone. A living server that is asked for more than it can is a
-/// matter for the caller: a journal full of what nobody gets done would help no one.
+/// Whether waiting can help a write that the database did not take: it is away, cannot write at all, or others do not let go
+/// of what the write needs. Journaled, it holds up its own ordering key alone. A living server that is asked for more than it
+/// can, or that lets others win race after race, is a matter for the caller: a journal full of what nobody gets done would
+/// help no one, and a reader at another replica sees fresh answers without it.
 fn belongs_in_journal(error: &Error) -> bool {
+    /// A lock was not to be had within our own limit.
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+
     match error.class() {
         ErrorClass::Permanent => error.phase() == Phase::NotSent,
         ErrorClass::Overload => error.code().is_some_and(|code| code.starts_with("53")),
         ErrorClass::Transient => {
             !matches!(error, Error::Rejected { reason: RejectReason::DeadlinePassed, .. })
         }
-        ErrorClass::Unknown | ErrorClass::Contention | ErrorClass::Failover | ErrorClass::Heal => true,
+        ErrorClass::Contention => error.code() == Some(LOCK_NOT_AVAILABLE),
+        ErrorClass::Unknown | ErrorClass::Failover | ErrorClass::Heal => true,
     }
 }

@@ -82,13 +82,13 @@ async fn writes_to_a_table_that_somebody_locked_are_journaled_and_cost_no_permit
     assert_eq!(path.orders(), 150, "each once");
 }
 
-/// A write that lost a race was refused, for whatever reason its next attempt was refused for.
+/// A write that had waited for a lock was refused, for whatever reason its next attempt was refused for.
 #[tokio::test(start_paused = true)]
 async fn a_retry_that_finds_no_place_is_journaled_for_what_made_it_necessary() {
     let mut config = DbConfig::default();
     (config.bulkhead.permits, config.bulkhead.permits_min, config.bulkhead.queue) = (1, 1, 0);
     let path = Arc::new(Path::new(config).await);
-    path.server.fault(At::statement("INSERT INTO orders"), Fault::Error("40001"));
+    path.server.fault(At::statement("INSERT INTO orders"), Fault::Error("55P03"));
     path.server.fault_always(At::statement("SELECT title"), Fault::Delay(Duration::from_millis(400)));
     let (writer, reader) = (Arc::clone(&path), Arc::clone(&path));
     let write = tokio::spawn(async move { writer.write("k").await });
@@ -101,8 +101,19 @@ async fn a_retry_that_finds_no_place_is_journaled_for_what_made_it_necessary() {
     let told = write.await.unwrap();
     assert!(matches!(told, Ok(Written::Journaled { .. })), "{told:?}");
     read.await.unwrap();
-    path.replayed("the race").await;
+    path.replayed("the release of the lock").await;
     assert_eq!(path.orders(), 1);
+}
+
+/// Journaled, such a write was tried again and again beside the calls that won, and its user read fresh answers without it at
+/// the other replica.
+#[tokio::test(start_paused = true)]
+async fn a_race_that_is_lost_again_and_again_goes_back_to_the_caller() {
+    let path = Path::new(DbConfig::default()).await;
+    path.server.fault_always(At::statement("INSERT INTO orders"), Fault::Error("40001"));
+    let told = path.write("k").await;
+    assert!(told.is_err(), "{told:?}");
+    assert_eq!(path.orders(), 0);
 }
 
 /// Ends all sessions and uses one of them after so many turns of the runtime, when more or less of it is known.
