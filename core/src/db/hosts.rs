@@ -379,7 +379,7 @@ impl Hosts {
             let started = |seen: Sighting| seen.started_us.filter(|_| self.count() > 1);
             let expected = board.roles.last(index).map(|seen| Sighting { started_us: started(seen), ..seen });
             host.pool.expect(role, expected);
-            host.doubted.store(!board.is_cleared(index), Ordering::Release);
+            host.doubted.store(!board.is_cleared(index, now), Ordering::Release);
         }
         let primary = board.roles.primary();
         if primary.is_some_and(|host| board.roles.answers(host)) {

@@ -9,6 +9,10 @@ use super::{lag::Progress, roles::Roles};
 /// An alarm is repeated this often, not with every call or probe.
 pub(in crate::db) const ALARM_REPEAT: Duration = Duration::from_secs(300);
 
+/// How long after the start a host that has said nothing yet is waited for. One that is gone without a trace must not keep
+/// the others from being written to.
+const START_PATIENCE: Duration = Duration::from_millis(150);
+
 /// The newest of each host.
 #[derive(Debug)]
 pub(super) struct Board {
@@ -18,6 +22,8 @@ pub(super) struct Board {
     pub(super) standing: Vec<Standing>,
     /// When the host became doubted: not asked yet, lost, started anew, or it refused a write.
     pub(super) doubted_at: Vec<Option<Instant>>,
+    /// Until when a host that was not asked yet is waited for.
+    patient_until: Instant,
     /// When there was a primary last.
     pub(super) primary_until: Option<Instant>,
     /// When a write last found the disk full or the data damaged, and that was said.
@@ -62,6 +68,7 @@ impl Board {
             asked_at: vec![None; count],
             standing: vec![Standing::NotAsked; count],
             doubted_at: vec![Some(now).filter(|_| count > 1); count],
+            patient_until: now + START_PATIENCE,
             primary_until: None,
             alarmed: None,
         }
@@ -88,13 +95,14 @@ impl Board {
 
     /// Whether the host was looked at since it became doubted, and so was every other one that answers: where it was away for
     /// a moment, somebody else may be the primary by now, and only that one knows.
-    pub(super) fn is_cleared(&self, host: usize) -> bool {
+    pub(super) fn is_cleared(&self, host: usize, now: Instant) -> bool {
         let Some(at) = self.doubted_at.get(host).copied().flatten() else { return true };
         let was_asked =
             |one: usize| self.asked_at.get(one).copied().flatten().is_some_and(|asked| asked >= at);
         let is_in_order = |(one, standing): (usize, &Standing)| match standing {
             Standing::Away | Standing::Refuses => one != host,
-            Standing::Answers | Standing::NotAsked => was_asked(one),
+            Standing::NotAsked => now >= self.patient_until,
+            Standing::Answers => was_asked(one),
         };
         self.standing.iter().enumerate().all(is_in_order)
     }

@@ -182,6 +182,16 @@ fn the_first_that_says_it_is_the_primary_waits_for_the_word_of_the_others() {
 }
 
 #[test]
+fn a_host_that_has_never_said_anything_is_not_waited_for_for_long() {
+    let (hosts, start) = hosts(2);
+    let at = |milliseconds| start + Duration::from_millis(milliseconds);
+    hosts.saw(1, primary(1, 1), at(5), at(5));
+    assert_eq!(hosts.trusted_primary(), None);
+    hosts.saw(1, primary(1, 1), at(150), at(150));
+    assert_eq!(hosts.trusted_primary(), Some(1));
+}
+
+#[test]
 fn a_url_that_asks_for_read_write_reads_from_no_standby() {
     let (hosts, now) = of("postgres://app@h:1,h:2/todos?target_session_attrs=read-write");
     hosts.saw(0, primary(1, 1), now, now);
