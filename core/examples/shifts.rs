@@ -257,7 +257,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("it asks nobody who he is, so it listens on this machine alone".into());
     }
     let mut signals = Signals::new()?;
-    service::install_tracing(LogFormat::Json, &env::var("SHIFTS_LOG").unwrap_or("info".to_owned()))?;
+    let filter = env::var("SHIFTS_LOG").unwrap_or("info".to_owned());
+    service::install_tracing(LogFormat::Json, &filter, &["shifts"])?;
     let vitals = Arc::new(Vitals::new(ReadyPolicy::default()));
     let release = env!("CARGO_PKG_VERSION");
     let probes = vitals.probes(release, Verbosity::Brief);

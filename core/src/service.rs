@@ -6,16 +6,18 @@
 mod admin;
 mod config;
 mod listener;
+mod log;
 mod process;
+mod recorder;
 mod signals;
-mod telemetry;
 mod watchdog;
 
 pub use self::{
     admin::{Admin, AdminError, AdminThread},
     config::{ConfigError, load},
     listener::{Limits, Peer, Served, serve},
+    log::{FilterError, LogFormat, LogLayer, LogLevels, install_tracing, install_tracing_beside},
+    recorder::install_metrics,
     signals::{Signal, Signals},
-    telemetry::{LogFormat, install_metrics, install_tracing},
     watchdog::Watchdog,
 };

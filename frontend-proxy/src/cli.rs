@@ -8,7 +8,7 @@ use ridethrough::service::{ConfigError, LogFormat, load};
 use crate::config::{Authority, Config, ConfigProblem};
 
 /// Reverse proxy that always shows people a useful page.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "ridethrough-proxy", version)]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -52,7 +52,7 @@ impl Cli {
     /// # Errors
     /// [`Unusable`] names the file and line, the variable or the key.
     pub(crate) fn configuration(
-        self,
+        &self,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(Config, Vec<Authority>), Unusable> {
         let mut config: Config = load(self.config.as_deref(), environment)?;
@@ -61,7 +61,7 @@ impl Cli {
         proxy.admin_listen = self.admin_listen.unwrap_or(proxy.admin_listen);
         proxy.log_format = self.log_format.unwrap_or(proxy.log_format);
         if !self.backends.is_empty() {
-            config.backends.urls = self.backends;
+            config.backends.urls.clone_from(&self.backends);
         }
         let backends = config.validate()?;
         Ok((config, backends))

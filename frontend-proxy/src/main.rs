@@ -18,7 +18,7 @@ mod tests;
 mod tunnel;
 mod upstream;
 
-use std::{io::Write as _, process::ExitCode, sync::Arc};
+use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -27,10 +27,13 @@ use ridethrough::{
     health::{Health, Reads, Status, Writes},
     http::{HealthReport, Probes, Verbosity},
     mode::Mode,
-    service::{Admin, Signal, Signals, Watchdog, install_metrics, install_tracing, serve},
+    service::{Admin, LogLevels, Signal, Signals, Watchdog, install_metrics, install_tracing, serve},
 };
 use serde_json::json;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout},
+};
 
 use crate::{
     cli::{Cli, Command},
@@ -38,10 +41,14 @@ use crate::{
     proxy::Proxy,
 };
 
+/// Whose lines may be written to the log, beside the library's; the second is of the lines about requests.
+const SPEAKERS: [&str; 2] = ["ridethrough_proxy", "access"];
 /// Wrong configuration or usage, before anything was opened.
 const EXIT_CONFIGURATION: u8 = 1;
 /// Something was cut off while draining.
 const EXIT_CUT: u8 = 2;
+/// For the configuration, when it is read again: a disk that hangs must not keep signals waiting.
+const READ_AGAIN_MAX: Duration = Duration::from_secs(5);
 /// A fault of the program or its surroundings.
 const EXIT_FAULT: u8 = 70;
 
@@ -53,7 +60,6 @@ fn main() -> ExitCode {
             return ExitCode::from(if message.use_stderr() { EXIT_CONFIGURATION } else { 0 });
         }
     };
-    let command = cli.command;
     let (config, backends) = match cli.configuration(environment()) {
         Ok(configuration) => configuration,
         Err(problem) => {
@@ -61,17 +67,20 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIGURATION);
         }
     };
-    if matches!(command, Some(Command::CheckConfig)) {
+    if matches!(cli.command, Some(Command::CheckConfig)) {
         return match say("the configuration is in order") {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::from(EXIT_FAULT),
         };
     }
-    if let Err(error) = install_tracing(config.proxy.log_format, &config.proxy.log_filter) {
-        complain(&format!("proxy.log_filter: {error}"));
-        return ExitCode::from(EXIT_CONFIGURATION);
-    }
-    match run(config, backends) {
+    let levels = match install_tracing(config.proxy.log_format, &config.proxy.log_filter, &SPEAKERS) {
+        Ok(levels) => levels,
+        Err(error) => {
+            complain(&format!("proxy.log_filter: {error}"));
+            return ExitCode::from(EXIT_CONFIGURATION);
+        }
+    };
+    match run(config, backends, Anew { cli, levels }) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(EXIT_CUT),
         Err(error) => {
@@ -104,7 +113,7 @@ fn say(text: &str) -> std::io::Result<()> {
 
 /// Serves until told to stop; gives the number of connections that were cut.
 #[tokio::main]
-async fn run(config: Config, backends: Vec<Authority>) -> anyhow::Result<usize> {
+async fn run(config: Config, backends: Vec<Authority>, anew: Anew) -> anyhow::Result<usize> {
     let signals = Signals::new().context("failed to take over the signals")?;
     let recorder = install_metrics().context("failed to install the metrics")?;
     meters::describe();
@@ -127,6 +136,7 @@ async fn run(config: Config, backends: Vec<Authority>) -> anyhow::Result<usize> 
     };
     let shown = serde_json::to_value(&config).context("failed to show the configuration")?;
     let admin = Admin::new(proxy.probes(), recorder, state, shown)
+        .with_log_levels(anew.levels.clone())
         .start(config.proxy.admin_listen)
         .map_err(|error| WrongAddress(error.to_string()))?;
 
@@ -136,7 +146,7 @@ async fn run(config: Config, backends: Vec<Authority>) -> anyhow::Result<usize> 
         let checks = health::watch(Arc::clone(backend), config.checks.clone());
         tokio::spawn(end_is_noticed("health checks", checks, Arc::clone(&watchdog)));
     }
-    tokio::spawn(obey(signals, drain));
+    tokio::spawn(obey(signals, drain, anew));
 
     say(&format!("listening main={main_address} admin={}", admin.address))
         .context("failed to say where we listen")?;
@@ -164,12 +174,34 @@ async fn end_is_noticed(part: &'static str, running: impl Future<Output = ()>, w
     notice.1.part_died(part);
 }
 
+/// What SIGHUP reads again.
+struct Anew {
+    cli: Cli,
+    levels: LogLevels,
+}
+
+impl Anew {
+    /// Puts in force what can change while the process runs: the log's filter. What cannot be read changes nothing.
+    async fn read(&self) {
+        let cli = self.cli.clone();
+        let reading = tokio::task::spawn_blocking(move || cli.configuration(environment()));
+        match timeout(READ_AGAIN_MAX, reading).await {
+            // What is wrong with a filter is said there.
+            Ok(Ok(Ok((config, _)))) => drop(self.levels.reload(&config.proxy.log_filter)),
+            Ok(Ok(Err(reason))) => {
+                tracing::warn!(%reason, "the configuration cannot be used; what was read before stays in force");
+            }
+            _ => tracing::warn!("the configuration cannot be read; what was read before stays in force"),
+        }
+    }
+}
+
 /// The first stop drains, the second hurries.
-async fn obey(mut signals: Signals, drain: Drain) {
+async fn obey(mut signals: Signals, drain: Drain, anew: Anew) {
     let mut asked = false;
     loop {
         match signals.next().await {
-            Signal::Reload => tracing::warn!("the configuration cannot be re-read yet; restart to change it"),
+            Signal::Reload => anew.read().await,
             Signal::Stop if asked => drain.hurry(),
             Signal::Stop => {
                 tracing::info!("draining");

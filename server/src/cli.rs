@@ -1,6 +1,6 @@
 //! The command line: flags over environment over file, sub-commands, exit codes. It starts nothing by itself.
 
-use std::{ffi::OsString, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 use ridethrough::service::{self, LogFormat};
@@ -9,8 +9,12 @@ use crate::{
     config::{self, Config},
     identity::tokens,
     journal::{self, JournalCommand},
-    life, migrate,
+    life::{self, Anew},
+    migrate,
 };
+
+/// Whose lines may be written to the log, beside the library's.
+pub(crate) const SPEAKERS: [&str; 1] = ["ridethrough_server"];
 
 /// Everything went as asked.
 pub(crate) const CLEAN: u8 = 0;
@@ -95,15 +99,20 @@ pub fn run() -> ExitCode {
 }
 
 fn execute(cli: Cli, environment: impl Iterator<Item = (OsString, OsString)>) -> u8 {
-    let config = match configure(&cli, environment) {
+    // Variables that are no text cannot be ours.
+    let environment: Vec<(String, String)> = environment
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let config = match configure(&cli, &environment) {
         Ok(config) => config,
         Err(message) => return refuse(&message),
     };
-    if let Err(error) = service::install_tracing(config.log.format, &config.log.filter) {
-        return refuse(&format!("log.filter: {error}"));
-    }
+    let levels = match service::install_tracing(config.log.format, &config.log.filter, &SPEAKERS) {
+        Ok(levels) => levels,
+        Err(error) => return refuse(&format!("log.filter: {error}")),
+    };
     silence_panic_texts();
-    match cli.command {
+    match cli.command.clone() {
         Some(Command::CheckConfig) => {
             let _ = writeln!(std::io::stdout().lock(), "the configuration is in order");
             CLEAN
@@ -111,20 +120,16 @@ fn execute(cli: Cli, environment: impl Iterator<Item = (OsString, OsString)>) ->
         Some(Command::Migrate { check }) => migrate::once(&config, check),
         Some(Command::Token { name }) => token(&name),
         Some(Command::Journal(command)) => journal::run(&command, &config),
-        None => life::run(config),
+        None => life::run(config, Anew { levels, config: Arc::new(move || configure(&cli, &environment)) }),
     }
 }
 
 /// The configuration after file, environment and flags, checked.
-fn configure(cli: &Cli, environment: impl Iterator<Item = (OsString, OsString)>) -> Result<Config, String> {
-    // Variables that are no text cannot be ours.
-    let environment: Vec<(String, String)> = environment
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+fn configure(cli: &Cli, environment: &[(String, String)]) -> Result<Config, String> {
     let general_url = environment.iter().find(|(name, _)| name == "DATABASE_URL").map(|(_, url)| url.clone());
     let special_url = environment.iter().any(|(name, _)| name == "RIDETHROUGH_DATABASE__URL");
-    let mut config: Config =
-        service::load(cli.config.as_deref(), environment).map_err(|error| error.to_string())?;
+    let mut config: Config = service::load(cli.config.as_deref(), environment.iter().cloned())
+        .map_err(|error| error.to_string())?;
     let url = cli.database_url.clone().or(general_url.filter(|_| !special_url));
     config.database.url = url.unwrap_or(config.database.url);
     config.server.data_dir = cli.data_dir.clone().unwrap_or(config.server.data_dir);
@@ -170,9 +175,9 @@ mod tests {
 
     fn configured(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, String> {
         let cli = Cli::try_parse_from(["ridethrough-server"].iter().chain(arguments)).unwrap();
-        let environment: Vec<(OsString, OsString)> =
+        let environment: Vec<(String, String)> =
             environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        configure(&cli, environment.into_iter())
+        configure(&cli, &environment)
     }
 
     fn database(configured: Result<Config, String>) -> String {

@@ -8,13 +8,14 @@ use ridethrough::{
     db::DbConfig,
     health::ReadyPolicy,
     journal::{JournalConfig, WhenTooOld},
-    service::{Limits, LogFormat},
+    service::{Limits, LogFormat, LogLevels},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_postgres::config::Host;
 
 use crate::{
+    cli::SPEAKERS,
     events::EventsSection,
     identity::{IdentityMode, IdentitySection},
 };
@@ -124,7 +125,7 @@ impl Default for JournalSection {
 pub(crate) struct LogSection {
     /// Default text.
     pub(crate) format: LogFormat,
-    /// A level, or targets with levels, such as `info,hyper=warn`. Default info.
+    /// A level, or targets with levels, such as `info,ridethrough::db=debug`. Default info.
     pub(crate) filter: String,
 }
 
@@ -225,6 +226,7 @@ pub(crate) fn validate(config: &Config) -> Result<(), String> {
             "server.listen and server.admin_listen are the same address; give each its own".to_owned()
         );
     }
+    LogLevels::check(&config.log.filter, &SPEAKERS).map_err(|error| format!("log.filter: {error}"))?;
     config.identity.validate()?;
     config.events.validate()?;
     if config.identity.mode == IdentityMode::None && !server.listen.ip().to_canonical().is_loopback() {

@@ -16,7 +16,7 @@ use ridethrough::{
     health::Life,
     http::{Probes, Verbosity},
     journal::{Journal, JournalError, JournalWriter},
-    service::{self, Admin, AdminThread, Served, Signal, Signals, serve},
+    service::{self, Admin, AdminThread, LogLevels, Served, Signal, Signals, serve},
     vitals::{self, Vitals},
 };
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time::timeout};
@@ -37,6 +37,8 @@ use crate::{
 const PART_END_MAX: Duration = Duration::from_secs(5);
 /// The same for everything together after a second signal.
 const HURRIED_END_MAX: Duration = Duration::from_secs(1);
+/// For the configuration, when it is read again: a disk that hangs must not keep signals waiting.
+const READ_AGAIN_MAX: Duration = Duration::from_secs(5);
 /// What is left after that is cut by the end of the process.
 const RUNTIME_END_MAX: Duration = Duration::from_secs(1);
 
@@ -53,14 +55,38 @@ impl NotStarted {
     }
 }
 
+/// What SIGHUP reads again.
+pub(crate) struct Anew {
+    /// The configuration as it would be at a start now; it reads a file.
+    pub(crate) config: Arc<dyn Fn() -> Result<Config, String> + Send + Sync>,
+    /// Which lines are written to the log.
+    pub(crate) levels: LogLevels,
+}
+
+impl Anew {
+    /// Puts in force what can change while the process runs. What cannot be read changes nothing.
+    async fn read(&self) {
+        let config = Arc::clone(&self.config);
+        let reading = tokio::task::spawn_blocking(move || config());
+        match timeout(READ_AGAIN_MAX, reading).await {
+            // What is wrong with a filter is said there.
+            Ok(Ok(Ok(config))) => drop(self.levels.reload(&config.log.filter)),
+            Ok(Ok(Err(reason))) => {
+                tracing::warn!(%reason, "the configuration cannot be used; what was read before stays in force");
+            }
+            _ => tracing::warn!("the configuration cannot be read; what was read before stays in force"),
+        }
+    }
+}
+
 /// Serves until it is told to stop. Answers the exit code.
-pub(crate) fn run(config: Config) -> u8 {
+pub(crate) fn run(config: Config, anew: Anew) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return not_started(&NotStarted::fault(format!("no runtime: {error}"))),
     };
     let code = runtime.block_on(async {
-        match start(&config).await {
+        match start(&config, anew).await {
             Ok(running) => running.until_stopped().await,
             Err(reason) => not_started(&reason),
         }
@@ -77,6 +103,7 @@ fn not_started(NotStarted(code, reason): &NotStarted) -> u8 {
 /// Everything that runs, and what ends it.
 struct Running {
     signals: Signals,
+    anew: Anew,
     /// Asks for a look at who may come in.
     reload: Option<Arc<Notify>>,
     vitals: Arc<Vitals>,
@@ -92,7 +119,7 @@ struct Running {
     _admin: AdminThread,
 }
 
-async fn start(config: &Config) -> Result<Running, NotStarted> {
+async fn start(config: &Config, anew: Anew) -> Result<Running, NotStarted> {
     let signals = Signals::new().map_err(|error| NotStarted::fault(format!("no signals: {error}")))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let replica = replica::identify(&config.server.data_dir).map_err(|error| {
@@ -105,7 +132,7 @@ async fn start(config: &Config) -> Result<Running, NotStarted> {
         Identity::open(&config.identity, &config.server.data_dir).map_err(NotStarted::wrong_configuration)?;
     let vitals = Arc::new(Vitals::new(config.ready));
     let probes = probes(&vitals);
-    let admin = admin(config, &vitals, &probes)?;
+    let admin = admin(config, &vitals, &probes, anew.levels.clone())?;
     let (journal, writer) = open_journal(config).await?;
     let listener = bind(config.server.listen).await?;
     let main_address = listener.local_addr().map_err(|error| NotStarted::fault(error.to_string()))?;
@@ -142,6 +169,7 @@ async fn start(config: &Config) -> Result<Running, NotStarted> {
     announce(main_address, admin.address);
     Ok(Running {
         signals,
+        anew,
         reload,
         vitals,
         journal,
@@ -159,7 +187,12 @@ fn probes(vitals: &Arc<Vitals>) -> Probes {
     vitals.probes(env!("CARGO_PKG_VERSION"), Verbosity::Brief)
 }
 
-fn admin(config: &Config, vitals: &Arc<Vitals>, probes: &Probes) -> Result<AdminThread, NotStarted> {
+fn admin(
+    config: &Config,
+    vitals: &Arc<Vitals>,
+    probes: &Probes,
+    levels: LogLevels,
+) -> Result<AdminThread, NotStarted> {
     let metrics =
         service::install_metrics().map_err(|error| NotStarted::fault(format!("no metrics: {error}")))?;
     app::describe_metrics();
@@ -167,7 +200,7 @@ fn admin(config: &Config, vitals: &Arc<Vitals>, probes: &Probes) -> Result<Admin
         let vitals = Arc::clone(vitals);
         move || vitals.state(env!("CARGO_PKG_VERSION"))
     };
-    let admin = Admin::new(probes, metrics, state, config.redacted());
+    let admin = Admin::new(probes, metrics, state, config.redacted()).with_log_levels(levels);
     admin
         .start(config.server.admin_listen)
         .map_err(|error| NotStarted::wrong_configuration(error.to_string()))
@@ -276,12 +309,10 @@ fn announce(main: SocketAddr, admin: SocketAddr) {
 impl Running {
     async fn until_stopped(mut self) -> u8 {
         while self.signals.next().await != Signal::Stop {
-            match &self.reload {
-                Some(reload) => reload.notify_one(),
-                None => {
-                    tracing::info!("SIGHUP changes nothing here; restart to read the configuration again")
-                }
+            if let Some(reload) = &self.reload {
+                reload.notify_one();
             }
+            self.anew.read().await;
         }
         tracing::info!("draining");
         self.vitals.turn(Life::Draining);

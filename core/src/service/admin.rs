@@ -1,17 +1,20 @@
 //! The admin port: probes, metrics, state and configuration, on a thread and runtime of its own.
 //!
-//! It answers while the main runtime is busy or stuck, which is when somebody looks. It changes nothing.
+//! It answers while the main runtime is busy or stuck, which is when somebody looks. It changes nothing but which lines
+//! are written to the log.
 
-use std::{fmt, future::Future, net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::timeout};
 
 use super::{
     listener::{Limits, serve},
+    log::LogLevels,
     process,
 };
 use crate::{
@@ -24,6 +27,10 @@ use crate::{
 /// Recorders need a regular sweep, else histograms grow without bound.
 const METRICS_UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
+/// For the body of a request; a filter is one line.
+const BODY_MAX: Duration = Duration::from_secs(2);
+const LOG_FILTER: &str = "/debug/log-filter";
+
 type Page = dyn Fn() -> Value + Send + Sync;
 
 /// What the admin port shows.
@@ -33,6 +40,7 @@ pub struct Admin {
     metrics: PrometheusHandle,
     state: Arc<Page>,
     config: Arc<Value>,
+    levels: Option<LogLevels>,
 }
 
 /// The admin port did not come up.
@@ -61,7 +69,14 @@ impl Admin {
         config: Value,
     ) -> Self {
         let probes = probes.with_verbosity(Verbosity::Full);
-        Self { probes, metrics, state: Arc::new(state), config: Arc::new(config) }
+        Self { probes, metrics, state: Arc::new(state), config: Arc::new(config), levels: None }
+    }
+
+    /// The same, which also shows the log's filter at `/debug/log-filter`, and puts the body of a PUT in force there, until
+    /// another one or a restart.
+    #[must_use]
+    pub fn with_log_levels(self, levels: LogLevels) -> Self {
+        Self { levels: Some(levels), ..self }
     }
 
     /// Binds `address` and serves it on a new thread.
@@ -103,19 +118,26 @@ impl Admin {
         }
     }
 
-    fn answer<B>(self, request: Request<B>) -> impl Future<Output = Response<Body>> {
+    async fn answer<B>(self, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
         let (method, path) = (request.method(), request.uri().path());
-        let answer = self.probes.answer(method, path).unwrap_or_else(|| self.page(method, path));
-        std::future::ready(answer)
+        if let Some(answer) = self.probes.answer(method, path) {
+            return answer;
+        }
+        match &self.levels {
+            Some(levels) if path == LOG_FILTER && method == Method::PUT => {
+                put_filter(levels, request.into_body()).await
+            }
+            levels => self.page(method, path, levels.as_ref()),
+        }
     }
 
-    fn page(&self, method: &Method, path: &str) -> Response<Body> {
+    fn page(&self, method: &Method, path: &str, levels: Option<&LogLevels>) -> Response<Body> {
         if !matches!(*method, Method::GET | Method::HEAD) {
-            return text(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "text/plain",
-                "only GET and HEAD are served here\n".into(),
-            );
+            let said = "only GET and HEAD are served here, and PUT for the log's filter\n";
+            return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", said.into());
         }
         match path {
             "/metrics" => {
@@ -123,10 +145,13 @@ impl Admin {
             }
             "/debug/state" => text(StatusCode::OK, "application/json", (self.state)().to_string()),
             "/debug/config" => text(StatusCode::OK, "application/json", self.config.to_string()),
+            LOG_FILTER if levels.is_some() => {
+                text(StatusCode::OK, "text/plain", levels.map(|levels| levels.filter() + "\n").unwrap_or_default())
+            }
             _ => text(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                "here are /metrics, /debug/state, /debug/config, /livez, /readyz, /startupz\n".into(),
+                "here are /metrics, /debug/state, /debug/config, /debug/log-filter, /livez, /readyz, /startupz\n".into(),
             ),
         }
     }
@@ -140,6 +165,26 @@ impl Admin {
             metrics::mode(mode.as_str(), mode == health.mode);
         }
         self.metrics.render() + &process::render()
+    }
+}
+
+/// Puts the filter in the body in force; what is wrong with one is told to its sender.
+async fn put_filter<B>(levels: &LogLevels, body: B) -> Response<Body>
+where
+    B: http_body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let read = Limited::new(body, LogLevels::FILTER_BYTES_MAX).collect();
+    let Ok(Ok(body)) = timeout(BODY_MAX, read).await else {
+        return text(
+            StatusCode::BAD_REQUEST,
+            "text/plain",
+            "a short body with the filter is expected\n".into(),
+        );
+    };
+    let filter = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
+    match levels.reload(&filter) {
+        Ok(()) => text(StatusCode::OK, "text/plain", filter + "\n"),
+        Err(error) => text(StatusCode::BAD_REQUEST, "text/plain", format!("{error}\n")),
     }
 }
 
