@@ -1,9 +1,11 @@
-//! Feature `http`: the probes and problem+json as small tower services, for any HTTP server to mount.
+//! Feature `http`: the probes and problem+json as small tower services, for any HTTP server to mount, and the trace
+//! context of a request.
 //!
 //! Nothing here knows the database; it renders what `health` decided and what an error says of itself.
 
 mod probes;
 mod problem;
+mod trace;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -11,6 +13,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 pub use self::{
     probes::{HealthReport, Probes, Verbosity},
     problem::{Problem, retry_after_seconds},
+    trace::TraceContext,
 };
 
 /// The body type of the answers made here.

@@ -4,7 +4,7 @@
 //! Read [`db`] first: [`Db::read`](db::Db::read) and [`Db::write`](db::Db::write) are the whole path, top to bottom. The
 //! modules below stand in reading order; each one imports only those above it.
 //!
-//! - words and limits: [`error`], [`metrics`], [`deadline`], [`sensitive`]
+//! - words and limits: [`error`], [`metrics`], [`deadline`], [`sensitive`], `attempts`
 //! - policies, pure, with `now` as an argument: [`backoff`], [`budget`], [`breaker`], [`bulkhead`], [`judgement`],
 //!   [`retry`]
 //! - the policies around a client of your own: [`guard`] for any async call, `layer` for any tower service (feature `tower`)
@@ -18,6 +18,8 @@
 
 pub mod error;
 
+#[cfg(feature = "postgres")]
+pub mod attempts;
 pub mod deadline;
 #[cfg(feature = "serde")]
 pub mod duration_text;

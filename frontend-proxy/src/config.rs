@@ -9,9 +9,11 @@ use ridethrough::{
     breaker::BreakerConfig,
     budget::RetryBudgetConfig,
     duration_text,
-    service::{Limits, LogFormat},
+    service::{FilterError, Limits, LogFormat, LogLevels},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::SPEAKERS;
 
 /// More backends than this need a balancer in front; the set of those already asked is one machine word.
 pub(crate) const BACKENDS_MAX: usize = 64;
@@ -48,6 +50,9 @@ pub(crate) struct ProxySection {
     pub(crate) log_filter: String,
     /// Whether each request is one log line. Default true.
     pub(crate) access_log: bool,
+    /// Share of the traces that begin here, which say that they are to be recorded; one that a request brings along keeps its
+    /// own word. Between 0 and 1. Default 1.
+    pub(crate) trace_ratio: f64,
     /// Longest request target in bytes; above it 414. Default 8 KiB.
     pub(crate) target_bytes_max: usize,
     /// Longest request body in bytes; above it 413. Default 10 MiB.
@@ -70,6 +75,7 @@ impl Default for ProxySection {
             log_format: LogFormat::default(),
             log_filter: "info".to_owned(),
             access_log: true,
+            trace_ratio: 1.0,
             target_bytes_max: 8 * 1024,
             body_bytes_max: 10 * 1024 * 1024,
             body_idle: Duration::from_secs(30),
@@ -218,6 +224,8 @@ pub(crate) enum ConfigProblem {
     BackendUrl { url: String, reason: &'static str },
     #[error("limits.{field}: {problem}")]
     Limits { field: &'static str, problem: &'static str },
+    #[error("proxy.log_filter: {0}")]
+    LogFilter(FilterError),
     #[error("{key}: {reason}")]
     Value { key: &'static str, reason: &'static str },
 }
@@ -302,6 +310,10 @@ impl Config {
         if self.proxy.hidden_paths.iter().any(|path| !path.starts_with('/') || path.len() < 2) {
             return wrong("proxy.hidden_paths", "each must be a path below /, such as /metrics");
         }
+        if !(0.0..=1.0).contains(&self.proxy.trace_ratio) {
+            return wrong("proxy.trace_ratio", "must be between 0 and 1");
+        }
+        LogLevels::check(&self.proxy.log_filter, &SPEAKERS).map_err(ConfigProblem::LogFilter)?;
         let via = self.proxy.via.as_deref().unwrap_or("unset");
         if via.is_empty() || !via.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
             return wrong("proxy.via", "must be letters, digits, `-`, `.` or `_`");
@@ -402,6 +414,12 @@ mod tests {
         let mut config = with("http://a:1");
         config.backends.head = Duration::ZERO;
         assert!(config.validate().unwrap_err().to_string().starts_with("backends.head"));
+        let mut config = with("http://a:1");
+        config.proxy.log_filter = "info,hyper=trace".to_owned();
+        assert!(config.validate().unwrap_err().to_string().starts_with("proxy.log_filter"));
+        let mut config = with("http://a:1");
+        config.proxy.trace_ratio = f64::NAN;
+        assert!(config.validate().unwrap_err().to_string().starts_with("proxy.trace_ratio"));
         let mut config = with("http://a:1");
         config.proxy.via = Some("two words".to_owned());
         assert!(config.validate().unwrap_err().to_string().starts_with("proxy.via"));

@@ -8,10 +8,10 @@ use http::{
     HeaderMap, HeaderValue,
     header::{self, HeaderName},
 };
+use ridethrough::http::TraceContext;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(crate) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -205,46 +205,33 @@ pub(crate) fn expected_timeout_ms(headers: &HeaderMap) -> Option<u64> {
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) request_id: HeaderValue,
+    pub(crate) trace_id: String,
     pub(crate) trace: HeaderValue,
 }
 
-/// The ids of a request: kept where they are valid, made where not.
-pub(crate) fn identify(headers: &mut HeaderMap, random: &mut fastrand::Rng) -> Identity {
-    let trace_is_valid = headers.get(TRACEPARENT).is_some_and(|value| is_traceparent(value.as_bytes()));
+/// The ids of a request: kept where they are valid, made where not. `is_sampled` is asked where a trace begins.
+pub(crate) fn identify(
+    headers: &mut HeaderMap,
+    random: &mut fastrand::Rng,
+    is_sampled: impl FnOnce(&mut fastrand::Rng) -> bool,
+) -> Identity {
+    let context = TraceContext::of(headers).unwrap_or_else(|| {
+        let sampled = is_sampled(random);
+        TraceContext::begin(random.u128(1..), random.u64(1..), sampled)
+    });
+    context.insert_into(headers);
     let id_is_valid = headers.get(X_REQUEST_ID).is_some_and(|value| is_request_id(value.as_bytes()));
-    if !trace_is_valid {
-        headers.remove(TRACESTATE);
-        let (trace, span) = (random.u128(1..), random.u64(1..));
-        let made = HeaderValue::from_str(&format!("00-{trace:032x}-{span:016x}-01"));
-        headers.insert(TRACEPARENT, made.expect("hexadecimal digits and dashes are visible"));
-    }
     if !id_is_valid {
         let made = HeaderValue::from_str(&format!("{:032x}", random.u128(1..)));
         headers.insert(X_REQUEST_ID, made.expect("hexadecimal digits are visible"));
     }
     let made = |name| headers.get(name).cloned().expect("it was valid or has just been made");
-    Identity { request_id: made(X_REQUEST_ID), trace: made(TRACEPARENT) }
+    Identity { request_id: made(X_REQUEST_ID), trace_id: context.trace_id(), trace: made(TRACEPARENT) }
 }
 
 fn is_request_id(id: &[u8]) -> bool {
     (1..=128).contains(&id.len())
         && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=@~".contains(byte))
-}
-
-/// `00-<32 hex>-<16 hex>-<2 hex>`, lower case, no id all zeros; later versions may go on after that.
-fn is_traceparent(value: &[u8]) -> bool {
-    let mut parts = value.split(|byte| *byte == b'-');
-    let mut hex = |length: usize| {
-        let part = parts.next().unwrap_or_default();
-        let is_hex = part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        (part.len() == length && is_hex).then_some(part)
-    };
-    let (Some(version), Some(trace), Some(span), Some(_flags)) = (hex(2), hex(32), hex(16), hex(2)) else {
-        return false;
-    };
-    let has_more = parts.next().is_some();
-    let not_zero = |id: &[u8]| id.iter().any(|byte| *byte != b'0');
-    version != b"ff" && (version != b"00" || !has_more) && not_zero(trace) && not_zero(span)
 }
 
 #[cfg(test)]

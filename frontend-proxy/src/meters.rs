@@ -49,6 +49,11 @@ impl Rung {
     }
 }
 
+/// A closed set: anybody can send any method.
+pub(crate) fn method_label(method: &Method) -> &'static str {
+    METHODS.iter().find(|name| **name == method.as_str()).unwrap_or(&"other")
+}
+
 impl Meters {
     /// Counts one answered request.
     pub(crate) fn answered(&self, method: &Method, status: StatusCode, rung: Rung, took: Duration) {

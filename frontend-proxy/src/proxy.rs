@@ -19,7 +19,7 @@ use crate::{
     config::{Authority, Config},
     fallback::{self, Asked, Failure, Fallback, Trouble},
     headers::{self, EXPECTED_TIMEOUT, Identity, Onward, TRACEPARENT, X_REQUEST_ID},
-    meters::{self, Meters, Rung},
+    meters::{self, Meters, Rung, method_label},
     retry::{self, Nature, Next},
     target::{Gate, Refusal},
     tunnel,
@@ -115,7 +115,10 @@ impl Proxy {
             return answer.map(ProxyBody::from);
         }
         let mut random = fastrand::Rng::new();
-        let Identity { request_id, trace } = headers::identify(request.headers_mut(), &mut random);
+        let Identity { request_id, trace_id, trace } =
+            headers::identify(request.headers_mut(), &mut random, |random| {
+                random.f64() < self.config.proxy.trace_ratio
+            });
         let method = request.method().clone();
         let mut answer = self.answer(request, started, &mut random).await;
         let status = answer.response.status();
@@ -125,7 +128,8 @@ impl Proxy {
             tracing::info!(
                 target: "access",
                 request_id = request_id.to_str().unwrap_or_default(),
-                method = method.as_str(),
+                trace_id,
+                method = method_label(&method),
                 status = status.as_u16(),
                 rung = answer.rung.as_str(),
                 backend = answer.backend,

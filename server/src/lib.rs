@@ -15,6 +15,7 @@ mod meters;
 mod migrate;
 mod routes;
 mod todo;
+mod traces;
 
 pub use crate::cli::run;
 

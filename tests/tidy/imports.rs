@@ -7,10 +7,11 @@ const LIBRARY: &str = "core/src/";
 const CHAOS: &str = "chaos/src/";
 
 /// The library's modules from left to right; each may import what stands before it.
-const LINE: [&str; 20] = [
+const LINE: [&str; 21] = [
     "sensitive",
     "duration_text",
     "error",
+    "attempts",
     "metrics",
     "deadline",
     "sabotage",

@@ -10,7 +10,7 @@ use tracing::Instrument as _;
 use super::{
     Db,
     classify::Circuit,
-    guards::{AttemptTime, attempt_span, ended, note_end},
+    guards::{AttemptTime, attempt_span, ended, note_end, query_span},
     hosts::{Host, Role},
     lanes::{PATIENCE, Seat},
     pool::NoConnection,
@@ -121,7 +121,8 @@ impl Db {
     ) -> Result<Answered<T::Answer>, Option<Permit>> {
         metrics::db_attempt();
         let statements = host.pool.statements(seat.client());
-        let end = self.wait_on_lane(time, now, question.ask(&statements)).await;
+        let asking = question.ask(&statements).instrument(query_span(question.operation()));
+        let end = self.wait_on_lane(time, now, asking).await;
         let at = Instant::now();
         match end {
             OnLane::Ended(Ok(answer)) => {
@@ -183,7 +184,8 @@ async fn on_loan<T: Question>(
     metrics::db_attempt();
     let began = (question.is_short() && host.lanes.may_open()).then(Instant::now);
     let (statements, limit) = loan.asking();
-    let answered = limit.bound(time.deadline.instant(), question.ask(&statements)).await;
+    let asking = question.ask(&statements).instrument(query_span(question.operation()));
+    let answered = limit.bound(time.deadline.instant(), asking).await;
     let at = Instant::now();
     if let Some(began) = began {
         host.lanes.saw(question.operation(), at.saturating_duration_since(began), at);

@@ -86,6 +86,12 @@ pub(super) fn attempt_span(operation: &str, circuit: Circuit, host: usize) -> Sp
     )
 }
 
+/// What the server is asked in an attempt, by the name that the service gave it; never its text.
+#[inline]
+pub(super) fn query_span(operation: &str) -> Span {
+    tracing::debug_span!("db.query", operation)
+}
+
 /// Says in the span how the attempt ended.
 pub(super) fn note_end(span: &Span, error: Option<&Error>) {
     if span.is_disabled() {

@@ -25,6 +25,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
+use tracing::{Instrument as _, Span, field::Empty};
 
 pub use self::losses::LostWrites;
 pub(super) use self::{held::release_known, losses::Losses};
@@ -258,11 +259,15 @@ impl Replay {
     }
 
     fn batch(&self, items: Vec<Item>, keys: Vec<String>, with_permit: bool) -> Batch<'_> {
-        Box::pin(async move {
+        // A trace of its own: the requests that it carries out were answered long ago.
+        let span = tracing::debug_span!(parent: None, "replay", entries = items.len(), settled = Empty);
+        let batch = async move {
             let priority = with_permit.then_some(Priority::Replay);
             let report = self.db.settle_batch(items, priority).await;
+            Span::current().record("settled", report.settled);
             (with_permit, keys, report)
-        })
+        };
+        Box::pin(batch.instrument(span))
     }
 
     /// Leaves the ordering keys alone that did not go through: others need not wait for them.

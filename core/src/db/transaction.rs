@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Error as DriverError;
+use tracing::Instrument as _;
 
 use super::{
     begin::{self, Kind, Limits, Mark, Marking},
@@ -13,7 +14,7 @@ use super::{
     command::{Applied, ApplyError, Command, Commands, Refusal},
     config::PoolConfig,
     fence::Claim,
-    guards::{self, AttemptTime},
+    guards::{self, AttemptTime, query_span},
     keys::{self, Known},
     listen::Telling,
     pool::Loan,
@@ -188,7 +189,8 @@ async fn run(
         let gone = || Attempted::Refused(Refusal::new("key-expired"));
         return Ok(known.map_or_else(gone, Attempted::Known));
     }
-    let applying = commands.apply(&statements, command, origin != Origin::Direct).await;
+    let applying = commands.apply(&statements, command, origin != Origin::Direct);
+    let applying = applying.instrument(query_span(&command.name)).await;
     // What the answer is kept by would stand alone, and COMMIT would be answered with success.
     if !matches!(applying, Err(ApplyError::Database(_))) && loan.is_outside_of_transaction() {
         return Err(Stopped::EndedByItself);
@@ -216,7 +218,7 @@ async fn run(
 pub(super) async fn commit(loan: &Loan, statements: &str) -> Result<(), Stopped> {
     sabotage::reached(Step::BeforeCommit);
     loan.begin_commit();
-    loan.batch_execute(statements).await?;
+    loan.batch_execute(statements).instrument(query_span("commit")).await?;
     sabotage::reached(Step::AfterCommit);
     if loan.has_rolled_back() { Err(Stopped::RolledBack) } else { Ok(()) }
 }

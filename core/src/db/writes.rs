@@ -307,6 +307,8 @@ impl Db {
         }
         let _diverting = self.0.gate.divert(&command.ordering_key);
         let appending = self.0.journal.append(entry(command));
+        let appending =
+            appending.instrument(tracing::debug_span!("journal.append", operation = %command.name));
         let (sequence, repeated) = match timeout_at(deadline.instant(), appending).await {
             Ok(Ok(appended)) => (appended.sequence, false),
             Ok(Err(AppendError::KeyPending { sequence, same_fingerprint: true })) => (sequence, true),

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::handles::{Handles, Operation, handles};
+use crate::attempts;
 
 /// A read ended with a fresh answer. `operation` comes from the code of the service.
 #[inline]
@@ -40,6 +41,7 @@ fn tell_call(operation: &'static str, outcome: &'static str, class: &'static str
 
 #[inline]
 pub(crate) fn db_attempt() {
+    attempts::made();
     if !handles().is_some_and(Handles::attempted) {
         metrics::counter!("ridethrough_db_attempts_total").increment(1);
     }

@@ -1,4 +1,4 @@
-//! The outermost layer: identity of a request, one log line, two metrics. It changes nothing about the answer but its
+//! The outermost layer: identity of a request, one log line, its span, two metrics. It changes nothing about the answer but its
 //! headers, and logs nothing that a user wrote.
 
 use std::borrow::Cow;
@@ -10,17 +10,18 @@ use axum::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ridethrough::{
-    http::Probes,
+    attempts::Attempts,
+    http::{Probes, TraceContext},
     metrics::{describe_each, start_at_zero},
 };
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span, field::Empty};
 use uuid::Uuid;
 
-use crate::{error::OUTCOME, identity::Principal, meters::CATALOGUE, routes::FRESHNESS};
+use crate::{error::OUTCOME, identity::Principal, meters::CATALOGUE, routes::FRESHNESS, traces};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_CHARACTERS_MAX: usize = 128;
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 const REQUESTS: &str = "ridethrough_http_requests_total";
 const SECONDS: &str = "ridethrough_http_request_seconds";
@@ -37,27 +38,48 @@ pub(crate) fn describe_metrics() {
 
 pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let request_id = request_id(request.headers());
-    let traceparent = traceparent(request.headers());
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let (method, route) = (method_label(request.method()), route.map_or(Cow::Borrowed(NO_ROUTE), Cow::Owned));
+    // At the level debug stands what is for traces, at the level info what marks the lines of the log.
+    let span = tracing::debug_span!(
+        "http",
+        otel.kind = "server",
+        otel.name = format_args!("{method} {route}"),
+        otel.status_code = Empty,
+        http.request.method = method,
+        http.route = &*route,
+        http.response.status_code = Empty,
+    );
+    let context = traces::joined(&span, TraceContext::of(request.headers()));
     let mut line = Line {
         started: Instant::now(),
         request_id: request_id.clone(),
-        trace_id: traceparent.clone(),
-        method: method_label(request.method()),
-        route: route.map_or(Cow::Borrowed(NO_ROUTE), Cow::Owned),
+        trace_id: context.trace_id(),
+        method,
+        route,
         status: CLIENT_LEFT,
         outcome: None,
         freshness: None,
+        attempts: Attempts::default(),
         principal: None,
+        span: span.clone(),
     };
-    let mut response = next.run(request).await;
+    let marks = tracing::info_span!(
+        "request",
+        request_id = request_id.to_str().unwrap_or_default(),
+        trace_id = line.trace_id
+    );
+    let answering = line.attempts.counted(next.run(request));
+    let mut response = answering.instrument(marks).instrument(span).await;
     line.status = response.status().as_u16();
     line.outcome = response.headers().get(OUTCOME).cloned();
     line.principal = response.extensions().get().copied();
     line.freshness = response.headers().get(FRESHNESS).cloned();
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, request_id);
-    headers.insert(TRACEPARENT, traceparent);
+    context.insert_into(headers);
+    // That is the sender's own, and nothing for him.
+    headers.remove("tracestate");
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
@@ -66,21 +88,28 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
 struct Line {
     started: Instant,
     request_id: HeaderValue,
-    trace_id: HeaderValue,
+    trace_id: String,
     method: &'static str,
     route: Cow<'static, str>,
     status: u16,
     outcome: Option<HeaderValue>,
     freshness: Option<HeaderValue>,
+    /// Against the database.
+    attempts: Attempts,
     /// Its id, which names nobody.
     principal: Option<Principal>,
+    /// Of the whole request.
+    span: Span,
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
-        let trace_id = text(&self.trace_id);
+        self.span.record("http.response.status_code", self.status);
+        if self.status >= 500 {
+            self.span.record("otel.status_code", "ERROR");
+        }
         let labels = [
             ("method", Cow::Borrowed(self.method)),
             ("route", self.route.clone()),
@@ -92,12 +121,13 @@ impl Drop for Line {
             ($level:ident) => {
                 tracing::$level!(
                     request_id = text(&self.request_id),
-                    trace_id = trace_id.split('-').nth(1),
+                    trace_id = self.trace_id,
                     method = self.method,
                     route = self.route.as_ref(),
                     status = self.status,
                     outcome = self.outcome.as_ref().map(text),
                     freshness = self.freshness.as_ref().map(text),
+                    attempts = self.attempts.count(),
                     principal = self.principal.filter(|one| !one.is_everybody()).map(tracing::field::display),
                     duration_ms = took.as_secs_f64() * 1e3,
                     "request"
@@ -137,27 +167,6 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     given.unwrap_or_else(|| made(&Uuid::new_v4().to_string()))
 }
 
-/// The sender's trace context where it is one, else the root of a new trace.
-fn traceparent(headers: &HeaderMap) -> HeaderValue {
-    let given = headers.get(TRACEPARENT).filter(|value| value.to_str().is_ok_and(is_traceparent)).cloned();
-    given.unwrap_or_else(|| {
-        let trace = Uuid::new_v4().simple();
-        let span = Uuid::new_v4().as_u128() as u64 | 1;
-        made(&format!("00-{trace}-{span:016x}-00"))
-    })
-}
-
-/// Version 00 of the W3C recommendation: lower-case hexadecimal fields of fixed length, ids not all zero.
-fn is_traceparent(text: &str) -> bool {
-    let fields: Vec<&str> = text.split('-').collect();
-    let [version, trace, span, flags] = fields.as_slice() else { return false };
-    let lower_hex = |field: &str| field.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let id = |field: &str, length| {
-        field.len() == length && lower_hex(field) && field.bytes().any(|byte| byte != b'0')
-    };
-    *version == "00" && id(trace, 32) && id(span, 16) && flags.len() == 2 && lower_hex(flags)
-}
-
 fn made(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("an id made here is visible ASCII")
 }
@@ -175,18 +184,6 @@ mod tests {
         assert_eq!(id("abc-1"), "abc-1");
         for unsound in ["", "two words", "\u{e4}", &"x".repeat(129)] {
             assert_ne!(id(unsound).as_bytes(), unsound.as_bytes());
-        }
-        let sound = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(traceparent(&given(TRACEPARENT, sound)), sound);
-        for unsound in [
-            "",
-            "00-0-0-0",
-            &sound.to_uppercase(),
-            &sound.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
-        ] {
-            let new = traceparent(&given(TRACEPARENT, unsound));
-            assert_ne!(new.as_bytes(), unsound.as_bytes());
-            assert!(is_traceparent(new.to_str().unwrap()), "{new:?}");
         }
     }
 }

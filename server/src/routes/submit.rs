@@ -5,8 +5,9 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use ridethrough::{Deadline, db::Written, health::DatabasePart};
+use ridethrough::{Deadline, attempts::Attempts, db::Written, health::DatabasePart};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::{
@@ -56,10 +57,13 @@ pub(crate) async fn submit(
     let (command, payload) = intent.command(owner, key, known.seen(), SystemTime::now());
     let accepted_at = command.accepted_at;
     let (db, working) = (app.db.clone(), app.writes.begin());
-    let write = tokio::spawn(async move {
+    let attempts = Attempts::of_this_task().unwrap_or_default();
+    let write = async move {
         let _working = working;
-        db.write(command, deadline).await
-    });
+        attempts.counted(db.write(command, deadline)).await
+    };
+    // The line about the request, and its trace, count what is done in a task of its own.
+    let write = tokio::spawn(write.in_current_span());
     let Ok(written) = write.await else {
         return Err(Trouble::internal().outcome(Outcome::Unknown));
     };

@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::together::{self, Apart, Ending, Item};
 use crate::{
@@ -16,8 +17,8 @@ use crate::{
     db::{
         Applied, Db, Refusal, Settled,
         asked::Question,
-        classify::{self, Connection, Verdict},
-        guards::{AttemptTime, Connected},
+        classify::{self, Circuit, Connection, Verdict},
+        guards::{AttemptTime, Connected, attempt_span},
         keys::{self, Known},
         resolve::Resolution,
         transaction::{Attempted, Failed, Ground, Origin, Progress},
@@ -137,13 +138,15 @@ impl Db {
         let ground = Ground { claim: self.claim(), ..self.ground(&time) };
         let mut progress = Progress::after(None);
         let commands = self.0.commands.as_ref();
-        let attempted = together::attempt(loan, commands, items, ground, &mut progress, endings).await;
+        let span = attempt_span("replay", Circuit::Writes, host);
+        let attempt = together::attempt(loan, commands, items, ground, &mut progress, endings);
+        let attempted = attempt.instrument(span.clone()).await;
         let Err(Apart::Failed(failed)) = attempted else {
             admission.record(crate::breaker::CallResult::Success, Instant::now());
             return attempted;
         };
         admission.record(failed.breaker, Instant::now());
-        self.note_attempt(host, &tracing::Span::none(), Some(&failed));
+        self.note_attempt(host, &span, Some(&failed));
         if !writes::is_lost_commit(&failed.error) || progress.mark.is_none() {
             return Err(Apart::Failed(failed));
         }
