@@ -142,6 +142,9 @@ run_tests() {
 step 'format' cargo fmt --all --check -- --color never
 step 'clippy, all targets and features' cargo clippy --quiet --workspace --all-targets --all-features "${DENY[@]}"
 step 'library, each feature alone' check_features
+if ! reason=$(scripts/browser.sh); then
+    skip 'browser test' "$reason"
+fi
 if step 'build' build_binaries; then
     run_tests
     step 'tests in the documentation' cargo test --workspace --doc --no-fail-fast

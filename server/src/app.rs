@@ -1,8 +1,11 @@
 //! The application: what handlers share, the routes, and the layers around them. This is the only place that lists
 //! layers; what they do stands in the files below.
 
+mod assets;
+mod language;
 mod observe;
 mod people;
+mod texts;
 
 use std::{any::Any, sync::Arc, time::Duration};
 
@@ -17,7 +20,12 @@ use http::{HeaderValue, Method, StatusCode, header};
 use ridethrough::{Db, drain::InFlight, http::Probes, journal::Journal};
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub(crate) use self::{observe::describe_metrics, people::Pages};
+pub(crate) use self::{
+    language::Language,
+    observe::describe_metrics,
+    people::{Pages, prefers_html},
+    texts::{problem, text},
+};
 use crate::{
     error::Trouble,
     identity::{Identity, identify},
@@ -57,6 +65,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/api/writes/{key}", get(writes::status))
         // What stands above this line is somebody's; what follows is for everybody.
         .route_layer(middleware::from_fn_with_state(app.clone(), identify))
+        .route(assets::ROUTE, get(assets::show))
         .route("/sign-in", get(sign_in::show).post(sign_in::sign_in))
         .route("/sign-out", post(sign_in::sign_out));
     for path in Probes::PATHS {

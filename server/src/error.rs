@@ -19,6 +19,7 @@ use crate::todo;
 /// What became of a write, for a program.
 pub(crate) const OUTCOME: HeaderName = HeaderName::from_static("ridethrough-outcome");
 
+const INVALID_TODO: &str = "invalid-todo";
 const KEY_REUSED: &str = "key-reused";
 const VERSION_MISMATCH: &str = "version-mismatch";
 const SIGN_IN_NEEDED: &str = "sign-in-needed";
@@ -86,7 +87,16 @@ impl Trouble {
 
     /// The request is understood, and makes no valid todo.
     pub(crate) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-todo", "the todo is not valid").detail(detail)
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, INVALID_TODO, "the todo is not valid").detail(detail)
+    }
+
+    pub(crate) fn is_invalid(&self) -> bool {
+        self.slug == INVALID_TODO
+    }
+
+    /// The last part of its type.
+    pub(crate) fn slug(&self) -> &'static str {
+        self.slug
     }
 
     pub(crate) fn no_such_todo() -> Self {

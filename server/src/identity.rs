@@ -323,6 +323,11 @@ impl Identity {
         !matches!(self.known, Known::Everybody)
     }
 
+    /// Whether this is whom everybody is taken for who has not signed in.
+    pub(crate) fn is_guest(&self, principal: Principal) -> bool {
+        self.guest == Some(principal)
+    }
+
     /// Whose token this is.
     pub(crate) async fn principal(&self, token: &str) -> Option<Principal> {
         match &self.known {

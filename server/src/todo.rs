@@ -9,7 +9,7 @@ mod queries;
 mod settled;
 mod waiting;
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use ridethrough::cache::{CacheKey, Tags};
@@ -24,7 +24,7 @@ pub(crate) use self::{
     cursor::Cursor,
     intent::{Create, Intent, Payload, Remove, Replace, Seen},
     queries::{Page, PageQuery, TodoQuery},
-    settled::SettledKeys,
+    settled::{Ended, SettledKeys},
     waiting::{Change, Changes},
 };
 use crate::identity::Principal;
@@ -40,19 +40,54 @@ pub(crate) const TITLE_CHARACTERS_MAX: usize = 500;
 #[serde(transparent)]
 pub(crate) struct Title(String);
 
+/// Why a text is no title.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TitleInvalid {
+    Empty,
+    /// Nobody could see which todo it is. One that is stored already is still read.
+    Blank,
+    /// It has so many characters.
+    TooLong(usize),
+    /// The database stores no U+0000.
+    Impossible,
+}
+
+impl fmt::Display for TitleInvalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("`title` must not be empty"),
+            Self::Blank => f.write_str("`title` must not be only white space"),
+            Self::TooLong(count) => {
+                write!(f, "`title` has {count} characters; at most {TITLE_CHARACTERS_MAX} are allowed")
+            }
+            Self::Impossible => f.write_str("`title` must not hold the character U+0000"),
+        }
+    }
+}
+
+impl From<TitleInvalid> for Cow<'static, str> {
+    fn from(invalid: TitleInvalid) -> Self {
+        Cow::Owned(invalid.to_string())
+    }
+}
+
 impl Title {
     /// A title that the table will take: a write that is journaled must not turn out to be impossible later.
-    pub(crate) fn new(text: String) -> Result<Self, String> {
+    pub(crate) fn new(text: String) -> Result<Self, TitleInvalid> {
         match text.chars().count() {
-            0 => Err("`title` must not be empty".to_owned()),
-            // Nobody could see which todo it is. One that is stored already is still read.
-            _ if text.trim().is_empty() => Err("`title` must not be only white space".to_owned()),
-            count if count > TITLE_CHARACTERS_MAX => {
-                Err(format!("`title` has {count} characters; at most {TITLE_CHARACTERS_MAX} are allowed"))
-            }
-            _ if text.contains('\0') => Err("`title` must not hold the character U+0000".to_owned()),
+            0 => Err(TitleInvalid::Empty),
+            _ if text.trim().is_empty() => Err(TitleInvalid::Blank),
+            count if count > TITLE_CHARACTERS_MAX => Err(TitleInvalid::TooLong(count)),
+            _ if text.contains('\0') => Err(TitleInvalid::Impossible),
             _ => Ok(Self(text)),
         }
+    }
+
+    /// A title that somebody typed: blanks around it are none of it.
+    pub(crate) fn typed(typed: &str) -> Result<Self, TitleInvalid> {
+        let trimmed = typed.trim();
+        // Where nothing is left, the refusal is about what was typed.
+        Self::new(if trimmed.is_empty() { typed } else { trimmed }.to_owned())
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -174,8 +209,8 @@ pub(crate) mod tests {
     fn titles_are_counted_in_characters_and_bounded() {
         let of_length = |count| Title::new("ä".repeat(count));
         assert!(of_length(1).is_ok() && of_length(TITLE_CHARACTERS_MAX).is_ok());
-        assert!(of_length(0).unwrap_err().contains("empty"));
-        let refusal = of_length(TITLE_CHARACTERS_MAX + 1).unwrap_err();
+        assert!(of_length(0).unwrap_err().to_string().contains("empty"));
+        let refusal = of_length(TITLE_CHARACTERS_MAX + 1).unwrap_err().to_string();
         assert!(refusal.contains("501") && refusal.contains("500"), "{refusal}");
     }
 
@@ -183,7 +218,10 @@ pub(crate) mod tests {
     #[test]
     fn a_title_of_nothing_but_white_space_is_refused() {
         for blank in [" ", "\t\n", "\u{a0}\u{3000}", &" ".repeat(501)] {
-            assert!(Title::new(blank.to_owned()).unwrap_err().contains("white space"), "{blank:?}");
+            assert!(
+                Title::new(blank.to_owned()).unwrap_err().to_string().contains("white space"),
+                "{blank:?}"
+            );
         }
         assert_eq!(Title::new(" a ".to_owned()).unwrap().as_str(), " a ");
     }
@@ -191,7 +229,7 @@ pub(crate) mod tests {
     /// PostgreSQL stores no U+0000: such a title would be accepted into the journal and never be applied.
     #[test]
     fn a_title_that_cannot_be_stored_is_refused_at_once() {
-        assert!(Title::new("a\0b".to_owned()).unwrap_err().contains("U+0000"));
+        assert!(Title::new("a\0b".to_owned()).unwrap_err().to_string().contains("U+0000"));
     }
 
     #[test]

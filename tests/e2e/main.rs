@@ -11,6 +11,8 @@ mod blackhole;
 #[cfg(test)]
 mod brownout;
 #[cfg(test)]
+mod browser;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 mod commit;

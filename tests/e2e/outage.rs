@@ -211,7 +211,8 @@ async fn the_page_for_people_goes_on_working_and_says_what_it_shows() {
         let body = format!("key={key}&title={title}");
         let form = Request::post("/todos").header("content-type", "application/x-www-form-urlencoded");
         let answer = server.main().send(form.body(Full::new(Bytes::from(body))).expect("a form")).await;
-        assert_eq!((answer.status, answer.header("location")), (303, "/"), "{}", answer.text());
+        let place = answer.header("location");
+        assert!(answer.status == 303 && (place == "/" || place.starts_with("/?wrote=")), "{}", answer.text());
     };
     form("before", "%3Cb%3Ebefore%3C%2Fb%3E").await;
     let before = page("/").await.expect(200);

@@ -51,7 +51,8 @@ async fn users(lab: &Lab, file: &Path) -> Vec<User> {
     users
 }
 
-async fn token(lab: &Lab, name: &str) -> (String, String) {
+/// A token, and the line of the file that knows it.
+pub(crate) async fn token(lab: &Lab, name: &str) -> (String, String) {
     let args = ["token", name].map(OsString::from).to_vec();
     let program = launch::program("ridethrough-server");
     let made = lab.run(&Blueprint { name: format!("token-{name}"), program, args, env: Vec::new() }).await;
@@ -63,7 +64,8 @@ async fn token(lab: &Lab, name: &str) -> (String, String) {
     (token, (*line).to_owned())
 }
 
-fn with_tokens(file: &Path) -> Server {
+/// A server that knows the users of this file.
+pub(crate) fn with_tokens(file: &Path) -> Server {
     let env = vec![
         ("RIDETHROUGH_IDENTITY__MODE", "tokens".to_owned()),
         ("RIDETHROUGH_IDENTITY__TOKENS_FILE", file.display().to_string()),

@@ -143,6 +143,12 @@ pub fn program(name: &str) -> PathBuf {
     })
 }
 
+/// The target folder of this build: what holds the folder of the programs.
+pub(crate) fn target_folder() -> PathBuf {
+    let programs = program("ridethrough-server");
+    programs.ancestors().nth(2).map(Path::to_owned).unwrap_or_default()
+}
+
 pub(crate) fn spawn(blueprint: &Blueprint, home: &Path) -> Child {
     spawn_as(blueprint, home, None)
 }

@@ -4,13 +4,14 @@
 //!
 //! - [`stack`]: the [`Lab`](stack::Lab), in which one test runs. START HERE. [`app`]: one server or proxy in it.
 //!   [`launch`]: programs as child processes.
-//! - [`http`]: requests and answers. [`logs`]: what must not be said.
+//! - [`http`]: requests and answers. [`browser`]: what a person would see. [`logs`]: what must not be said.
 //! - For tests of the library without its server: [`wire`]: a road that knows messages, which is the chaos suite's.
 //!   [`daemon`]: programs beside PostgreSQL, among them a [`pooler`] and a cluster of [`patroni`].
 
 pub mod stack;
 
 pub mod app;
+pub mod browser;
 pub mod daemon;
 pub mod http;
 pub mod launch;

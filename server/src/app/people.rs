@@ -10,11 +10,12 @@ use axum::{
     response::Response,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use minijinja::{Environment, Value, context};
+use minijinja::{Environment, UndefinedBehavior, Value, context};
 use ridethrough::http::retry_after_seconds;
-use uuid::Uuid;
+use sha2::{Digest as _, Sha256};
 
-use crate::{app::App, error::Trouble};
+use super::{Language, assets, problem, texts};
+use crate::{app::App, error::Trouble, identity::hexadecimal};
 
 const TEMPLATES: [(&str, &str); 4] = [
     ("base.html", include_str!("../../templates/base.html")),
@@ -23,43 +24,77 @@ const TEMPLATES: [(&str, &str); 4] = [
     ("trouble.html", include_str!("../../templates/trouble.html")),
 ];
 
+/// Nothing from elsewhere, nothing inside the page: style and script have their own addresses here.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
 /// The pages, ready to render.
-pub(crate) struct Pages(Environment<'static>);
+pub(crate) struct Pages {
+    environment: Environment<'static>,
+    /// What names this release of the pages.
+    release: String,
+}
 
 impl Pages {
     pub(crate) fn new() -> Self {
         let mut environment = Environment::new();
+        let mut release = Sha256::new();
+        for (_, source) in TEMPLATES {
+            release.update(source);
+        }
+        for (name, address) in [("style", assets::style()), ("script", assets::script())] {
+            release.update(&address);
+            environment.add_global(name, address);
+        }
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.add_function("t", texts::of_template);
         for (name, source) in TEMPLATES {
             environment.add_template(name, source).expect("the embedded templates are valid");
         }
-        Self(environment)
+        Self { environment, release: hexadecimal(&release.finalize()) }
     }
 
-    /// One page; text in `content` is escaped.
-    pub(crate) fn render(&self, template: &str, status: StatusCode, content: Value) -> Response {
-        // The one style sheet is in the page and named by a number that nobody can guess; nothing else is let in.
-        let nonce = Uuid::new_v4().simple().to_string();
-        let rendered = self
-            .0
-            .get_template(template)
-            .and_then(|template| template.render(context! { nonce => &nonce, page => content }));
-        let Ok(html) = rendered else {
-            tracing::error!(template, "a page cannot be rendered");
-            let mut bare = Response::new(Body::from("something went wrong inside the server"));
-            *bare.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            return bare;
+    /// Another one where templates, style or script are others.
+    pub(crate) fn release(&self) -> &str {
+        &self.release
+    }
+
+    /// One page in one language; text in `values` is escaped.
+    pub(crate) fn render(
+        &self,
+        language: Language,
+        template: &str,
+        status: StatusCode,
+        values: Value,
+    ) -> Response {
+        let mut response = match self.html(language, template, values) {
+            Ok(html) => Response::new(Body::from(html)),
+            Err(error) => {
+                tracing::error!(template, kind = ?error.kind(), "a page cannot be rendered");
+                let mut bare = Response::new(Body::from("something went wrong inside the server"));
+                *bare.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                return bare;
+            }
         };
-        let mut response = Response::new(Body::from(html));
         *response.status_mut() = status;
-        let policy = format!(
-            "default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-        );
         let headers = response.headers_mut();
+        Self::describe(headers);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::CONTENT_LANGUAGE, HeaderValue::from_static(language.tag()));
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
-        headers.extend(HeaderValue::from_str(&policy).map(|value| (header::CONTENT_SECURITY_POLICY, value)));
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
         response
+    }
+
+    /// What is said of every page, also of one that its reader has.
+    pub(crate) fn describe(headers: &mut HeaderMap) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.append(header::VARY, HeaderValue::from_static("accept-language"));
+    }
+
+    fn html(&self, language: Language, template: &str, values: Value) -> Result<String, minijinja::Error> {
+        let template = self.environment.get_template(template)?;
+        template.render(context! { language => language.tag(), ..values })
     }
 }
 
@@ -72,6 +107,7 @@ impl fmt::Debug for Pages {
 /// Makes a page of a problem document where the request came from a browser.
 pub(crate) async fn pages_for_people(State(app): State<App>, request: Request, next: Next) -> Response {
     let by_person = prefers_html(request.headers());
+    let language = Language::of(request.headers());
     let mut response = next.run(request).await;
     let Some(trouble) = response.extensions_mut().remove::<Trouble>() else { return response };
     let vary = HeaderValue::from_static("accept");
@@ -80,15 +116,16 @@ pub(crate) async fn pages_for_people(State(app): State<App>, request: Request, n
         return response;
     }
     let mut page = match trouble.wants_sign_in() {
-        Some(refused) => app.pages.render("sign-in.html", trouble.status, context! { refused }),
+        Some(refused) => app.pages.render(language, "sign-in.html", trouble.status, context! { refused }),
         None => {
-            let content = context! {
+            let values = context! {
                 status => trouble.status.as_u16(),
+                said => problem(trouble.slug(), trouble.status.is_server_error()),
                 title => trouble.title,
                 detail => trouble.detail,
                 retry_after => trouble.retry_after.map(retry_after_seconds),
             };
-            app.pages.render("trouble.html", trouble.status, content)
+            app.pages.render(language, "trouble.html", trouble.status, values)
         }
     };
     // What the document's headers said holds for the page, but for those that describe the document itself.
@@ -138,10 +175,22 @@ mod tests {
 
     #[test]
     fn what_users_wrote_is_escaped() {
-        let content = context! { status => 400, title => "<script>alert(1)</script>" };
-        let pages = Pages::new();
-        let template = pages.0.get_template("trouble.html").unwrap();
-        let html = template.render(context! { nonce => "n", page => content }).unwrap();
+        let values = context! { status => 400, said => "problem.other", title => "<script>alert(1)</script>",
+        detail => (), retry_after => () };
+        let html = Pages::new().html(Language::English, "trouble.html", values).unwrap();
         assert!(!html.contains("<script>") && html.contains("&lt;script&gt;"), "{html}");
+    }
+
+    /// A browser runs and applies nothing that stands in a page, so nothing may be meant to.
+    #[test]
+    fn no_template_has_style_or_script_inside() {
+        for (name, source) in TEMPLATES {
+            // The name of a kind of document, and no address that anybody asks.
+            let source = source.replace("http://www.w3.org/2000/svg", "");
+            for inside in ["<style", " style=", "onclick", "onsubmit", "javascript:", "http:", "https:"] {
+                assert!(!source.contains(inside), "{name} has {inside}");
+            }
+        }
+        assert!(!POLICY.contains("unsafe") && !POLICY.contains("http"));
     }
 }

@@ -1,8 +1,9 @@
-//! The router as a whole, with a database that is away and a real journal: bad input, labels, outcomes, pages. What needs
+//! The router as a whole, with a database that is away and a real journal: bad input, labels, outcomes. What needs
 //! PostgreSQL is tested end to end.
 
 mod known;
 mod owners;
+mod people;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -333,82 +334,6 @@ async fn a_full_journal_refuses_with_the_time_to_come_back() {
     assert_eq!((answer.status, answer.header(OUTCOME)), (503, "rejected"), "{}", answer.text);
     assert_eq!(answer.json()["type"], "/problems/write-not-accepted");
     assert!(answer.header("retry-after").parse::<u64>().unwrap() > 0);
-}
-
-#[tokio::test]
-async fn people_get_pages_and_their_forms_work() {
-    let stack = stack();
-    let browser = ("accept", "text/html,*/*;q=0.8");
-    let page = stack.send(Request::get("/").header(browser.0, browser.1).body(Body::empty()).unwrap()).await;
-    assert_eq!(page.status, 503);
-    assert!(page.text.contains("<form") && page.text.contains("database is away"), "{}", page.text);
-    assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
-    let form = Request::post("/todos").header("content-type", "application/x-www-form-urlencoded");
-    let back = stack.send(form.body(Body::from("key=f1&title=buy+%3Cb%3Emilk")).unwrap()).await;
-    assert_eq!((back.status, back.header("location"), back.header(OUTCOME)), (303, "/", "journaled"));
-    let form =
-        Request::post("/todos").header(browser.0, browser.1).body(Body::from("key=f1&title=other")).unwrap();
-    let again = stack.send(form).await;
-    assert_eq!(again.status, 422);
-    assert!(again.text.contains("this form was sent before"), "{}", again.text);
-    let page = stack.get("/").await;
-    assert!(page.text.contains("1 change waits"), "{}", page.text);
-    let wrong =
-        Request::post("/todos").header(browser.0, browser.1).body(Body::from("key=f2&title=")).unwrap();
-    let wrong = stack.send(wrong).await;
-    assert_eq!((wrong.status, wrong.header("content-type")), (422, "text/html; charset=utf-8"));
-    assert!(wrong.text.contains("must not be empty"), "{}", wrong.text);
-    // A refusal did not say which write it refused.
-    assert_eq!((wrong.header(IDEMPOTENCY_KEY), again.header(IDEMPOTENCY_KEY)), ("f2", "f1"));
-    let spoilt = Request::post("/todos").body(Body::from("key=f3&title=a%ff")).unwrap();
-    let spoilt = stack.send(spoilt).await;
-    assert_eq!((spoilt.status, spoilt.header(OUTCOME)), (400, "rejected"));
-    assert_eq!(spoilt.header(IDEMPOTENCY_KEY), "f3");
-    let other_site = Request::post("/todos").header("origin", "null").header("host", "todos.example");
-    let other_site = stack.send(other_site.body(Body::from("key=f4&title=a")).unwrap()).await;
-    assert_eq!((other_site.status, other_site.header(OUTCOME)), (403, "rejected"));
-    assert_eq!(stack.app.journal.backlog().entries, 1);
-}
-
-/// The button on an old page sent the title that the page had shown, and so undid the renaming of somebody else.
-#[tokio::test]
-async fn an_old_page_does_not_undo_what_was_changed_since() {
-    let stack = stack();
-    stack.know(&todo(1, 4));
-    let path = format!("/todos/{}/done", todo(1, 4).id);
-    let click = async |body: &str| {
-        let form = Request::post(&path).header("accept", "text/html");
-        stack.send(form.body(Body::from(body.to_owned())).unwrap()).await
-    };
-    let old = click("key=old&title=old+title&version=3&done=true").await;
-    assert_eq!((old.status, old.header(OUTCOME), old.header(IDEMPOTENCY_KEY)), (412, "rejected", "old"));
-    assert!(old.text.contains("was changed after your list was loaded"), "{}", old.text);
-    assert!(old.text.contains("<a href=\"/\">Back to the list</a>"), "{}", old.text);
-    assert_eq!(click("key=none&title=todo+1&done=true").await.status, 400);
-    assert_eq!(stack.app.journal.backlog().entries, 0);
-    let current = click("key=current&title=+todo+1+&version=4&done=true").await;
-    assert_eq!((current.status, current.header("location")), (303, "/"));
-    let read = stack.get(&format!("/api/todos/{}", todo(1, 4).id)).await.json();
-    assert_eq!(
-        (&read["title"], &read["done"], &read["version"]),
-        (&" todo 1 ".into(), &true.into(), &5.into())
-    );
-    // Two clicks one after the other, each on the page of its time.
-    assert_eq!(click("key=undo&title=+todo+1+&version=5&done=false").await.status, 303);
-}
-
-#[tokio::test]
-async fn the_form_of_an_item_knows_its_version() {
-    let stack = stack();
-    let now = tokio::time::Instant::now();
-    let query =
-        crate::routes::decode::page_query(Principal::EVERYBODY, &http::Uri::from_static("/")).unwrap();
-    let page = crate::todo::Page { items: vec![todo(1, 4)], next: None };
-    let key = ridethrough::db::Query::cache_key(&query);
-    stack.app.db.cache().fill(now, now).put(&key, crate::todo::encode(&page));
-    let list = stack.get("/").await;
-    assert_eq!(list.status, 200);
-    assert!(list.text.contains("<input type=\"hidden\" name=\"version\" value=\"4\">"), "{}", list.text);
 }
 
 #[tokio::test]

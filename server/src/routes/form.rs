@@ -81,13 +81,9 @@ impl Form {
         Title::new(self.field("title")?.to_owned()).map_err(Trouble::invalid)
     }
 
-    /// A title that somebody typed: blanks around it are none of it.
+    /// A title that somebody typed.
     pub(crate) fn typed_title(&self) -> Result<Title, Trouble> {
-        let typed = self.field("title")?;
-        let trimmed = typed.trim();
-        // Where nothing is left, the refusal is about what was typed.
-        let title = if trimmed.is_empty() { typed } else { trimmed };
-        Title::new(title.to_owned()).map_err(Trouble::invalid)
+        Title::typed(self.field("title")?).map_err(Trouble::invalid)
     }
 
     /// The version of the todo that the page showed.

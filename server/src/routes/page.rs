@@ -1,156 +1,71 @@
-//! The page for people at `/` and the forms on it: works without JavaScript, and says in plain words what is saved only,
-//! and what waits to be stored.
+//! The page for people at `/` and the forms on it: works without JavaScript, and answers its own script with the same
+//! pages. What the page shows stands in the file below.
+
+mod list;
 
 use axum::{
     body::Body,
     extract::{Request, State},
     response::{IntoResponse as _, Response},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use minijinja::value::Serde;
-use ridethrough::cache::{Freshness, StaleReason, Tags};
-use serde::Serialize;
-use time::{OffsetDateTime, macros::format_description};
-use uuid::Uuid;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use ridethrough::http::retry_after_seconds;
 
+use self::list::{Asked, Attempt};
 use super::{
-    decode::{self, IDEMPOTENCY_KEY, PathParameters},
+    decode::{self, IDEMPOTENCY_KEY, PathParameters, percent_encoded},
     form::{Form, refuse_other_sites},
-    label,
-    submit::submit,
-    todos::read_page,
+    submit::{Submitted, submit},
 };
 use crate::{
-    app::App,
-    error::Trouble,
+    app::{App, Language, prefers_html, problem, text},
+    error::{Outcome, Trouble},
     identity::Principal,
-    todo::{Intent, Page, TITLE_CHARACTERS_MAX, TODOS, Todo},
+    todo::{Cursor, Intent, PageQuery, TITLE_CHARACTERS_MAX, Title, TitleInvalid},
 };
 
-/// What the template shows.
-#[derive(Debug, Serialize)]
-struct ListPage {
-    items: Vec<Item>,
-    /// Address of the next page.
-    older: Option<String>,
-    /// Whether this is the first page.
-    newest: bool,
-    /// Seconds since the list was known to be true, where it is a saved copy.
-    saved_copy_age: Option<String>,
-    /// Whether there is no list to show at all.
-    unavailable: bool,
-    /// Changes of this principal that wait to be stored.
-    waiting: u64,
-    /// For the form that adds an item: sending it twice adds one.
-    new_key: String,
-    title_characters_max: usize,
-}
-
-#[derive(Debug, Serialize)]
-struct Item {
-    id: Uuid,
-    title: String,
-    done: bool,
-    /// For the form that marks it as done: what somebody else changed meanwhile is not undone.
-    version: i64,
-    created: String,
-    created_machine: String,
-    /// Whether it waits to be stored.
-    waiting: bool,
-    done_key: String,
-    delete_key: String,
-}
+/// RFC 7240: the script wants the list as it is now, from the replica that took the change, and no way back to it.
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// `GET /`
 pub(crate) async fn show(State(app): State<App>, owner: Principal, request: Request) -> Response {
+    let wrote = wrote(request.uri());
     let query = match page_of(owner, request.uri()) {
         Ok(query) => query,
         Err(trouble) => return trouble.into_response(),
     };
-    let deadline = super::deadline(request.headers(), app.read_limit);
-    let read = read_page(&app, &query, deadline).await;
-    let freshness = read.as_ref().ok().map(|(_, freshness)| *freshness);
-    let page = read.as_ref().ok().and_then(|(document, _)| serde_json::from_slice::<Page>(document).ok());
-    let retry_after = read.as_ref().err().and_then(|trouble| trouble.retry_after);
-    let unavailable = page.is_none();
-    let page = page.unwrap_or(Page { items: Vec::new(), next: None });
-    let content = ListPage {
-        items: page.items.into_iter().map(|todo| item(&app, owner, todo)).collect(),
-        older: page.next.map(|cursor| format!("/?after={cursor}")),
-        newest: query.after.is_none(),
-        saved_copy_age: freshness.and_then(saved_copy_age),
-        unavailable,
-        waiting: waiting(&app, owner),
-        new_key: decode::new_key(),
-        title_characters_max: TITLE_CHARACTERS_MAX,
-    };
-    let status = if unavailable { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    let mut response = app.pages.render("list.html", status, Serde(content).into());
-    if let Some(freshness) = freshness {
-        label(&mut response, freshness);
-    }
-    if let Some(wait) = retry_after {
-        let seconds = ridethrough::http::retry_after_seconds(wait);
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
+    let asked = asked(&app, owner, request.headers(), query, wrote.as_deref());
+    list::answer(&app, &asked, request.headers(), Attempt::default()).await
 }
 
-/// How many changes of this principal wait to be stored, as far as they are remembered; everybody's are all there are.
-fn waiting(app: &App, owner: Principal) -> u64 {
-    if owner.is_everybody() {
-        return app.journal.backlog().entries;
-    }
-    app.db.pending(&Tags::of([owner.own(TODOS)])).iter().count() as u64
+fn asked<'r>(
+    app: &App,
+    owner: Principal,
+    headers: &HeaderMap,
+    query: PageQuery,
+    wrote: Option<&'r str>,
+) -> Asked<'r> {
+    let deadline = super::deadline(headers, app.read_limit);
+    Asked { owner, language: Language::of(headers), query, wrote, deadline }
 }
 
 /// Of the parameters of a list the page knows only where to go on.
-fn page_of(owner: Principal, uri: &Uri) -> Result<crate::todo::PageQuery, Trouble> {
-    let query = decode::page_query(owner, uri)?;
-    Ok(crate::todo::PageQuery { done: None, from: None, to: None, ..query })
+fn page_of(owner: Principal, uri: &Uri) -> Result<PageQuery, Trouble> {
+    let own = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.starts_with("wrote="));
+    let rest = format!("/?{}", own.collect::<Vec<_>>().join("&"));
+    let query = decode::page_query(owner, &rest.parse().unwrap_or_default())?;
+    Ok(PageQuery { done: None, from: None, to: None, ..query })
 }
 
-fn item(app: &App, owner: Principal, todo: Todo) -> Item {
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
-    let created = todo.created_at.to_offset(time::UtcOffset::UTC);
-    Item {
-        id: todo.id,
-        title: todo.title.as_str().to_owned(),
-        done: todo.done,
-        version: todo.version,
-        created: created.format(format).unwrap_or_default(),
-        created_machine: machine_time(created),
-        waiting: !app.db.pending(&Todo::tags(owner, todo.id)).is_empty(),
-        done_key: decode::new_key(),
-        delete_key: decode::new_key(),
-    }
-}
-
-fn machine_time(time: OffsetDateTime) -> String {
-    time.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
-}
-
-/// How old a saved copy is, in words. A list that is only ahead of the database is no old one.
-fn saved_copy_age(freshness: Freshness) -> Option<String> {
-    match freshness {
-        Freshness::Fresh | Freshness::Stale { reason: StaleReason::Pending, .. } => None,
-        Freshness::Stale { .. } => freshness.age_seconds().map(in_words),
-    }
-}
-
-fn in_words(seconds: u64) -> String {
-    let (count, unit) = match seconds {
-        0..120 => (seconds, "second"),
-        120..7_200 => (seconds / 60, "minute"),
-        _ => (seconds / 3_600, "hour"),
-    };
-    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+/// The key of the change that led here.
+fn wrote(uri: &Uri) -> Option<String> {
+    let form = Form::parse(uri.query()?.as_bytes()).ok()?;
+    form.field("wrote").ok().filter(|key| decode::is_key(key.as_bytes())).map(str::to_owned)
 }
 
 /// `POST /todos`
 pub(crate) async fn add(State(app): State<App>, owner: Principal, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    write(&app, owner, &parts.headers, body, |form| Ok(Intent::Create { title: form.typed_title()? })).await
+    write(&app, owner, request, |form| Ok(Intent::Create { title: form.typed_title()? })).await
 }
 
 /// `POST /todos/{id}/done`
@@ -160,8 +75,7 @@ pub(crate) async fn set_done(
     parameters: PathParameters,
     request: Request,
 ) -> Response {
-    let (parts, body) = request.into_parts();
-    write(&app, owner, &parts.headers, body, |form| {
+    write(&app, owner, request, |form| {
         let done = form.field("done")? == "true";
         let if_match = Some(form.version()?);
         Ok(Intent::Replace { id: decode::id(&parameters)?, title: form.title()?, done, if_match })
@@ -176,43 +90,154 @@ pub(crate) async fn delete(
     parameters: PathParameters,
     request: Request,
 ) -> Response {
-    let (parts, body) = request.into_parts();
-    write(&app, owner, &parts.headers, body, |_| {
-        Ok(Intent::Remove { id: decode::id(&parameters)?, if_match: None })
-    })
-    .await
+    write(&app, owner, request, |_| Ok(Intent::Remove { id: decode::id(&parameters)?, if_match: None })).await
 }
 
-/// Writes what a form asks for and goes back to the list.
+/// What a form held, as far as it could be read.
+#[derive(Default)]
+struct Sent {
+    key: Option<String>,
+    typed: String,
+    /// The page on which it stood.
+    after: Option<Cursor>,
+    /// Whether an item is to be added.
+    adds: bool,
+}
+
+impl Sent {
+    /// The page on which the form stood.
+    fn place(&self) -> String {
+        self.after.map_or_else(|| "/".to_owned(), |after| format!("/?after={after}"))
+    }
+
+    fn query(&self, owner: Principal) -> PageQuery {
+        let first = Uri::from_static("/");
+        let query = page_of(owner, &first).unwrap_or_default();
+        PageQuery { owner, after: self.after, ..query }
+    }
+}
+
+/// Writes what a form asks for, and goes back to the list or shows it.
 async fn write(
     app: &App,
     owner: Principal,
-    headers: &HeaderMap,
-    body: Body,
+    request: Request,
     intent: impl FnOnce(&Form) -> Result<Intent, Trouble>,
 ) -> Response {
-    let mut sent_key = None;
+    let (parts, body) = request.into_parts();
+    let headers = parts.headers;
+    let mut sent = Sent { adds: parts.uri.path() == "/todos", ..Sent::default() };
     let submitted = async {
-        refuse_other_sites(headers)?;
+        refuse_other_sites(&headers)?;
         let form = Form::parse(&decode::body(body).await?)?;
-        let key = sent_key.insert(form.key()?.to_owned());
+        let key = form.key()?.to_owned();
+        sent.key = Some(key.clone());
+        sent.after = form.field("after").ok().and_then(|after| after.parse().ok());
+        if sent.adds {
+            sent.typed = form.field("title")?.to_owned();
+        }
         let intent = intent(&form)?;
-        submit(app, owner, key, &intent, super::deadline(headers, app.write_limit)).await.map_err(for_people)
+        submit(app, owner, &key, &intent, super::deadline(&headers, app.write_limit))
+            .await
+            .map_err(for_people)
     }
     .await;
     let mut response = match submitted {
-        Ok(submitted) => {
-            let mut back = Response::new(Body::empty());
-            *back.status_mut() = StatusCode::SEE_OTHER;
-            back.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/"));
-            submitted.outcome().insert_into(back.headers_mut());
-            back
-        }
-        Err(trouble) => trouble.of_a_write().into_response(),
+        Ok(submitted) => done(app, owner, &headers, &sent, &submitted).await,
+        Err(trouble) => refused(app, owner, &headers, &sent, trouble.of_a_write()).await,
     };
-    let key = sent_key.map(|key| (IDEMPOTENCY_KEY, decode::header_value(&key)));
+    let key = sent.key.map(|key| (IDEMPOTENCY_KEY, decode::header_value(&key)));
     response.headers_mut().extend(key);
     response
+}
+
+async fn done(
+    app: &App,
+    owner: Principal,
+    headers: &HeaderMap,
+    sent: &Sent,
+    submitted: &Submitted,
+) -> Response {
+    let outcome = submitted.outcome();
+    let mut response = if wants_list(headers) {
+        let status = match outcome {
+            Outcome::Journaled => StatusCode::ACCEPTED,
+            _ => StatusCode::OK,
+        };
+        let asked = asked(app, owner, headers, sent.query(owner), None);
+        let attempt = Attempt { status: Some(status), ..Attempt::default() };
+        list::answer(app, &asked, headers, attempt).await
+    } else {
+        let mut place = sent.place();
+        // Another replica may answer there, which knows nothing of what waits at this one.
+        if let (Outcome::Journaled, Some(key)) = (outcome, &sent.key) {
+            let joint = if place.contains('?') { '&' } else { '?' };
+            place = format!("{place}{joint}wrote={}", percent_encoded(key));
+        }
+        let mut back = Response::new(Body::empty());
+        *back.status_mut() = StatusCode::SEE_OTHER;
+        back.headers_mut().insert(header::LOCATION, decode::header_value(&place));
+        back
+    };
+    outcome.insert_into(response.headers_mut());
+    response
+}
+
+/// Whether the sender asks for the list in place of the way back to it.
+fn wants_list(headers: &HeaderMap) -> bool {
+    headers.get(PREFER).is_some_and(|value| value.as_bytes() == b"return=representation")
+}
+
+/// A refusal, on the list itself where it can be told there: what was typed stays, and the next try is one click away.
+async fn refused(
+    app: &App,
+    owner: Principal,
+    headers: &HeaderMap,
+    sent: &Sent,
+    trouble: Trouble,
+) -> Response {
+    let is_told_there = matches!(trouble.status.as_u16(), 404 | 408 | 409 | 412 | 413 | 422 | 503);
+    if !prefers_html(headers) || !is_told_there {
+        return trouble.into_response();
+    }
+    let language = Language::of(headers);
+    let said = Some(in_words(language, sent, &trouble));
+    let (by_form, notice) = if sent.adds { (said, None) } else { (None, said) };
+    // Sent again under the same key it has its effect once, whatever became of it; a key that had another text is used up.
+    let key = sent.key.clone().filter(|_| trouble.status == StatusCode::SERVICE_UNAVAILABLE && sent.adds);
+    let attempt = Attempt { status: Some(trouble.status), key, typed: sent.typed.clone(), by_form, notice };
+    let asked = asked(app, owner, headers, sent.query(owner), None);
+    let mut response = list::answer(app, &asked, headers, attempt).await;
+    // The refusal knows better than the list when to try again.
+    let wait =
+        trouble.retry_after.map(|wait| (header::RETRY_AFTER, HeaderValue::from(retry_after_seconds(wait))));
+    response.headers_mut().extend(wait);
+    if let Some(outcome) = trouble.outcome {
+        outcome.insert_into(response.headers_mut());
+    }
+    response
+}
+
+/// A refusal as it is told by a form.
+fn in_words(language: Language, sent: &Sent, trouble: &Trouble) -> String {
+    let said = |name: &str, places: &[(&str, String)]| text(language, name, places).unwrap_or_default();
+    let invalid = Title::typed(&sent.typed).err().filter(|_| trouble.is_invalid());
+    let mut sentences = vec![match invalid {
+        Some(TitleInvalid::Empty | TitleInvalid::Blank) => said("title.empty", &[]),
+        Some(TitleInvalid::TooLong(count)) => {
+            let places = [("n", count.to_string()), ("max", TITLE_CHARACTERS_MAX.to_string())];
+            said("title.too-long", &places)
+        }
+        Some(TitleInvalid::Impossible) => said("title.impossible", &[]),
+        None => said(&problem(trouble.slug(), trouble.status.is_server_error()), &[]),
+    }];
+    if let Some(wait) = trouble.retry_after {
+        sentences.push(said("trouble.again", &[("n", retry_after_seconds(wait).to_string())]));
+    }
+    if !sent.typed.is_empty() && invalid.is_none() {
+        sentences.push(said("trouble.text-kept", &[]));
+    }
+    sentences.join(" ")
 }
 
 /// A refusal in the words of who clicks rather than of who programs.
@@ -225,17 +250,4 @@ fn for_people(trouble: Trouble) -> Trouble {
         return Trouble::changed_meanwhile();
     }
     trouble
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_are_told_in_words() {
-        assert_eq!(
-            [1, 119, 120, 7_199, 7_200].map(in_words),
-            ["1 second", "119 seconds", "2 minutes", "119 minutes", "2 hours"]
-        );
-    }
 }

@@ -6,7 +6,7 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse as _, Response},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use minijinja::context;
 
 use super::{
@@ -14,17 +14,17 @@ use super::{
     form::{Form, refuse_other_sites},
 };
 use crate::{
-    app::App,
+    app::{App, Language},
     error::Trouble,
     identity::credentials::{is_token, set_cookie},
 };
 
 /// `GET /sign-in`
-pub(crate) async fn show(State(app): State<App>) -> Response {
+pub(crate) async fn show(State(app): State<App>, headers: HeaderMap) -> Response {
     if !app.identity.has_sign_in() {
         return Trouble::no_such_path().into_response();
     }
-    app.pages.render("sign-in.html", StatusCode::OK, context! {})
+    app.pages.render(Language::of(&headers), "sign-in.html", StatusCode::OK, context! { refused => false })
 }
 
 /// `POST /sign-in`

@@ -130,7 +130,7 @@ impl TypedCommand for CreateMany {
     }
 
     fn settled(&self, todos: &Todos, command: &Command, settled: &Settled, cache: &CacheFill<'_>) {
-        todos.note_settled(command);
+        todos.note_settled(command, settled, self.ids());
         let items = match settled {
             Settled::Applied(document) | Settled::Superseded(document) => Items::decode(document),
             Settled::Refused(_) => Vec::new(),

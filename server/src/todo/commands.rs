@@ -3,7 +3,7 @@
 //!
 //! It runs inside the transaction that the library opens, commits and repeats; it does neither itself.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ridethrough::{
@@ -21,13 +21,16 @@ use uuid::Uuid;
 use super::{CreateMany, intent};
 use crate::{
     identity::Principal,
-    todo::{Create, Payload, Remove, Replace, SettledKeys, Todo, encode, many},
+    todo::{Create, Ended, Payload, Remove, Replace, SettledKeys, Todo, encode, many},
 };
 
 /// There is no such todo.
 pub(crate) const NOT_FOUND: &str = "not-found";
 /// The todo has another version than the one that was asked for.
 pub(crate) const VERSION_MISMATCH: &str = "version-mismatch";
+
+/// A write that was accepted so long before its end has waited: none takes the straight way so slowly.
+const WAITED_MIN: Duration = Duration::from_secs(1);
 
 /// What all commands of this replica share.
 #[derive(Debug)]
@@ -220,9 +223,20 @@ impl TypedCommand for Remove {
 }
 
 impl Todos {
-    /// Remembers that it is over with this key.
-    pub(super) fn note_settled(&self, command: &Command) {
+    /// Remembers that it is over with this key, and with the waiting of these todos.
+    pub(super) fn note_settled(
+        &self,
+        command: &Command,
+        settled: &Settled,
+        ids: impl IntoIterator<Item = Uuid>,
+    ) {
         self.settled.insert(&command.key);
+        let waited = command.accepted_at.elapsed().unwrap_or_default() >= WAITED_MIN;
+        if waited && !matches!(settled, Settled::Refused(_)) {
+            let was_applied = matches!(settled, Settled::Applied(_));
+            let at = OffsetDateTime::now_utc();
+            ids.into_iter().for_each(|id| self.settled.ended(id, Ended { at, was_applied }));
+        }
     }
 
     fn settled(
@@ -234,7 +248,7 @@ impl Todos {
         settled: &Settled,
         cache: &CacheFill<'_>,
     ) {
-        self.note_settled(command);
+        self.note_settled(command, settled, [id]);
         let known: Option<&Bytes> = match settled {
             Settled::Applied(_) if removes => None,
             Settled::Refused(_) => None,
