@@ -29,6 +29,8 @@ mod journal_disk;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod leaks;
+#[cfg(test)]
 mod mended;
 #[cfg(test)]
 mod metrics;

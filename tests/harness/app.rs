@@ -180,6 +180,14 @@ impl App {
         self.signal(Signal::TERM);
     }
 
+    /// Asks it to read again what it can.
+    ///
+    /// # Panics
+    /// Where it is not running.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Ends it as a crash would, and reaps it.
     ///
     /// # Panics

@@ -47,6 +47,12 @@ impl Secrets {
         self.0.push(("the database's address", address.to_string()));
     }
 
+    /// Adds something that `what` calls in a failure.
+    pub fn add(&mut self, what: &'static str, text: &str) {
+        assert!(!text.is_empty(), "nothing cannot be looked for");
+        self.0.push((what, text.to_owned()));
+    }
+
     /// What `text` gives away.
     #[must_use]
     pub fn leaked_by(&self, text: &str) -> Option<&'static str> {

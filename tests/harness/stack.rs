@@ -169,6 +169,22 @@ impl Lab {
         expected.extend(pieces.iter().map(|piece| (*piece).to_owned()));
     }
 
+    /// `text`, which `what` calls in a failure, must stand in no log, error or metric of what is started from now on.
+    ///
+    /// # Panics
+    /// Where it is empty.
+    pub fn forbid(&self, what: &'static str, text: &str) {
+        self.lock_secrets().add(what, text);
+    }
+
+    /// Says that `text`, which is told at `place`, gives nothing away.
+    ///
+    /// # Panics
+    /// Where it does.
+    pub fn looks_clean(&self, place: &str, text: &str) {
+        assert_eq!(self.lock_secrets().leaked_by(text), None, "{place}: {text}");
+    }
+
     /// An ordinary server, ready.
     ///
     /// # Panics
@@ -334,7 +350,14 @@ impl Lab {
         assert_eq!(processes_in(&folder), Vec::<u32>::new(), "processes are left behind");
     }
 
-    async fn start_app(&self, blueprint: Blueprint) -> App {
+    /// Starts a server or a proxy, and waits until it listens.
+    ///
+    /// # Panics
+    /// Where it does not.
+    ///
+    /// # Cancel safety
+    /// As [`Lab::server`].
+    pub async fn start_app(&self, blueprint: Blueprint) -> App {
         let home = self.folder().join(&blueprint.name);
         let secrets = self.lock_secrets().clone();
         let app = App::start(blueprint, &home, secrets).await;
