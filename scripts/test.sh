@@ -128,6 +128,9 @@ run_tests() {
         step 'tests of the feature oidc' cargo nextest run -p ridethrough-server --features oidc \
             --profile "$profile" --no-fail-fast -E 'test(/oidc/)'
         count_nextest filtered
+        step 'tests of the feature otel' cargo nextest run -p ridethrough-server --features otel \
+            --profile "$profile" --no-fail-fast -E 'test(/trace/)'
+        count_nextest filtered
     else
         step 'tests' libtest
         count_libtest
@@ -135,6 +138,8 @@ run_tests() {
             --no-default-features --features backoff,tower --no-fail-fast
         count_libtest
         step 'tests of the feature oidc' cargo test -p ridethrough-server --lib --features oidc --no-fail-fast oidc
+        count_libtest
+        step 'tests of the feature otel' cargo test -p ridethrough-server --lib --features otel --no-fail-fast trace
         count_libtest
     fi
 }

@@ -10,7 +10,7 @@ use crate::{
     identity::tokens,
     journal::{self, JournalCommand},
     life::{self, Anew},
-    migrate,
+    migrate, traces,
 };
 
 /// Whose lines may be written to the log, beside the library's.
@@ -107,10 +107,18 @@ fn execute(cli: Cli, environment: impl Iterator<Item = (OsString, OsString)>) ->
         Ok(config) => config,
         Err(message) => return refuse(&message),
     };
-    let levels = match service::install_tracing(config.log.format, &config.log.filter, &SPEAKERS) {
-        Ok(levels) => levels,
-        Err(error) => return refuse(&format!("log.filter: {error}")),
+    // Commands that end by themselves make no traces.
+    let traces = if cli.command.is_none() { traces::open(&config.traces) } else { Ok(None) };
+    let (layer, exporter) = match traces {
+        Ok(traces) => traces.unzip(),
+        Err(message) => return refuse(&message),
     };
+    let layers = layer.into_iter().collect();
+    let levels =
+        match service::install_tracing_beside(config.log.format, &config.log.filter, &SPEAKERS, layers) {
+            Ok(levels) => levels,
+            Err(error) => return refuse(&format!("log.filter: {error}")),
+        };
     silence_panic_texts();
     match cli.command.clone() {
         Some(Command::CheckConfig) => {
@@ -120,7 +128,11 @@ fn execute(cli: Cli, environment: impl Iterator<Item = (OsString, OsString)>) ->
         Some(Command::Migrate { check }) => migrate::once(&config, check),
         Some(Command::Token { name }) => token(&name),
         Some(Command::Journal(command)) => journal::run(&command, &config),
-        None => life::run(config, Anew { levels, config: Arc::new(move || configure(&cli, &environment)) }),
+        None => life::run(
+            config,
+            Anew { levels, config: Arc::new(move || configure(&cli, &environment)) },
+            exporter,
+        ),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
     cli::SPEAKERS,
     events::EventsSection,
     identity::{IdentityMode, IdentitySection},
+    traces::TracesSection,
 };
 
 /// Everything that can be set.
@@ -42,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// The log.
     pub(crate) log: LogSection,
+    /// Where the spans of requests are sent.
+    pub(crate) traces: TracesSection,
 }
 
 /// Addresses and folder.
@@ -206,6 +209,7 @@ impl Config {
             "ready": self.ready,
             "limits": self.limits,
             "log": self.log,
+            "traces": self.traces,
         })
     }
 }
@@ -227,6 +231,7 @@ pub(crate) fn validate(config: &Config) -> Result<(), String> {
         );
     }
     LogLevels::check(&config.log.filter, &SPEAKERS).map_err(|error| format!("log.filter: {error}"))?;
+    config.traces.validate()?;
     config.identity.validate()?;
     config.events.validate()?;
     if config.identity.mode == IdentityMode::None && !server.listen.ip().to_canonical().is_loopback() {

@@ -13,6 +13,8 @@ mod journal;
 mod life;
 mod meters;
 mod migrate;
+#[cfg(any(feature = "oidc", feature = "otel"))]
+mod outward;
 mod routes;
 mod todo;
 mod traces;

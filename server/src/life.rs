@@ -31,6 +31,7 @@ use crate::{
     identity::{Identity, Keeper},
     migrate,
     todo::{SettledKeys, todo_commands},
+    traces::Exporter,
 };
 
 /// How long each of the last parts may take to end: the journal has only to finish the sync in progress.
@@ -80,13 +81,13 @@ impl Anew {
 }
 
 /// Serves until it is told to stop. Answers the exit code.
-pub(crate) fn run(config: Config, anew: Anew) -> u8 {
+pub(crate) fn run(config: Config, anew: Anew, exporter: Option<Exporter>) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return not_started(&NotStarted::fault(format!("no runtime: {error}"))),
     };
     let code = runtime.block_on(async {
-        match start(&config, anew).await {
+        match start(&config, anew, exporter).await {
             Ok(running) => running.until_stopped().await,
             Err(reason) => not_started(&reason),
         }
@@ -119,7 +120,7 @@ struct Running {
     _admin: AdminThread,
 }
 
-async fn start(config: &Config, anew: Anew) -> Result<Running, NotStarted> {
+async fn start(config: &Config, anew: Anew, exporter: Option<Exporter>) -> Result<Running, NotStarted> {
     let signals = Signals::new().map_err(|error| NotStarted::fault(format!("no signals: {error}")))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let replica = replica::identify(&config.server.data_dir).map_err(|error| {
@@ -163,6 +164,10 @@ async fn start(config: &Config, anew: Anew) -> Result<Running, NotStarted> {
     background.extend(keeper.map(|keeper| {
         let task = tokio::spawn(keeper.run(back_draining.clone()));
         watched("identity", task, Arc::clone(&vitals.watchdog), back_draining.clone())
+    }));
+    background.extend(exporter.map(|exporter| {
+        let task = tokio::spawn(exporter.run(back_draining.clone()));
+        watched("traces", task, Arc::clone(&vitals.watchdog), back_draining.clone())
     }));
     let serving = spawn_serving(listener, app::router(app), config, &vitals, front_draining);
     vitals.turn(Life::Running);

@@ -27,6 +27,11 @@ pub(crate) const CATALOGUE: &[Metric] = &[
         "ridethrough_events_forgotten_total",
         "Events of todos that were removed from the partition for all others.",
     ),
+    Metric::counter(
+        "ridethrough_trace_spans_total",
+        "Spans for a collector: sent, lost on the way, or dropped because too many waited.",
+    )
+    .by(&[Label::one_of("outcome", &["sent", "lost", "dropped"])]),
 ];
 
 const ROUTE: Label = Label::named("route", "the route's pattern; `none` where none matches");

@@ -159,9 +159,7 @@ fn has(lines: &[Value], member: &str, value: &str) -> bool {
     lines.iter().any(|line| line.get(member).and_then(Value::as_str) == Some(value))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_told_of_users_and_insides_whatever_fails_and_however_much_is_logged() {
-    let lab = Lab::start().await;
+fn forbid_all(lab: &Lab) {
     for (what, text) in [("a password", PASSWORD), ("a token", TOKEN), ("a key", KEY)] {
         lab.forbid(what, text);
     }
@@ -170,6 +168,12 @@ async fn nothing_is_told_of_users_and_insides_whatever_fails_and_however_much_is
     }
     lab.forbid("a folder", &lab.folder().display().to_string());
     lab.forbid("the database's port", &format!(":{}", lab.cluster().port()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_told_of_users_and_insides_whatever_fails_and_however_much_is_logged() {
+    let lab = Lab::start().await;
+    forbid_all(&lab);
     // All of them belong to this test; what they say is looked through at the end.
     lab.expect_in_logs(&["\"level\":\"WARN\"", "\"level\":\"ERROR\""]);
     let shim = victim(&lab);

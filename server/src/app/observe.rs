@@ -40,16 +40,7 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let request_id = request_id(request.headers());
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let (method, route) = (method_label(request.method()), route.map_or(Cow::Borrowed(NO_ROUTE), Cow::Owned));
-    // At the level debug stands what is for traces, at the level info what marks the lines of the log.
-    let span = tracing::debug_span!(
-        "http",
-        otel.kind = "server",
-        otel.name = format_args!("{method} {route}"),
-        otel.status_code = Empty,
-        http.request.method = method,
-        http.route = &*route,
-        http.response.status_code = Empty,
-    );
+    let span = span(method, &route);
     let context = traces::joined(&span, TraceContext::of(request.headers()));
     let mut line = Line {
         started: Instant::now(),
@@ -82,6 +73,23 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
     headers.remove("tracestate");
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// The span of a request. At the level debug stands what is for traces, at the level info what marks the lines of the log.
+/// Probes come every second from everywhere, and belong to nobody's trace.
+fn span(method: &str, route: &str) -> Span {
+    if Probes::PATHS.contains(&route) {
+        return Span::none();
+    }
+    tracing::debug_span!(
+        "http",
+        otel.kind = "server",
+        otel.name = format_args!("{method} {route}"),
+        otel.status_code = Empty,
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = Empty,
+    )
 }
 
 /// What is known of one request; written when dropped, so that a client that leaves is not left out.

@@ -4,6 +4,8 @@
 mod known;
 mod owners;
 mod people;
+#[cfg(feature = "otel")]
+mod traced;
 
 use std::{sync::Arc, time::SystemTime};
 
