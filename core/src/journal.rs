@@ -81,6 +81,7 @@ mod record;
 mod recovery;
 mod scan;
 mod segment;
+mod shown;
 mod state;
 mod store;
 #[cfg(test)]
@@ -99,7 +100,7 @@ pub use crate::journal::store::{Store, StoreFuture};
 pub use crate::journal::writer::JournalWriter;
 
 /// An entry to append.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct NewEntry {
     /// The idempotency key, 1 to 255 bytes; one pending entry a key.
     pub key: String,
@@ -142,7 +143,7 @@ impl NewEntry {
 }
 
 /// An entry as it was appended, read back from disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its place in the order of this journal; the first is 1, and no number is given twice.
     pub sequence: u64,

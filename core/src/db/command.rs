@@ -1,5 +1,7 @@
 //! What a write is: a command under an idempotency key, and what the service does for it inside the transaction.
 
+mod shown;
+
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// One write, complete enough to be applied later by another process.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Command {
     /// The caller's identity for this write, 1 to 255 bytes; its principal included where there are several.
     pub key: String,
@@ -140,7 +142,7 @@ pub enum NotKnown {
 }
 
 /// What a command did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Applied {
     /// It had its effect; the answer is kept under its key.
     Done(Bytes),
@@ -149,7 +151,7 @@ pub enum Applied {
 }
 
 /// How a command ended for good.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Settled {
     /// It had its effect.
     Applied(Bytes),
@@ -207,7 +209,7 @@ pub enum ApplyError {
 }
 
 /// An acknowledged write.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Written {
     /// In the database.
     Committed {
@@ -266,7 +268,7 @@ pub enum WriteState {
 }
 
 /// What is known of a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct WriteStatus {
     /// What became of it.
     pub state: WriteState,

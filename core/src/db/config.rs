@@ -1,6 +1,6 @@
 //! The settings of the database path, with units, defaults and reasons. It validates; it opens nothing.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use super::{
     connector::Connecting,
@@ -10,7 +10,7 @@ use super::{
 use crate::{backoff::Backoff, breaker::BreakerConfig, budget::RetryBudgetConfig, bulkhead::BulkheadConfig};
 
 /// Everything about one database. Tables of a configuration file map onto its fields.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct DbConfig {
     /// Where it is: a `postgres://` URL or key-value text, with up to 8 hosts: a primary and its standbys, in any order.
@@ -42,6 +42,39 @@ pub struct DbConfig {
     pub migrate: Migrate,
     /// What the service thinks of being a superuser there. Default [`Superuser::Warn`].
     pub superuser: Superuser,
+}
+
+/// Without the URL, which holds a password.
+impl fmt::Debug for DbConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            url: _,
+            pool,
+            read,
+            write,
+            breaker,
+            bulkhead,
+            budget,
+            backoff,
+            probe,
+            notices,
+            migrate,
+            superuser,
+        } = self;
+        f.debug_struct("DbConfig")
+            .field("pool", pool)
+            .field("read", read)
+            .field("write", write)
+            .field("breaker", breaker)
+            .field("bulkhead", bulkhead)
+            .field("budget", budget)
+            .field("backoff", backoff)
+            .field("probe", probe)
+            .field("notices", notices)
+            .field("migrate", migrate)
+            .field("superuser", superuser)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Whether a service makes its tables by itself.

@@ -1,6 +1,6 @@
 //! What a read is: a question with a cache key, and an answer that says how fresh it is.
 
-use std::{future::Future, time::Duration};
+use std::{fmt, future::Future, time::Duration};
 
 use tokio_postgres::Error;
 
@@ -126,11 +126,22 @@ impl Source {
 
 /// An answer, how fresh it is, and who gave it. The answer comes out together with its label or not at all, so that
 /// nobody passes a stale one on for fresh without having seen that it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Read<T> {
     value: Option<T>,
     freshness: Freshness,
     source: Source,
+}
+
+/// Without the answer, which may be a user's.
+impl<T> fmt::Debug for Read<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Read")
+            .field("is_something", &self.value.is_some())
+            .field("freshness", &self.freshness)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<T> Read<T> {

@@ -43,6 +43,8 @@ mod sessions;
 #[cfg(test)]
 mod sockets;
 #[cfg(test)]
+mod spans;
+#[cfg(test)]
 mod sqlstates;
 #[cfg(test)]
 mod stores;
