@@ -13,6 +13,7 @@ let refresh = Number(page.dataset.refresh);
 let tag = null;
 let timer = null;
 let lookedAt = Date.now();
+let seenAt = new Date(); // when the list on the page came
 let failures = 0;
 // Counts what the user sent: what was asked for before is not shown after it.
 let turn = 0;
@@ -97,6 +98,7 @@ async function look() {
       remember(answer);
       show(next, ended);
     } else {
+      seenAt = new Date();
       refresh = Number(answer.headers.get("ridethrough-refresh")) || refresh;
       // Then the list is shown anew, with nothing laid over it.
       if (ended.length) {
@@ -107,6 +109,9 @@ async function look() {
     plan(pause());
   } catch {
     failures += 1;
+    // Whatever comes next is taken over as a whole.
+    tag = null;
+    outOfTouch();
     plan(Math.min(PAUSE_MAX, refresh * 2 ** failures) * (1 + Math.random() / 2));
   }
 }
@@ -203,15 +208,48 @@ function show(next, ended = []) {
   const [before, after] = [sentences(document), sentences(next)];
   const isOver = countOfWaiting(document) > 0 && countOfWaiting(next) === 0;
   const focused = placeOfFocus();
-  for (const part of ["state", "list", "pages"]) {
+  const keeps = keepsList(next);
+  for (const part of keeps ? ["state"] : ["state", "list", "pages"]) {
     const [mine, theirs] = [document.getElementById(part), next.getElementById(part)];
     if (part === "state") mine.dataset.waiting = theirs.dataset.waiting;
     mine.replaceChildren(...theirs.childNodes);
   }
+  if (keeps) addSentence(page.dataset.keptList);
+  else seenAt = new Date();
   tellTimes();
   putFocusBack(focused);
   if (after && after !== before) say(after);
   else if (isOver) say(page.dataset.allStored);
+}
+
+// Where a replica has no list, what is on the page is better than none. What waits there is put in.
+function keepsList(next) {
+  const rows = document.querySelector("#list ul");
+  if (!next.getElementById("state").hasAttribute("data-unavailable") || !rows) return false;
+  for (const row of [...next.querySelectorAll("#list .item")].reverse()) {
+    const known = document.getElementById(row.id);
+    if (known) known.replaceWith(row);
+    else rows.prepend(row);
+  }
+  return true;
+}
+
+function addSentence(text) {
+  const paragraph = document.createElement("p");
+  paragraph.textContent = text;
+  document.querySelector("#state section")?.append(paragraph);
+}
+
+// The server itself does not answer.
+function outOfTouch() {
+  const section = document.createElement("section");
+  section.className = "note";
+  section.setAttribute("aria-label", page.dataset.state);
+  document.getElementById("state").replaceChildren(section);
+  const time = new Intl.DateTimeFormat(language(), { timeStyle: "short" }).format(seenAt);
+  const text = page.dataset.outOfTouch.replace("{time}", time);
+  addSentence(text);
+  if (failures === 1) say(text);
 }
 
 function placeOfFocus() {
@@ -230,19 +268,22 @@ function putFocusBack(focused) {
   (same ?? next ?? title).focus();
 }
 
+// An Australian reads English pages, and times as in Australia.
+function language() {
+  const written = document.documentElement.lang;
+  return navigator.languages.find((one) => one.split("-")[0] === written) ?? written;
+}
+
 // In the reader's own time zone, which the server does not know.
 function tellTimes() {
-  const written = document.documentElement.lang;
-  // An Australian reads English pages, and times as in Australia.
-  const language = navigator.languages.find((one) => one.split("-")[0] === written) ?? written;
   const day = (time) => new Date(time.getFullYear(), time.getMonth(), time.getDate());
   for (const element of document.querySelectorAll("time[datetime]")) {
     const time = new Date(element.dateTime);
     if (Number.isNaN(time.getTime())) continue;
     const days = Math.round((day(time) - day(new Date())) / 86_400_000);
-    const clock = new Intl.DateTimeFormat(language, { timeStyle: "short" }).format(time);
-    const near = new Intl.RelativeTimeFormat(language, { numeric: "auto" }).format(days, "day");
-    const date = new Intl.DateTimeFormat(language, { dateStyle: "medium" }).format(time);
+    const clock = new Intl.DateTimeFormat(language(), { timeStyle: "short" }).format(time);
+    const near = new Intl.RelativeTimeFormat(language(), { numeric: "auto" }).format(days, "day");
+    const date = new Intl.DateTimeFormat(language(), { dateStyle: "medium" }).format(time);
     element.textContent = `${days === 0 || days === -1 ? near : date}, ${clock}`;
   }
 }

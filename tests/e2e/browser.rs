@@ -278,7 +278,17 @@ async fn what_a_dead_replica_took_stays_in_sight_until_it_is_stored() {
         let text = browser.text().await;
         assert!(text.contains("During") && text.contains("Accepted, waits to be stored"), "{text}");
     }
-    browser.takes_picture("16-taken-by-another-replica").await;
+    // It has no list either; that of the page stays.
+    browser.sees("You still see the list").await;
+    browser.sees("Before").await;
+    is_good(&browser, "16-taken-by-another-replica").await;
+    proxy.kill().await;
+    browser.runs("dispatchEvent(new Event('online'))").await;
+    browser.sees("The server does not answer right now. You see the list as it was at").await;
+    is_good(&browser, "17-out-of-touch").await;
+    proxy.restart().await;
+    browser.runs("dispatchEvent(new Event('online'))").await;
+    browser.sees("The database does not answer right now").await;
     lab.database_returns().await;
     has_it.restart().await;
     let over = async || (!browser.text().await.contains("waits")).then_some(());

@@ -100,6 +100,16 @@ const TEXTS: &[(&str, &str, &str)] = &[
         "Keine Antwort vom Server. Ob dies ankam, ist nicht bekannt; Sie können es gefahrlos noch einmal senden.",
     ),
     (
+        "live.kept-list",
+        "You still see the list that this page had before.",
+        "Sie sehen noch die Liste, die diese Seite vorher hatte.",
+    ),
+    (
+        "live.out-of-touch",
+        "The server does not answer right now. You see the list as it was at {time}.",
+        "Der Server antwortet gerade nicht. Sie sehen die Liste von {time} Uhr.",
+    ),
+    (
         "live.not-kept",
         "A change of yours was not kept: somebody else changed or deleted the item meanwhile.",
         "Eine Ihrer Änderungen wurde nicht übernommen: Jemand anders hat den Eintrag inzwischen geändert oder gelöscht.",
