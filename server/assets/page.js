@@ -63,8 +63,12 @@ async function ask(address, options = {}) {
 
 async function documentOf(answer) {
   const next = new DOMParser().parseFromString(await answer.text(), "text/html");
-  if (!next.getElementById("page")) throw new Error("not the list");
-  return next;
+  if (next.getElementById("page")) return next;
+  // Refused before anybody looked at the list: too much to do, too many requests.
+  const refusal = new Error("not the list");
+  refusal.said = next.getElementById("trouble")?.textContent.replace(/\s+/g, " ").trim();
+  refusal.wait = Number(answer.headers.get("retry-after")) * 1_000;
+  throw refusal;
 }
 
 function remember(answer) {
@@ -107,12 +111,13 @@ async function look() {
       }
     }
     plan(pause());
-  } catch {
+  } catch (error) {
     failures += 1;
     // Whatever comes next is taken over as a whole.
     tag = null;
-    outOfTouch();
-    plan(Math.min(PAUSE_MAX, refresh * 2 ** failures) * (1 + Math.random() / 2));
+    outOfTouch(error.said);
+    const wait = Math.max(error.wait || 0, Math.min(PAUSE_MAX, refresh * 2 ** failures));
+    plan(wait * (1 + Math.random() / 2));
   }
 }
 
@@ -240,14 +245,14 @@ function addSentence(text) {
   document.querySelector("#state section")?.append(paragraph);
 }
 
-// The server itself does not answer.
-function outOfTouch() {
+// The server itself does not answer, or refuses to say how the list is.
+function outOfTouch(said) {
   const section = document.createElement("section");
   section.className = "note";
   section.setAttribute("aria-label", page.dataset.state);
   document.getElementById("state").replaceChildren(section);
   const time = new Intl.DateTimeFormat(language(), { timeStyle: "short" }).format(seenAt);
-  const text = page.dataset.outOfTouch.replace("{time}", time);
+  const text = said || page.dataset.outOfTouch.replace("{time}", time);
   addSentence(text);
   if (failures === 1) say(text);
 }
@@ -333,14 +338,16 @@ async function send(form) {
         memory.set("typed", null);
       }
       complain(form, next.getElementById("add-error").textContent);
+      // What is new stands on the first page.
+      if (answer.ok && new URLSearchParams(location.search).has("after")) return location.assign("/");
     }
     notify(next.getElementById("notice").textContent.trim());
     show(next);
     if (answer.ok) say(outcome === "journaled" ? page.dataset.waits : page.dataset.stored);
-  } catch {
+  } catch (error) {
     // The key stays with the form: sent again, it has its effect once.
     unmark();
-    complain(form, page.dataset.noAnswer);
+    complain(form, error.said || page.dataset.noAnswer);
   } finally {
     sending -= 1;
     plan(pause());

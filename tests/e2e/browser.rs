@@ -5,6 +5,7 @@
 use std::{io::Write as _, time::Duration};
 
 use ridethrough_tests::{
+    app::App,
     browser::{Browser, Tools, pictures},
     stack::{Lab, Server},
     until,
@@ -95,6 +96,7 @@ async fn a_person_sees_what_is_saved_what_waits_and_when_it_is_stored() {
     assert_eq!(lab.number("SELECT count(*) FROM todos WHERE title = 'Call the school'", &[]).await, 1);
     nothing_was_refused(&browser).await;
 
+    pages_are_turned(&browser, &server, &home).await;
     without_scripts(&browser, &home).await;
     browser.go(&format!("{home}nowhere")).await;
     browser.sees("There is nothing at this address.").await;
@@ -193,6 +195,26 @@ async fn it_is_back(browser: &Browser) {
     assert_eq!(typed(browser).await, "Learn to fly", "what was typed is lost");
     is_the_same(browser).await;
     is_good(browser, "11-stored").await;
+}
+
+/// A page has fifty items; a change on an older one leaves its reader there.
+async fn pages_are_turned(browser: &Browser, server: &App, home: &str) {
+    for number in 0..50 {
+        let name = format!("number {number}");
+        let _ = server.main().create(&format!("paging-{number}"), &name).await.expect(201);
+    }
+    browser.go(home).await;
+    browser.clicks("nav .older").await;
+    browser.sees("Newest").await;
+    browser.sees("Call the school").await;
+    mark(browser).await;
+    browser.clicks("#list .item:first-child .acts form:last-child button").await;
+    let gone = async || (!browser.text().await.contains("Pay the rent!")).then_some(());
+    until("the item is gone", Duration::from_secs(10), gone).await;
+    is_the_same(browser).await;
+    browser.sees("Newest").await;
+    assert!(focus(browser).await.starts_with("delete-"), "the focus is not on the next item");
+    is_good(browser, "18-older").await;
 }
 
 async fn without_scripts(browser: &Browser, home: &str) {

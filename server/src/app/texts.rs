@@ -171,6 +171,12 @@ const TEXTS: &[(&str, &str, &str)] = &[
         "There is more to do than we can right now.",
         "Gerade ist mehr zu tun, als wir schaffen.",
     ),
+    (
+        "problem.too-many-requests",
+        "That was too much at once. Nothing was done.",
+        "Das war zu viel auf einmal. Es wurde nichts getan.",
+    ),
+    ("problem.uri-too-long", "This address is too long.", "Diese Adresse ist zu lang."),
     ("problem.busy", "Others are changing the same thing right now.", "Andere ändern gerade dasselbe."),
     ("problem.too-slow", "The answer was not there in time.", "Die Antwort war nicht rechtzeitig da."),
     (
