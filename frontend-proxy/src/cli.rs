@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Parser, Subcommand};
 use ridethrough::service::{ConfigError, LogFormat, load};
 
-use crate::config::{Authority, Config, ConfigProblem};
+use crate::{
+    config::{Authority, Config, ConfigProblem},
+    fallback::{self, TemplateProblem},
+};
 
 /// Reverse proxy that always shows people a useful page.
 #[derive(Debug, Clone, Parser)]
@@ -44,6 +47,8 @@ pub(crate) enum Unusable {
     Load(#[from] ConfigError),
     #[error(transparent)]
     Problem(#[from] ConfigProblem),
+    #[error(transparent)]
+    Template(#[from] TemplateProblem),
 }
 
 impl Cli {
@@ -64,6 +69,7 @@ impl Cli {
             config.backends.urls.clone_from(&self.backends);
         }
         let backends = config.validate()?;
+        fallback::check(&config.fallback)?;
         Ok((config, backends))
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Reading the file and the environment is the library's business; flags are `main`'s.
 
+mod fallback;
+
 use std::{net::SocketAddr, time::Duration};
 
 use http::HeaderValue;
@@ -13,6 +15,7 @@ use ridethrough::{
 };
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::fallback::{FallbackRoute, FallbackSection};
 use crate::SPEAKERS;
 
 /// More backends than this need a balancer in front; the set of those already asked is one machine word.
@@ -34,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) breaker: BreakerSection,
     /// How many second attempts the traffic earns.
     pub(crate) retry: RetryBudgetConfig,
+    /// What is answered here, and how those who wait come back.
+    pub(crate) fallback: FallbackSection,
 }
 
 /// The section `[proxy]`.
@@ -324,6 +329,7 @@ impl Config {
         if !(0.0..=1.0).contains(&self.retry.ratio) || !(0.0..=1e6).contains(&self.retry.floor_per_second) {
             return wrong("retry", "ratio must be 0.0 to 1.0, floor_per_second 0.0 or more");
         }
+        self.fallback.validate()?;
         Ok(backends)
     }
 

@@ -1,31 +1,49 @@
 //! Answers made here: what is said when no backend answers, and when a request is refused.
 //!
-//! One description of what went wrong, rendered as a page for people or as problem+json for programs. Nothing of the
-//! request but its id goes into an answer, and nothing of the backends.
+//! One description of what went wrong, rendered for whoever asks: a page for people, and for programs what each can
+//! read. Of the request an answer has its id, the id of its last event, and what was typed into its form; of the
+//! backends nothing. No request is made for it, so no credential goes anywhere.
 
+mod described;
+mod kept;
+mod kind;
 mod language;
+mod machine;
 mod page;
+mod slots;
+mod status;
+mod templates;
 mod texts;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::Full;
-use ridethrough::http::{Problem, retry_after_seconds};
+use ridethrough::http::retry_after_seconds;
+use tokio::time::Instant;
 
-use self::{language::Language, page::Pages};
+use self::{
+    described::{Described, describe},
+    language::Language,
+    page::{Content, Pages, Recovery},
+    slots::{Slots, Waiter},
+};
+pub(crate) use self::{kept::Form, kind::Kind, templates::TemplateProblem};
 use crate::{
     backend::NoBackend,
+    config::FallbackSection,
     headers::X_REQUEST_ID,
     retry::Nature,
-    target::Refusal,
-    upstream::{AttemptError, DialError},
+    target::{self, Refusal},
+    upstream::AttemptError,
 };
 
 /// The field that says what became of a write.
 pub(crate) const OUTCOME: &str = "ridethrough-outcome";
 const PROXY_STATUS: &str = "proxy-status";
+/// What decides about the form of an answer.
+const VARY: &str = "Accept, Accept-Language, Sec-Fetch-Dest, Sec-Fetch-Mode";
 
 /// Why there is no answer of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +52,15 @@ pub(crate) enum Failure {
     NoBackend(NoBackend),
     /// An attempt failed, and it was the last.
     Attempt(AttemptError),
+}
+
+/// How it stands with the backends, where none can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Outlook {
+    /// Until one is worth asking again.
+    pub(crate) next_chance: Duration,
+    /// Since none is there.
+    pub(crate) down_for: Duration,
 }
 
 /// What went wrong, on whichever side.
@@ -67,16 +94,21 @@ impl Outcome {
 #[derive(Debug)]
 pub(crate) struct Fallback {
     pages: Pages,
+    slots: Slots,
+    status_path: String,
 }
 
 /// The request, as far as the answer depends on it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub(crate) method: &'a Method,
+    pub(crate) uri: &'a Uri,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) nature: Nature,
     /// Whether a backend can have acted on it.
     pub(crate) may_have_acted: bool,
+    /// What was typed, where it is a form and could be read.
+    pub(crate) form: Option<&'a Form>,
 }
 
 impl Asked<'_> {
@@ -87,11 +119,48 @@ impl Asked<'_> {
 }
 
 impl Fallback {
-    pub(crate) fn new() -> Self {
-        Self { pages: Pages::new() }
+    pub(crate) fn new(section: &FallbackSection, now: Instant) -> Self {
+        Self {
+            pages: Pages::new(&section.route),
+            slots: Slots::new(section.asks_per_second, now),
+            status_path: section.status_path.clone(),
+        }
     }
 
-    /// The answer to a request that brought `trouble`. `random` spreads the time at which a page asks again.
+    /// Reads the operator's pages again; the ones there were stay where one cannot be used.
+    ///
+    /// # Errors
+    /// [`TemplateProblem`] names the file and the line.
+    pub(crate) fn reload(&self, section: &FallbackSection) -> Result<(), TemplateProblem> {
+        self.pages.reload(&section.route)
+    }
+
+    /// How long somebody should wait who asks for the first time.
+    pub(crate) fn wait(&self, outlook: Outlook, now: Instant, random: &mut fastrand::Rng) -> Duration {
+        let waiter = Waiter { token: random.u64(..), round: 0 };
+        self.slots.give(waiter, outlook.next_chance, outlook.down_for, now)
+    }
+
+    /// The answer to a page that asks whether the service is back, if that is what `uri` asks. `outlook` is `None`
+    /// where a backend is there.
+    pub(crate) fn status(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        now: Instant,
+        outlook: impl FnOnce() -> Option<Outlook>,
+    ) -> Option<Response<Full<Bytes>>> {
+        if uri.path() != self.status_path {
+            return None;
+        }
+        let wait = outlook().map(|outlook| {
+            let waiter = status::waiter(uri.query(), &mut fastrand::Rng::new());
+            self.slots.give(waiter, outlook.next_chance, outlook.down_for, now)
+        });
+        Some(without_body_for_head(status::answer(method, wait), method))
+    }
+
+    /// The answer to a request that brought `trouble`.
     pub(crate) fn answer(
         &self,
         trouble: Trouble,
@@ -100,12 +169,13 @@ impl Fallback {
     ) -> Response<Full<Bytes>> {
         let described = describe(trouble);
         let outcome = asked.outcome();
-        let mut response = match asks_for_page(asked.headers) {
-            true => self.page(trouble, &described, asked, random),
-            false => problem(trouble, &described, outcome).into_response(),
+        let mut response = match Kind::of(asked.method, asked.headers) {
+            Kind::Page => self.page(trouble, &described, asked, random),
+            kind => machine::answer(kind, trouble, &described, outcome, asked.headers),
         };
         let headers = response.headers_mut();
         headers.insert(PROXY_STATUS, proxy_status(described.error));
+        headers.insert(header::VARY, HeaderValue::from_static(VARY));
         if let Some(outcome) = outcome {
             headers.insert(OUTCOME, HeaderValue::from_static(outcome.as_str()));
         }
@@ -129,180 +199,50 @@ impl Fallback {
         random: &mut fastrand::Rng,
     ) -> Response<Full<Bytes>> {
         let language = Language::of(asked.headers);
-        let retry_after = match trouble {
-            Trouble::Failed(_, wait) => Some(retry_after_seconds(wait)),
+        let wait = match trouble {
+            Trouble::Failed(_, wait) => Some(wait),
             Trouble::Refused(_) => None,
         };
-        // Only a page that was merely looked at may be asked for again without asking the person.
-        let refresh =
-            retry_after.filter(|_| *asked.method == Method::GET).map(|seconds| seconds + random.u64(..=2));
-        let html = self.pages.render(&page::Content {
+        let recovery = wait.map(|wait| Recovery {
+            status_path: &self.status_path,
+            token: random.u64(..),
+            wait,
+            // Only a page that was merely looked at may be asked for again without asking the person.
+            reloads: asked.nature.is_read,
+        });
+        let rendered = self.pages.render(&Content {
             language,
             trouble,
+            status: described.status,
+            path: &target::normalised(asked.uri.path()),
             outcome: asked.outcome(),
             has_key: asked.nature.has_key,
-            refresh,
+            form: asked.form,
+            recovery,
             request_id: asked.headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()),
         });
-        let mut response = Response::new(Full::new(Bytes::from(html)));
+        let mut response = Response::new(Full::new(Bytes::from(rendered.html)));
         *response.status_mut() = described.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         headers.insert(header::CONTENT_LANGUAGE, HeaderValue::from_static(language.tag()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Language"));
-        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::SECURITY_POLICY));
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(rendered.policy));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        if let Some(seconds) = retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if let Some(seconds) = refresh {
-            headers.insert(header::REFRESH, HeaderValue::from(seconds));
+        if let Some(wait) = wait {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_seconds(wait)));
         }
         response
     }
 }
 
-/// How long a client should wait: until the next chance, plus a part that spreads the crowd. The longer an outage has
-/// lasted, the longer it is likely to last and the wider the spread.
-pub(crate) fn retry_after(next_chance: Duration, down_for: Duration, random: &mut fastrand::Rng) -> Duration {
-    let spread = (down_for / 4).clamp(Duration::from_secs(2), Duration::from_secs(15));
-    next_chance + spread.mul_f64(random.f64())
-}
-
-/// The parts of an answer that do not depend on its form.
-struct Described {
-    status: StatusCode,
-    slug: &'static str,
-    /// The same for all problems of this type.
-    title: &'static str,
-    detail: &'static str,
-    /// The error token of RFC 9209.
-    error: &'static str,
-    /// Whether the connection cannot be used after it.
-    closes: bool,
-}
-
-fn describe(trouble: Trouble) -> Described {
-    match trouble {
-        Trouble::Failed(failure, _) => describe_failure(failure),
-        Trouble::Refused(refusal) => describe_refusal(refusal),
-    }
-}
-
-fn describe_failure(failure: Failure) -> Described {
-    const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
-    const AWAY: (&str, &str, &str) =
-        ("service-away", "the service is away", "nobody answers behind this address at the moment");
-    const LATE: (&str, &str, &str) =
-        ("service-late", "the service did not answer in time", "it may be busy; the request was given up");
-    const BROKEN: (&str, &str, &str) =
-        ("service-broke-off", "the service broke off", "the connection ended without a whole answer");
-    const FULL: (&str, &str, &str) =
-        ("service-overloaded", "the service is overloaded", "it has as many requests as it can take");
-    let (status, error, (slug, title, detail)) = match failure {
-        Failure::NoBackend(NoBackend::Away) => (UNAVAILABLE, "destination_unavailable", AWAY),
-        Failure::NoBackend(NoBackend::Full) => (UNAVAILABLE, "connection_limit_reached", FULL),
-        Failure::Attempt(attempt) => match attempt {
-            AttemptError::Dial(DialError::Refused) => (UNAVAILABLE, "connection_refused", AWAY),
-            AttemptError::Dial(DialError::Unroutable) => (UNAVAILABLE, "destination_ip_unroutable", AWAY),
-            AttemptError::Dial(DialError::Name) => (UNAVAILABLE, "dns_error", AWAY),
-            AttemptError::Dial(DialError::Failed) => (UNAVAILABLE, "destination_unavailable", AWAY),
-            AttemptError::Dial(DialError::TimedOut) => {
-                (StatusCode::GATEWAY_TIMEOUT, "connection_timeout", LATE)
-            }
-            AttemptError::TimedOut { .. } | AttemptError::Silent { .. } => {
-                (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", LATE)
-            }
-            AttemptError::Closed { .. } => (StatusCode::BAD_GATEWAY, "connection_terminated", BROKEN),
-            AttemptError::Invalid | AttemptError::Upload(_) | AttemptError::UploadIdle => {
-                (StatusCode::BAD_GATEWAY, "http_protocol_error", BROKEN)
-            }
-        },
-    };
-    Described { status, slug, title, detail, error, closes: false }
-}
-
-fn describe_refusal(refusal: Refusal) -> Described {
-    const BAD: StatusCode = StatusCode::BAD_REQUEST;
-    const WRONG: &str = "http_request_error";
-    const DENIED: &str = "http_request_denied";
-    let (status, error, slug, title, detail) = match refusal {
-        Refusal::Method => (
-            StatusCode::METHOD_NOT_ALLOWED,
-            DENIED,
-            "method",
-            "the method is not allowed",
-            "this is no tunnel",
-        ),
-        Refusal::Host => (BAD, WRONG, "host", "the host is not clear", "send one valid Host field"),
-        Refusal::Target => {
-            (BAD, WRONG, "target", "the target is not clear", "only http without a user name is served here")
-        }
-        Refusal::ControlCharacter => (
-            BAD,
-            WRONG,
-            "control-character",
-            "the path has control characters",
-            "leave them out, encoded ones too",
-        ),
-        Refusal::TargetTooLong => {
-            (StatusCode::URI_TOO_LONG, WRONG, "target-too-long", "the address is too long", "shorten it")
-        }
-        Refusal::ConnectionOption => (
-            BAD,
-            WRONG,
-            "connection-option",
-            "a connection option is not allowed",
-            "name only hop-by-hop fields",
-        ),
-        Refusal::Loop => (
-            StatusCode::LOOP_DETECTED,
-            "proxy_loop_detected",
-            "loop",
-            "the request runs in a circle",
-            "it has passed this proxy before",
-        ),
-        Refusal::Hidden => (
-            StatusCode::NOT_FOUND,
-            DENIED,
-            "not-found",
-            "there is nothing here",
-            "this path is not served here",
-        ),
-        Refusal::BodyTooLarge => {
-            (StatusCode::PAYLOAD_TOO_LARGE, WRONG, "body-too-large", "the request is too large", "send less")
-        }
-        Refusal::BodyTooSlow => (
-            StatusCode::REQUEST_TIMEOUT,
-            WRONG,
-            "body-too-slow",
-            "the request took too long",
-            "send it again",
-        ),
-        Refusal::BodyBroken => (
-            BAD,
-            WRONG,
-            "body-broken",
-            "the request could not be read",
-            "its body broke off or is not well framed",
-        ),
-    };
-    let closes = !matches!(refusal, Refusal::Hidden);
-    Described { status, slug, title, detail, error, closes }
-}
-
-fn problem(trouble: Trouble, described: &Described, outcome: Option<Outcome>) -> Problem {
-    let mut problem =
-        Problem::new(described.status, described.slug, described.title).detail(described.detail);
-    if let Trouble::Failed(_, wait) = trouble {
-        problem = problem.retry_after(wait);
-    }
-    if let Some(outcome) = outcome {
-        problem = problem.member("outcome", outcome.as_str());
-    }
-    problem
+/// Whether the operator's pages can be used; nothing is kept of them.
+///
+/// # Errors
+/// [`TemplateProblem`] names the file and the line.
+pub(crate) fn check(section: &FallbackSection) -> Result<(), TemplateProblem> {
+    Pages::new(&[]).reload(&section.route)
 }
 
 fn proxy_status(error: &'static str) -> HeaderValue {
@@ -319,17 +259,6 @@ fn without_body_for_head(mut response: Response<Full<Bytes>>, method: &Method) -
         *response.body_mut() = Full::default();
     }
     response
-}
-
-/// Whether a person is looking: the browser navigates, or HTML is asked for by name and not less than JSON.
-fn asks_for_page(headers: &HeaderMap) -> bool {
-    if headers.get("sec-fetch-mode").is_some_and(|mode| mode != "navigate") {
-        return false;
-    }
-    let weight =
-        |wanted: &str| language::weight(headers, header::ACCEPT, |range| range.eq_ignore_ascii_case(wanted));
-    let html = weight("text/html").max(weight("application/xhtml+xml"));
-    html > 0 && html >= weight("application/json").max(weight("application/problem+json"))
 }
 
 #[cfg(test)]

@@ -146,7 +146,7 @@ async fn run(config: Config, backends: Vec<Authority>, anew: Anew) -> anyhow::Re
         let checks = health::watch(Arc::clone(backend), config.checks.clone());
         tokio::spawn(end_is_noticed("health checks", checks, Arc::clone(&watchdog)));
     }
-    tokio::spawn(obey(signals, drain, anew));
+    tokio::spawn(obey(signals, drain, anew, Arc::clone(&proxy)));
 
     say(&format!("listening main={main_address} admin={}", admin.address))
         .context("failed to say where we listen")?;
@@ -181,13 +181,19 @@ struct Anew {
 }
 
 impl Anew {
-    /// Puts in force what can change while the process runs: the log's filter. What cannot be read changes nothing.
-    async fn read(&self) {
+    /// Puts in force what can change while the process runs: the log's filter and the operator's pages. What cannot be
+    /// read changes nothing.
+    async fn read(&self, proxy: &Proxy) {
         let cli = self.cli.clone();
         let reading = tokio::task::spawn_blocking(move || cli.configuration(environment()));
         match timeout(READ_AGAIN_MAX, reading).await {
             // What is wrong with a filter is said there.
-            Ok(Ok(Ok((config, _)))) => drop(self.levels.reload(&config.proxy.log_filter)),
+            Ok(Ok(Ok((config, _)))) => {
+                drop(self.levels.reload(&config.proxy.log_filter));
+                if let Err(reason) = proxy.reload_pages(&config.fallback) {
+                    tracing::warn!(%reason, "the pages stay as they were");
+                }
+            }
             Ok(Ok(Err(reason))) => {
                 tracing::warn!(%reason, "the configuration cannot be used; what was read before stays in force");
             }
@@ -197,11 +203,11 @@ impl Anew {
 }
 
 /// The first stop drains, the second hurries.
-async fn obey(mut signals: Signals, drain: Drain, anew: Anew) {
+async fn obey(mut signals: Signals, drain: Drain, anew: Anew, proxy: Arc<Proxy>) {
     let mut asked = false;
     loop {
         match signals.next().await {
-            Signal::Reload => anew.read().await,
+            Signal::Reload => anew.read(&proxy).await,
             Signal::Stop if asked => drain.hurry(),
             Signal::Stop => {
                 tracing::info!("draining");

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use crate::{
     backend::{Backends, Choice, Excluded, NoBackend},
     body::{Download, ProxyBody, Upload, UploadError},
-    config::{Authority, Config},
-    fallback::{self, Asked, Failure, Fallback, Trouble},
+    config::{Authority, Config, FallbackSection},
+    fallback::{self, Asked, Failure, Fallback, Form, Kind, Outlook, TemplateProblem, Trouble},
     headers::{self, EXPECTED_TIMEOUT, Identity, Onward, TRACEPARENT, X_REQUEST_ID},
     meters::{self, Meters, Rung, method_label},
     retry::{self, Nature, Next},
@@ -58,6 +58,8 @@ struct Forward {
     headers: HeaderMap,
     upload: Arc<Upload>,
     nature: Nature,
+    /// Whether it is a form whose fields a page could keep.
+    is_form: bool,
     /// Set where the request asks to become a websocket.
     upgrade: Option<OnUpgrade>,
     /// The caller's own time, where it named one.
@@ -92,7 +94,7 @@ impl Proxy {
             via: Config::via_line(&via_name),
             backends: Backends::new(authorities, &config, now),
             budget: RetryBudget::new(config.retry.clone(), now),
-            fallback: Fallback::new(),
+            fallback: Fallback::new(&config.fallback, now),
             probes,
             meters: Meters::default(),
             tunnels: InFlight::default(),
@@ -112,6 +114,10 @@ impl Proxy {
     pub(crate) async fn handle(self: Arc<Self>, mut request: Request<Incoming>) -> Response<ProxyBody> {
         let started = Instant::now();
         if let Some(answer) = self.probes.answer(request.method(), request.uri().path()) {
+            return answer.map(ProxyBody::from);
+        }
+        let outlook = || (!self.backends.any_up(started)).then(|| self.outlook(started));
+        if let Some(answer) = self.fallback.status(request.method(), request.uri(), started, outlook) {
             return answer.map(ProxyBody::from);
         }
         let mut random = fastrand::Rng::new();
@@ -148,8 +154,14 @@ impl Proxy {
             Ok(host) => host,
             Err(refusal) => {
                 let (parts, _body) = request.into_parts();
-                let asked =
-                    Asked { method: &parts.method, headers: &parts.headers, nature, may_have_acted: false };
+                let asked = Asked {
+                    method: &parts.method,
+                    uri: &parts.uri,
+                    headers: &parts.headers,
+                    nature,
+                    may_have_acted: false,
+                    form: None,
+                };
                 return self.made_here(Trouble::Refused(refusal), &asked, random);
             }
         };
@@ -160,12 +172,38 @@ impl Proxy {
             Err(Ended::Refused(refusal)) => Trouble::Refused(refusal),
             Err(Ended::Failed(failure)) => {
                 let now = Instant::now();
-                let (chance, down_for) = (self.backends.next_chance(now), self.backends.all_down_for(now));
-                Trouble::Failed(failure, fallback::retry_after(chance, down_for, random))
+                Trouble::Failed(failure, self.fallback.wait(self.outlook(now), now, random))
             }
         };
-        let asked = Asked { method: &forward.method, headers: &forward.headers, nature, may_have_acted };
+        let form = match trouble {
+            Trouble::Failed(..) if forward.is_form => {
+                Form::read(&forward.upload, self.config.fallback.form_bytes_max).await
+            }
+            _ => None,
+        };
+        let asked = Asked {
+            method: &forward.method,
+            uri: &forward.uri,
+            headers: &forward.headers,
+            nature,
+            may_have_acted,
+            form: form.as_ref(),
+        };
         self.made_here(trouble, &asked, random)
+    }
+
+    /// When a backend may be there again.
+    fn outlook(&self, now: Instant) -> Outlook {
+        let backends = &self.backends;
+        Outlook { next_chance: backends.next_chance(now), down_for: backends.all_down_for(now) }
+    }
+
+    /// Reads the operator's pages again; the ones there were stay where one cannot be used.
+    ///
+    /// # Errors
+    /// [`TemplateProblem`] names the file and the line.
+    pub(crate) fn reload_pages(&self, section: &FallbackSection) -> Result<(), TemplateProblem> {
+        self.fallback.reload(section)
     }
 
     fn made_here(&self, trouble: Trouble, asked: &Asked<'_>, random: &mut fastrand::Rng) -> Answer {
@@ -193,13 +231,17 @@ impl Proxy {
         let (mut parts, body) = request.into_parts();
         let onward = Onward { client, host, via: &self.via, websocket };
         headers::prepare_request(&mut parts.headers, &onward);
-        let upload = Upload::new(body, nature.is_idempotent, self.config.proxy.body_bytes_max, now);
+        let is_form = Form::is_small(&parts.method, &parts.headers, self.config.fallback.form_bytes_max)
+            && Kind::of(&parts.method, &parts.headers) == Kind::Page;
+        let upload =
+            Upload::new(body, nature.is_idempotent || is_form, self.config.proxy.body_bytes_max, now);
         Forward {
             method: parts.method,
             uri: origin_form(parts.uri),
             headers: parts.headers,
             upload: Arc::new(upload),
             nature,
+            is_form,
             upgrade,
             deadline,
         }

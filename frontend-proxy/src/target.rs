@@ -153,7 +153,7 @@ fn is_host(host: &[u8]) -> bool {
 }
 
 /// A path as a generous backend might understand it: decoded twice, without parameters, empty and dot segments.
-fn normalised(path: &str) -> Cow<'_, str> {
+pub(crate) fn normalised(path: &str) -> Cow<'_, str> {
     let plain = !path.contains(['%', ';', '\\']) && !path.contains("//") && !path.contains("/.");
     if plain {
         return Cow::Borrowed(path);

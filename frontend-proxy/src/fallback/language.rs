@@ -12,10 +12,14 @@ use http::{
 pub(crate) enum Language {
     English,
     German,
+    French,
+    Spanish,
+    Arabic,
 }
 
 impl Language {
-    const ALL: [Self; 2] = [Self::English, Self::German];
+    pub(super) const ALL: [Self; 5] =
+        [Self::English, Self::German, Self::French, Self::Spanish, Self::Arabic];
 
     /// The one the client wants most; English where it wants none of ours.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
@@ -37,6 +41,17 @@ impl Language {
         match self {
             Self::English => "en",
             Self::German => "de",
+            Self::French => "fr",
+            Self::Spanish => "es",
+            Self::Arabic => "ar",
+        }
+    }
+
+    /// For `dir`.
+    pub(crate) fn direction(self) -> &'static str {
+        match self {
+            Self::Arabic => "rtl",
+            _ => "ltr",
         }
     }
 }
@@ -79,14 +94,17 @@ mod tests {
     fn the_language_wanted_most_is_taken() {
         assert_eq!(language("de-DE,de;q=0.9,en;q=0.8"), Language::German);
         assert_eq!(language("en-GB,en;q=0.9,de;q=0.8"), Language::English);
-        assert_eq!(language("fr,de;q=0.5,en;q=0.4"), Language::German);
+        assert_eq!(language("it,de;q=0.5,en;q=0.4"), Language::German);
+        assert_eq!(language("fr-CA"), Language::French);
+        assert_eq!(language("es-419,en;q=0.5"), Language::Spanish);
+        assert_eq!(language("ar-EG,ar;q=0.9,en;q=0.8"), Language::Arabic);
         assert_eq!(language("de,en"), Language::German);
         assert_eq!(language("en,de"), Language::English);
     }
 
     #[test]
-    fn whoever_reads_neither_gets_english() {
-        for accept in ["fr", "*", "", "de;q=0", "den", ";;;,q=1", "de;q=x"] {
+    fn whoever_reads_none_of_them_gets_english() {
+        for accept in ["it", "*", "", "de;q=0", "den", ";;;,q=1", "de;q=x"] {
             assert_eq!(language(accept), Language::English, "{accept}");
         }
         assert_eq!(Language::of(&HeaderMap::new()), Language::English);

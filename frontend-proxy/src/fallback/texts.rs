@@ -1,161 +1,150 @@
-//! The sentences of the page, in each language.
+//! The sentences of the page: what each language must have, and which of them a page shows.
 //!
-//! They promise only what is known: in particular about a write that was sent and never answered.
+//! They promise only what is known: in particular about a write that was sent and never answered. The languages are
+//! files of their own, and the compiler sees to it that none lacks a sentence.
+
+mod arabic;
+mod english;
+mod french;
+mod german;
+mod spanish;
 
 use super::{Failure, Outcome, Trouble, language::Language, page::Content};
 use crate::{backend::NoBackend, target::Refusal, upstream::AttemptError};
 
-/// The sentences of one page.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Texts {
+/// A heading and what it means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Said {
     pub(super) title: &'static str,
     pub(super) lead: &'static str,
-    /// What became of what the person entered.
-    pub(super) outcome: Option<&'static str>,
-    /// What happens next.
-    pub(super) next: Option<String>,
-    /// The words on the link that asks again.
-    pub(super) action: Option<&'static str>,
+}
+
+/// Everything that can stand on a page, in one language.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Texts {
+    pub(super) away: Said,
+    pub(super) busy: Said,
+    pub(super) late: Said,
+    pub(super) nothing_here: Said,
+    pub(super) too_large: Said,
+    pub(super) address_too_long: Said,
+    pub(super) not_whole: Said,
+    pub(super) not_understood: Said,
+    /// Of a write that never left.
+    pub(super) not_stored: &'static str,
+    /// Of a write that left and was not answered.
+    pub(super) perhaps_stored: &'static str,
+    /// The same, where it carries an idempotency key.
+    pub(super) perhaps_stored_with_key: &'static str,
+    /// The page asks again by itself.
+    pub(super) comes_back: &'static str,
+    /// The entry stands below and can be sent again.
+    pub(super) entry_kept: &'static str,
+    /// The entry is not on the page.
+    pub(super) entry_not_kept: &'static str,
+    /// Said by the script once a backend is back and the page does not reload by itself.
+    pub(super) is_back: &'static str,
+    /// On the link that asks again.
+    pub(super) try_now: &'static str,
+    /// Heading over the entry.
+    pub(super) entered: &'static str,
+    /// Of fields that are not kept.
+    pub(super) left_out: &'static str,
+    /// On the button that sends the entry.
+    pub(super) send_again: &'static str,
     /// What the id at the foot of the page is.
     pub(super) reference: &'static str,
 }
 
-/// The sentences for `content`.
-pub(super) fn of(content: &Content<'_>) -> Texts {
-    let language = content.language;
-    let (title, lead) = match content.trouble {
-        Trouble::Failed(failure, _) => failed(language, failure),
-        Trouble::Refused(refusal) => refused(language, refusal),
-    };
-    let may_repeat = content.outcome.is_none() && matches!(content.trouble, Trouble::Failed(..));
-    Texts {
-        title,
-        lead,
-        outcome: content.outcome.map(|outcome| written(language, outcome, content.has_key)),
-        next: next(language, content),
-        action: may_repeat.then_some(match language {
-            Language::English => "Try again now",
-            Language::German => "Jetzt erneut versuchen",
-        }),
-        reference: match language {
-            Language::English => "Reference for support",
-            Language::German => "Kennung für Rückfragen",
-        },
-    }
+/// The sentences of one page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub(super) said: Said,
+    /// What became of what the person entered.
+    pub(super) outcome: Option<&'static str>,
+    /// What happens next.
+    pub(super) next: Option<&'static str>,
+    /// The words on the link that asks again.
+    pub(super) action: Option<&'static str>,
 }
 
-fn failed(language: Language, failure: Failure) -> (&'static str, &'static str) {
-    let is_late = matches!(failure, Failure::Attempt(AttemptError::TimedOut { .. }));
-    let is_full = matches!(failure, Failure::NoBackend(NoBackend::Full));
-    match (language, is_late, is_full) {
-        (Language::English, _, true) => (
-            "Very busy right now",
-            "More people are here than we can serve at once. Your turn will come shortly.",
-        ),
-        (Language::German, _, true) => (
-            "Gerade sehr viel los",
-            "Es sind mehr Menschen hier, als wir gleichzeitig bedienen können. Sie sind bald an der Reihe.",
-        ),
-        (Language::English, true, _) => (
-            "This is taking too long",
-            "The service did not answer in time. It is probably busy or restarting.",
-        ),
-        (Language::German, true, _) => (
-            "Das dauert zu lange",
-            "Der Dienst hat nicht rechtzeitig geantwortet. Vermutlich ist er überlastet oder startet neu.",
-        ),
-        (Language::English, false, _) => {
-            ("We will be right back", "The service cannot be reached at the moment. This is not your fault.")
-        }
-        (Language::German, false, _) => (
-            "Wir sind gleich wieder da",
-            "Der Dienst ist im Moment nicht erreichbar. Das liegt nicht an Ihnen.",
-        ),
-    }
-}
-
-fn refused(language: Language, refusal: Refusal) -> (&'static str, &'static str) {
-    match (language, refusal) {
-        (Language::English, Refusal::Hidden) => ("There is nothing here", "Please check the address."),
-        (Language::German, Refusal::Hidden) => ("Hier ist nichts", "Bitte prüfen Sie die Adresse."),
-        (Language::English, Refusal::BodyTooLarge) => (
-            "That is too large",
-            "What you sent is larger than this service accepts. Please send less at once.",
-        ),
-        (Language::German, Refusal::BodyTooLarge) => (
-            "Das ist zu groß",
-            "Was Sie gesendet haben, ist größer, als dieser Dienst annimmt. Bitte senden Sie weniger auf einmal.",
-        ),
-        (Language::English, Refusal::TargetTooLong) => {
-            ("The address is too long", "Please shorten the address and try again.")
-        }
-        (Language::German, Refusal::TargetTooLong) => {
-            ("Die Adresse ist zu lang", "Bitte kürzen Sie die Adresse und versuchen Sie es erneut.")
-        }
-        (Language::English, Refusal::BodyTooSlow | Refusal::BodyBroken) => (
-            "The request did not arrive whole",
-            "Your connection may be slow or unstable. Please send it again.",
-        ),
-        (Language::German, Refusal::BodyTooSlow | Refusal::BodyBroken) => (
-            "Die Anfrage kam nicht vollständig an",
-            "Vielleicht ist Ihre Verbindung langsam oder unterbrochen. Bitte senden Sie sie noch einmal.",
-        ),
-        (Language::English, _) => (
-            "This request cannot be understood",
-            "Something about it is not as it should be. Please start again.",
-        ),
-        (Language::German, _) => (
-            "Diese Anfrage ist nicht verständlich",
-            "Etwas daran ist nicht, wie es sein soll. Bitte beginnen Sie noch einmal.",
-        ),
-    }
-}
-
-fn written(language: Language, outcome: Outcome, has_key: bool) -> &'static str {
-    match (language, outcome, has_key) {
-        (Language::English, Outcome::Rejected, _) => "Nothing was stored: your entry was never passed on.",
-        (Language::German, Outcome::Rejected, _) => {
-            "Es wurde nichts gespeichert: Ihre Eingabe wurde nicht weitergegeben."
-        }
-        (Language::English, Outcome::Unknown, true) => {
-            "We cannot tell; your entry may have been stored. Trying again with the same key is safe."
-        }
-        (Language::German, Outcome::Unknown, true) => {
-            "Wir wissen es nicht; Ihre Eingabe kann gespeichert sein. Ein neuer Versuch mit demselben Schlüssel ist sicher."
-        }
-        (Language::English, Outcome::Unknown, false) => {
-            "We cannot tell; your entry may have been stored. Please look before you enter it again."
-        }
-        (Language::German, Outcome::Unknown, false) => {
-            "Wir wissen es nicht; Ihre Eingabe kann gespeichert sein. Bitte sehen Sie nach, bevor Sie sie wiederholen."
+impl Texts {
+    pub(super) fn of(language: Language) -> &'static Self {
+        match language {
+            Language::English => &english::TEXTS,
+            Language::German => &german::TEXTS,
+            Language::French => &french::TEXTS,
+            Language::Spanish => &spanish::TEXTS,
+            Language::Arabic => &arabic::TEXTS,
         }
     }
-}
 
-fn next(language: Language, content: &Content<'_>) -> Option<String> {
-    if let Some(seconds) = content.refresh {
-        return Some(match language {
-            Language::English if seconds == 1 => "This page tries again by itself in a second.".to_owned(),
-            Language::German if seconds == 1 => {
-                "Diese Seite versucht es in einer Sekunde von selbst noch einmal.".to_owned()
-            }
-            Language::English => format!("This page tries again by itself in about {seconds} seconds."),
-            Language::German => {
-                format!("Diese Seite versucht es in etwa {seconds} Sekunden von selbst noch einmal.")
-            }
+    /// What the page with `content` says.
+    pub(super) fn choose(&self, content: &Content<'_>) -> Chosen {
+        let said = match content.trouble {
+            Trouble::Failed(failure, _) => self.failed(failure),
+            Trouble::Refused(refusal) => self.refused(refusal),
+        };
+        let has_failed = matches!(content.trouble, Trouble::Failed(..));
+        let outcome = content.outcome.map(|outcome| match (outcome, content.has_key) {
+            (Outcome::Rejected, _) => self.not_stored,
+            (Outcome::Unknown, true) => self.perhaps_stored_with_key,
+            (Outcome::Unknown, false) => self.perhaps_stored,
         });
+        // Where the entry may be stored and cannot be repeated safely, nobody is told to send it again.
+        let may_double = content.outcome == Some(Outcome::Unknown) && !content.has_key;
+        let next = match (content.outcome, content.form) {
+            _ if !has_failed => None,
+            (None, _) => Some(self.comes_back),
+            (Some(_), Some(_)) => Some(self.entry_kept),
+            (Some(_), None) => Some(self.entry_not_kept).filter(|_| !may_double),
+        };
+        let action = (content.outcome.is_none() && has_failed).then_some(self.try_now);
+        Chosen { said, outcome, next, action }
     }
-    // Where the entry may be stored and cannot be repeated safely, nobody is told to send it again.
-    let may_double = content.outcome == Some(Outcome::Unknown) && !content.has_key;
-    (matches!(content.trouble, Trouble::Failed(..)) && !may_double).then(|| match language {
-        Language::English => {
-            "To send your entry again, wait a few seconds and reload this page. Or go back; your text is usually still there."
-                .to_owned()
+
+    fn failed(&self, failure: Failure) -> Said {
+        match failure {
+            Failure::NoBackend(NoBackend::Full) => self.busy,
+            Failure::Attempt(AttemptError::TimedOut { .. } | AttemptError::Silent { .. }) => self.late,
+            _ => self.away,
         }
-        Language::German => {
-            "Um Ihre Eingabe erneut zu senden, warten Sie einige Sekunden und laden Sie diese Seite neu. Oder gehen Sie zurück; \
-             Ihr Text ist meist noch da."
-                .to_owned()
+    }
+
+    fn refused(&self, refusal: Refusal) -> Said {
+        match refusal {
+            Refusal::Hidden => self.nothing_here,
+            Refusal::BodyTooLarge => self.too_large,
+            Refusal::TargetTooLong => self.address_too_long,
+            Refusal::BodyTooSlow | Refusal::BodyBroken => self.not_whole,
+            _ => self.not_understood,
         }
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every sentence, each with its name, as the derived `Debug` gives them.
+    fn sentences(language: Language) -> Vec<String> {
+        let told = format!("{:#?}", Texts::of(language));
+        told.lines().filter(|line| line.contains('"')).map(|line| line.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_language_has_every_sentence_in_words_of_its_own() {
+        let all: Vec<(Language, Vec<String>)> =
+            Language::ALL.into_iter().map(|language| (language, sentences(language))).collect();
+        for (language, sentences) in &all {
+            assert_eq!(sentences.len(), 28, "{language:?}");
+            for sentence in sentences {
+                assert!(!sentence.contains("\"\"") && !sentence.contains("  "), "{language:?}: {sentence}");
+                let others = all.iter().filter(|(other, _)| other != language);
+                for (other, theirs) in others {
+                    assert!(!theirs.contains(sentence), "{language:?} has it from {other:?}: {sentence}");
+                }
+            }
+        }
+    }
 }
