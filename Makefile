@@ -13,7 +13,7 @@ endif
 # The bench is a workspace of its own, so its programs are in a folder of its own.
 BENCH := $(CARGO) run --quiet --release --manifest-path bench/Cargo.toml --
 
-.PHONY: help setup build demo up test explore foreign-clients self-test soak soak-pairs soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
+.PHONY: help setup build demo up test explore foreign-clients httplint self-test soak soak-pairs soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
 
 help: ## list the targets
 	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
@@ -36,6 +36,9 @@ test: setup ## everything CI checks
 
 foreign-clients: ## drive the fault proxy through toxiproxy's clients for Python and Node, fetched from their registries
 	@scripts/foreign-clients.sh
+
+httplint: build ## hold every answer that the proxy makes by itself against the rules of HTTP, with httplint from PyPI
+	@scripts/httplint.sh
 
 explore: build ## lose one write's connection at every message, in every way; table in target/explore (RAW=1: a plain driver)
 	@$(CHAOS) explore $(if $(RAW),--raw)

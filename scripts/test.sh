@@ -162,6 +162,11 @@ if reason=$(scripts/foreign-clients.sh fetch "$logs/clients"); then
 else
     skip "toxiproxy's clients" "$reason"
 fi
+if reason=$(scripts/httplint.sh fetch "$logs/httplint"); then
+    step 'httplint' scripts/httplint.sh run "$logs/httplint"
+else
+    skip 'httplint' "$reason"
+fi
 step 'documentation, links' env RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --all-features
 if cargo deny --version >/dev/null 2>&1; then
     step 'dependencies' cargo deny --offline check licenses bans sources

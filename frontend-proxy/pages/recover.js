@@ -12,7 +12,10 @@
   } catch {}
   const back = () => {
     const line = document.getElementById("ridethrough-next");
-    if (line) line.textContent = told.back;
+    if (line) {
+      line.textContent = told.back;
+      line.classList.add("is-back");
+    }
     if (!("reloads" in told)) return;
     try {
       sessionStorage.setItem(memory, JSON.stringify({ round, at: Date.now() }));

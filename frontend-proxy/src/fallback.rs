@@ -43,7 +43,7 @@ use crate::{
 pub(crate) const OUTCOME: &str = "ridethrough-outcome";
 const PROXY_STATUS: &str = "proxy-status";
 /// What decides about the form of an answer.
-const VARY: &str = "Accept, Accept-Language, Sec-Fetch-Dest, Sec-Fetch-Mode";
+const VARY: &str = "Accept, Accept-Language, Sec-Fetch-Dest";
 
 /// Why there is no answer of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,15 +29,15 @@ pub(super) const SCRIPT: &str = include_str!("../../pages/recover.js");
 
 /// Nothing may be loaded; style sheet and script in the page are known by their hashes, which a test keeps right.
 pub(super) const SECURITY_POLICY: &str = "default-src 'none'; \
-     style-src 'sha256-W/3252R+jmV7taO2Ol3C/SW7W9DuB6aH8eH7YCfL32I='; \
-     script-src 'sha256-EM8OKFL2jW9YRn97Z3RHK/+w00LhNIe6ZMa8xO/k/Yk='; \
+     style-src 'sha256-8uk9W/uoAceObqfnCD7cn/CZTLSXzjH3sA6avzxyORE='; \
+     script-src 'sha256-r9sl+bASLfvy/LlW01eVbD6QpYSIK4PaiC5FubRBvzk='; \
      connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'";
 
 /// The same for pages of the operator, which bring styles and small images with them: whatever they would load would
 /// have to come from the service that is away.
 pub(super) const OWN_SECURITY_POLICY: &str = "default-src 'none'; \
      style-src 'unsafe-inline'; img-src data:; font-src data:; \
-     script-src 'sha256-EM8OKFL2jW9YRn97Z3RHK/+w00LhNIe6ZMa8xO/k/Yk='; \
+     script-src 'sha256-r9sl+bASLfvy/LlW01eVbD6QpYSIK4PaiC5FubRBvzk='; \
      connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'";
 
 /// What a page says.

@@ -17,6 +17,8 @@ const SPREAD_MAX: Duration = Duration::from_secs(60);
 const PATIENCE_MAX: Duration = Duration::from_secs(15);
 /// Rounds that double the spread.
 const DOUBLINGS_MAX: u32 = 4;
+/// Nobody is told to come back at once.
+const WAIT_MIN: Duration = Duration::from_millis(500);
 /// How long is looked back to see how many wait.
 const WINDOW: Duration = Duration::from_secs(10);
 /// At the start of a crowd nothing shorter than this is taken for a rate.
@@ -70,7 +72,7 @@ impl Slots {
         let patience = (down_for / 4).max(Duration::from_secs(1 << waiter.round.min(DOUBLINGS_MAX)));
         let spread =
             patience.min(PATIENCE_MAX).max(crowd.unwrap_or(SPREAD_MAX)).clamp(SPREAD_MIN, SPREAD_MAX);
-        let wait = next_chance + spread.mul_f64(waiter.place());
+        let wait = next_chance.max(WAIT_MIN) + spread.mul_f64(waiter.place());
         given.now = given.now.saturating_add(wait);
         wait
     }
