@@ -29,7 +29,11 @@ use self::{
     page::{Content, Pages, Recovery},
     slots::{Slots, Waiter},
 };
-pub(crate) use self::{kept::Form, kind::Kind, templates::TemplateProblem};
+pub(crate) use self::{
+    kept::{Form, give_key},
+    kind::Kind,
+    templates::TemplateProblem,
+};
 use crate::{
     backend::NoBackend,
     config::FallbackSection,
@@ -218,6 +222,7 @@ impl Fallback {
             outcome: asked.outcome(),
             has_key: asked.nature.has_key,
             form: asked.form,
+            action: &kept::action(asked.uri, asked.headers),
             recovery,
             request_id: asked.headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()),
         });

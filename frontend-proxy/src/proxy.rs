@@ -165,7 +165,7 @@ impl Proxy {
                 return self.made_here(Trouble::Refused(refusal), &asked, random);
             }
         };
-        let mut forward = self.prepare(request, &host, nature, now);
+        let mut forward = self.prepare(request, &host, nature, now, random);
         let (ended, may_have_acted) = self.attempts(&mut forward, now, random).await;
         let trouble = match ended {
             Ok(answer) => return answer,
@@ -222,6 +222,7 @@ impl Proxy {
         host: &HeaderValue,
         nature: Nature,
         now: Instant,
+        random: &mut fastrand::Rng,
     ) -> Forward {
         let websocket = request.method() == Method::GET && headers::asks_for_websocket(request.headers());
         let upgrade = websocket.then(|| hyper::upgrade::on(&mut request));
@@ -233,6 +234,9 @@ impl Proxy {
         headers::prepare_request(&mut parts.headers, &onward);
         let is_form = Form::is_small(&parts.method, &parts.headers, self.config.fallback.form_bytes_max)
             && Kind::of(&parts.method, &parts.headers) == Kind::Page;
+        if is_form {
+            fallback::give_key(&mut parts.uri, &mut parts.headers, random);
+        }
         let upload =
             Upload::new(body, nature.is_idempotent || is_form, self.config.proxy.body_bytes_max, now);
         Forward {

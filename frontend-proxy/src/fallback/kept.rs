@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, Uri, header, uri::PathAndQuery};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use crate::body::Upload;
+use crate::{body::Upload, headers::IDEMPOTENCY_KEY};
 
 /// A browser sends a small form together with its head; nobody waits for the rest of a slow one.
 const READ_WITHIN: Duration = Duration::from_secs(2);
@@ -37,6 +37,10 @@ const SECRET: [&str; 16] = [
 ];
 /// Beginnings of names of fields that people never saw: they go along and are not shown.
 const UNSEEN: [&str; 5] = ["_", "csrf", "xsrf", "authenticity", "key"];
+
+/// Under this name a page's own form brings the key of its write back, as the last parameter of its target: a form
+/// without a script can send no header field.
+const KEY_PARAMETER: &str = "ridethrough-key=";
 
 /// The fields of one form, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +110,46 @@ impl Field {
         let value = if is_left_out { String::new() } else { value };
         Some(Self { name, value, is_left_out, is_seen })
     }
+}
+
+/// Gives the write of a form an idempotency key where it has none: the one that a page of ours brought back in the
+/// target, which is taken out there, or a new one.
+pub(crate) fn give_key(uri: &mut Uri, headers: &mut HeaderMap, random: &mut fastrand::Rng) {
+    let brought = taken_out(uri);
+    let key = match brought {
+        Some((without, key)) => {
+            *uri = without;
+            key
+        }
+        None => HeaderValue::try_from(format!("{:032x}", random.u128(..))).expect("digits are visible"),
+    };
+    if !headers.contains_key(IDEMPOTENCY_KEY) {
+        headers.insert(IDEMPOTENCY_KEY, key);
+    }
+}
+
+fn taken_out(uri: &Uri) -> Option<(Uri, HeaderValue)> {
+    let (rest, last) = uri.path_and_query()?.as_str().rsplit_once(['?', '&'])?;
+    let key = last.strip_prefix(KEY_PARAMETER).filter(|key| is_plain(key))?;
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(rest).ok()?);
+    Some((Uri::from_parts(parts).ok()?, HeaderValue::try_from(key).ok()?))
+}
+
+/// Where the page's form sends to: the same target, with the key of the write.
+pub(super) fn action(uri: &Uri, headers: &HeaderMap) -> String {
+    let key = headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).filter(|key| is_plain(key));
+    match (key, uri.query()) {
+        (None, _) => String::new(),
+        (Some(key), None | Some("")) => format!("?{KEY_PARAMETER}{key}"),
+        (Some(key), Some(query)) => format!("?{query}&{KEY_PARAMETER}{key}"),
+    }
+}
+
+/// Fit for a query as it is.
+fn is_plain(key: &str) -> bool {
+    (1..=255).contains(&key.len())
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
 }
 
 /// A name or value as it was typed. A NUL could not be written into a page.
@@ -203,6 +247,38 @@ mod tests {
             form.fields.iter().filter(|field| field.is_seen).map(|field| field.name.as_str()).collect();
         assert_eq!(seen, ["title"]);
         assert_eq!(form.fields.len(), 5);
+    }
+
+    #[test]
+    fn a_form_that_is_sent_again_has_the_key_it_had() {
+        let mut random = fastrand::Rng::with_seed(8);
+        for target in ["/a", "/a?b=1&c", "http://host/a?b", "/a?"] {
+            let (mut uri, mut headers): (Uri, _) = (target.parse().unwrap(), HeaderMap::new());
+            give_key(&mut uri, &mut headers, &mut random);
+            assert_eq!(uri, target);
+            let key = headers[IDEMPOTENCY_KEY].clone();
+            assert_eq!(key.len(), 32);
+            // A browser resolves the action against the address of the page.
+            let path = target.split('?').next().unwrap();
+            let mut again: Uri = format!("{path}{}", action(&uri, &headers)).parse().unwrap();
+            let mut headers = HeaderMap::new();
+            give_key(&mut again, &mut headers, &mut random);
+            assert_eq!(headers[IDEMPOTENCY_KEY], key, "{target}");
+            assert_eq!(again.to_string(), target.trim_end_matches('?'));
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(IDEMPOTENCY_KEY, "mine".parse().unwrap());
+        let mut uri: Uri = "/a?ridethrough-key=theirs".parse().unwrap();
+        give_key(&mut uri, &mut headers, &mut random);
+        assert_eq!(
+            (uri.to_string().as_str(), &headers[IDEMPOTENCY_KEY]),
+            ("/a", &HeaderValue::from_static("mine"))
+        );
+        for odd in ["/a?ridethrough-key=", "/a?ridethrough-key=a%0d", "/a?ridethrough-key=a&b=1", "*"] {
+            let mut uri: Uri = odd.parse().unwrap();
+            give_key(&mut uri, &mut HeaderMap::new(), &mut random);
+            assert_eq!(uri, odd);
+        }
     }
 
     #[test]

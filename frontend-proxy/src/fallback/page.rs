@@ -54,6 +54,8 @@ pub(super) struct Content<'a> {
     pub(super) has_key: bool,
     /// What was typed, where it could be kept.
     pub(super) form: Option<&'a Form>,
+    /// Where it is sent again.
+    pub(super) action: &'a str,
     /// How the page finds out that the service is back; `None` where waiting mends nothing.
     pub(super) recovery: Option<Recovery<'a>>,
     /// For people who ask for help.
@@ -183,6 +185,7 @@ impl Pages {
             FORM.0,
             context! {
                 fields => fields.collect::<Vec<Value>>(),
+                action => content.action,
                 has_seen => form.fields.iter().any(|field| field.is_seen && !field.is_left_out),
                 has_left_out => form.has_left_out(),
                 entered => texts.entered,

@@ -101,6 +101,7 @@ impl Templates {
                 outcome: None,
                 has_key: false,
                 form: None,
+                action: "",
                 recovery: Some(recovery),
                 request_id: Some("id"),
             };

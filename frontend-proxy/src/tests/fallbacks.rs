@@ -57,23 +57,33 @@ async fn a_form_that_failed_is_on_the_page_and_can_be_sent_again() {
     })
     .await;
     let proxy = proxy(&[stub.address], |_| {}).await;
-    let post = async |body: &str| {
+    let post = async |target: &str, body: &str| {
         let length = format!("Content-Length: {}", body.len());
-        ask(proxy.address, "POST /todos", &[HTML, FORM, &length, "", body]).await
+        ask(proxy.address, &format!("POST {target}"), &[HTML, FORM, &length, "", body]).await
     };
     let body = "title=tea+%26+%3Cb%3E&password=hunter2&key=k-1";
-    let sent = post(body).await;
+    let sent = post("/todos", body).await;
     assert_eq!((sent.status(), sent.field("ridethrough-outcome").as_str()), (502, "unknown"));
     assert_eq!(stub.seen.count(), 1, "it was sent once");
+    // Sent again by the button of the page, it is the same write to a backend that knows keys.
+    let action = sent.body().split("action=\"").nth(1).unwrap().split('"').next().unwrap();
+    let _ = post(&format!("/todos{action}"), body).await;
+    let heads = stub.seen.heads();
+    let key = |head: &str| {
+        let line = head.lines().find(|line| line.starts_with("idempotency-key: "));
+        line.map(str::to_owned).expect("a key")
+    };
+    assert_eq!(key(&heads[0]), key(&heads[1]));
+    assert!(heads[1].starts_with("POST /todos HTTP/1.1"), "{}", heads[1]);
     stub.stop();
-    let never_sent = post(body).await;
+    let never_sent = post("/todos", body).await;
     assert_eq!(never_sent.field("ridethrough-outcome"), "rejected");
     for page in [sent, never_sent] {
         assert!(page.body().contains("<dd><bdi>tea &amp; &lt;b&gt;</bdi></dd>"), "{}", page.text);
         assert!(page.body().contains("type=\"hidden\" name=\"key\" value=\"k-1\""));
         assert!(page.body().contains("<button>Send again</button>") && !page.text.contains("hunter2"));
     }
-    let large = post(&format!("title={}", "a".repeat(40_000))).await;
+    let large = post("/todos", &format!("title={}", "a".repeat(40_000))).await;
     assert!(large.status() >= 502 && !large.body().contains("aaaa"), "{}", large.status());
 }
 
