@@ -36,7 +36,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, Unusable},
     config::{Authority, Config},
     proxy::Proxy,
 };
@@ -183,17 +183,16 @@ struct Anew {
 impl Anew {
     /// Puts in force what can change while the process runs: the log's filter and the operator's pages. What cannot be
     /// read changes nothing.
-    async fn read(&self, proxy: &Proxy) {
-        let cli = self.cli.clone();
-        let reading = tokio::task::spawn_blocking(move || cli.configuration(environment()));
+    async fn read(&self, proxy: &Arc<Proxy>) {
+        let (cli, proxy) = (self.cli.clone(), Arc::clone(proxy));
+        let reading = tokio::task::spawn_blocking(move || {
+            let (config, _) = cli.configuration(environment())?;
+            proxy.reload_pages(&config.fallback)?;
+            Ok::<_, Unusable>(config)
+        });
         match timeout(READ_AGAIN_MAX, reading).await {
             // What is wrong with a filter is said there.
-            Ok(Ok(Ok((config, _)))) => {
-                drop(self.levels.reload(&config.proxy.log_filter));
-                if let Err(reason) = proxy.reload_pages(&config.fallback) {
-                    tracing::warn!(%reason, "the pages stay as they were");
-                }
-            }
+            Ok(Ok(Ok(config))) => drop(self.levels.reload(&config.proxy.log_filter)),
             Ok(Ok(Err(reason))) => {
                 tracing::warn!(%reason, "the configuration cannot be used; what was read before stays in force");
             }

@@ -37,6 +37,8 @@ mod metrics;
 #[cfg(test)]
 mod owners;
 #[cfg(test)]
+mod pages;
+#[cfg(test)]
 mod proxy;
 #[cfg(test)]
 mod repeated;

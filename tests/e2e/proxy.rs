@@ -41,8 +41,8 @@ async fn without_a_backend_it_shows_a_page_and_recovers_by_itself() {
     let html = page_of(&proxy, "text/html,application/xhtml+xml,*/*;q=0.8").await;
     assert!(html.header("content-type").starts_with("text/html"), "{html:?}");
     assert!(html.text().contains("<html"), "{}", html.text());
-    let _ = json.problem(json.status);
     let json = page_of(&proxy, "application/json").await;
+    let _ = json.problem(json.status);
     for answer in [&html, &json] {
         // Refused (502), until the breaker knows and nobody is asked any more.
         assert!(matches!(answer.status, 502 | 503), "{answer:?}");
