@@ -2,6 +2,7 @@
 //!
 //! It decides nothing about a request; see `proxy`.
 
+mod access;
 mod backend;
 mod body;
 mod cli;

@@ -14,6 +14,7 @@ use ridethrough::{budget::RetryBudget, drain::InFlight, http::Probes, service::P
 use tokio::time::Instant;
 
 use crate::{
+    access::Line,
     backend::{Backends, Choice, Excluded, NoBackend},
     body::{Download, ProxyBody, Upload, UploadError},
     config::{Authority, Config, FallbackSection},
@@ -126,23 +127,18 @@ impl Proxy {
                 random.f64() < self.config.proxy.trace_ratio
             });
         let method = request.method().clone();
+        let mut line = Line {
+            is_wanted: self.config.proxy.access_log,
+            started,
+            request_id: request_id.clone(),
+            trace_id,
+            method: method_label(&method),
+            end: None,
+        };
         let mut answer = self.answer(request, started, &mut random).await;
         let status = answer.response.status();
-        let took = started.elapsed();
-        self.meters.answered(&method, status, answer.rung, took);
-        if self.config.proxy.access_log {
-            tracing::info!(
-                target: "access",
-                request_id = request_id.to_str().unwrap_or_default(),
-                trace_id,
-                method = method_label(&method),
-                status = status.as_u16(),
-                rung = answer.rung.as_str(),
-                backend = answer.backend,
-                microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-                "request"
-            );
-        }
+        self.meters.answered(&method, status, answer.rung, started.elapsed());
+        line.end = Some((status, answer.rung, answer.backend));
         answer.response.headers_mut().entry(X_REQUEST_ID).or_insert(request_id);
         answer.response.headers_mut().entry(TRACEPARENT).or_insert(trace);
         answer.response

@@ -2,6 +2,7 @@
 //!
 //! No test sleeps: each waits for something to happen, for ten seconds at the most.
 
+mod access;
 mod fallbacks;
 mod framing;
 mod harness;

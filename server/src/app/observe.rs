@@ -40,7 +40,9 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let request_id = request_id(request.headers());
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let (method, route) = (method_label(request.method()), route.map_or(Cow::Borrowed(NO_ROUTE), Cow::Owned));
-    let span = span(method, &route);
+    // Probes come every second from everywhere: they belong to nobody's trace, and no line is written on their way.
+    let is_probe = Probes::PATHS.contains(&&*route);
+    let span = if is_probe { Span::none() } else { span(method, &route) };
     let context = traces::joined(&span, TraceContext::of(request.headers()));
     let mut line = Line {
         started: Instant::now(),
@@ -55,11 +57,12 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
         principal: None,
         span: span.clone(),
     };
-    let marks = tracing::info_span!(
-        "request",
-        request_id = request_id.to_str().unwrap_or_default(),
-        trace_id = line.trace_id
-    );
+    let marks = if is_probe {
+        Span::none()
+    } else {
+        let request_id = request_id.to_str().unwrap_or_default();
+        tracing::info_span!("request", request_id, trace_id = line.trace_id)
+    };
     let answering = line.attempts.counted(next.run(request));
     let mut response = answering.instrument(marks).instrument(span).await;
     line.status = response.status().as_u16();
@@ -76,11 +79,7 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
 }
 
 /// The span of a request. At the level debug stands what is for traces, at the level info what marks the lines of the log.
-/// Probes come every second from everywhere, and belong to nobody's trace.
 fn span(method: &str, route: &str) -> Span {
-    if Probes::PATHS.contains(&route) {
-        return Span::none();
-    }
     tracing::debug_span!(
         "http",
         otel.kind = "server",
