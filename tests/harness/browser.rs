@@ -23,8 +23,6 @@ use crate::{
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Until something that is waited for is on the page.
 const SEEN_LIMIT: Duration = Duration::from_secs(30);
-/// The end of the browser after it was asked for.
-const END_LIMIT: Duration = Duration::from_secs(10);
 /// Without these Chromium calls home, needs a display, or a sandbox that root has not.
 const ARGUMENTS: [&str; 10] = [
     "--headless",
@@ -82,6 +80,8 @@ pub fn pictures() -> PathBuf {
 #[derive(Debug)]
 pub struct Browser {
     driver: Child,
+    /// The browser itself while it runs: no child of ours, and it outlives its driver.
+    pid: Option<Pid>,
     client: Client,
     session: String,
     axe: String,
@@ -111,7 +111,8 @@ impl Browser {
             .expect("chromedriver can be started");
         let client = Client::new(address, Secrets::default());
         let axe = fs::read_to_string(&tools.axe).expect("axe-core can be read");
-        let mut browser = Self { driver, client, session: String::new(), axe, pictures: pictures.to_owned() };
+        let mut browser =
+            Self { driver, pid: None, client, session: String::new(), axe, pictures: pictures.to_owned() };
         let ready = async || match browser.client.try_send(request(Method::GET, "/status", None, None)).await
         {
             Ok(answer) => (answer.status == 200).then_some(()),
@@ -124,6 +125,9 @@ impl Browser {
         let options = json!({ "binary": tools.browser, "args": arguments });
         let wanted = json!({ "capabilities": { "alwaysMatch": { "browserName": "chrome", "goog:chromeOptions": options } } });
         let made = browser.send(Method::POST, "/session", &wanted).await;
+        let pid = made.pointer("/capabilities/goog:processID").and_then(Value::as_i64);
+        browser.pid = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        assert!(browser.pid.is_some(), "the browser has no pid: {made}");
         browser.session = made.get("sessionId").and_then(Value::as_str).expect("a session").to_owned();
         browser
     }
@@ -318,8 +322,9 @@ impl Browser {
     ///
     /// # Cancel safety
     /// A drop ends them by force.
-    pub async fn finish(self) {
+    pub async fn finish(mut self) {
         self.send(Method::DELETE, &format!("/session/{}", self.session), &Value::Null).await;
+        self.pid = None;
     }
 
     async fn element(&self, selector: &str) -> String {
@@ -348,13 +353,8 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Asked to end, the driver takes its browser along; killed, it would leave it.
-        if let Some(pid) = i32::try_from(self.driver.id()).ok().and_then(Pid::from_raw) {
-            let _ = rustix::process::kill_process(pid, Signal::TERM);
-        }
-        let end = tokio::time::Instant::now() + END_LIMIT;
-        while matches!(self.driver.try_wait(), Ok(None)) && tokio::time::Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(20));
+        if let Some(pid) = self.pid {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
         let _ = self.driver.kill();
         let _ = self.driver.wait();
