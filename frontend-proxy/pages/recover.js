@@ -30,7 +30,6 @@
     try {
       const answer = await fetch(`${told.status}?waiter=${told.token}&round=${round}`, {
         cache: "no-store",
-        credentials: "omit",
         signal: AbortSignal.timeout(10000),
       });
       const state = await answer.json();

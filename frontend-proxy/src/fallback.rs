@@ -234,7 +234,9 @@ impl Fallback {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(rendered.policy));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        // `no-referrer` would have the form that is sent again come from nowhere (`Origin: null`), and be refused as
+        // another site's.
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
         if let Some(wait) = wait {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_seconds(wait)));
         }

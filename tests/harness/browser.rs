@@ -275,7 +275,10 @@ impl Browser {
     /// # Cancel safety
     /// A drop leaves no picture, or half of one.
     pub async fn takes_picture(&self, name: &str) {
-        let taken = self.tells("Page.captureScreenshot", &json!({ "captureBeyondViewport": true })).await;
+        // Where it need not, this must not look beyond: it takes narrow pages that are read from right to left off their place.
+        let is_longer = self.runs("return document.documentElement.scrollHeight > innerHeight").await;
+        let wanted = json!({ "captureBeyondViewport": is_longer });
+        let taken = self.tells("Page.captureScreenshot", &wanted).await;
         let data = taken.get("data").and_then(Value::as_str).expect("a picture");
         let file = self.pictures.join(format!("{name}.png"));
         fs::write(&file, from_base64(data)).expect("a picture can be kept");

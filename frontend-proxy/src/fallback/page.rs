@@ -30,14 +30,14 @@ pub(super) const SCRIPT: &str = include_str!("../../pages/recover.js");
 /// Nothing may be loaded; style sheet and script in the page are known by their hashes, which a test keeps right.
 pub(super) const SECURITY_POLICY: &str = "default-src 'none'; \
      style-src 'sha256-8uk9W/uoAceObqfnCD7cn/CZTLSXzjH3sA6avzxyORE='; \
-     script-src 'sha256-r9sl+bASLfvy/LlW01eVbD6QpYSIK4PaiC5FubRBvzk='; \
+     script-src 'sha256-EUGwKznA+mGHbgBFis1KYU8/xbr01ML97YjT/+7zmMc='; \
      connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'";
 
 /// The same for pages of the operator, which bring styles and small images with them: whatever they would load would
 /// have to come from the service that is away.
 pub(super) const OWN_SECURITY_POLICY: &str = "default-src 'none'; \
      style-src 'unsafe-inline'; img-src data:; font-src data:; \
-     script-src 'sha256-r9sl+bASLfvy/LlW01eVbD6QpYSIK4PaiC5FubRBvzk='; \
+     script-src 'sha256-EUGwKznA+mGHbgBFis1KYU8/xbr01ML97YjT/+7zmMc='; \
      connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'";
 
 /// What a page says.

@@ -227,6 +227,7 @@ async fn what_was_typed_is_kept_escaped_and_without_secrets() {
     assert!(!said.text.contains(">k-1<"), "and is not shown");
     assert!(!said.text.contains("hunter2") && said.text.contains("type=\"password\" name=\"password\""));
     assert!(said.text.contains("Passwords and the like are not kept"));
+    assert_eq!(said.field("referrer-policy"), "same-origin", "else it would be refused as another site's");
     assert!(said.text.len() < 14_000);
     let unsure = Question { method: Method::POST, form: form(), may_have_acted: true, ..question() };
     let unsure = say(unsure).await;
