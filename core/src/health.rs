@@ -4,7 +4,11 @@
 //!
 //! Liveness asks whether a restart would help, startup whether starting is over, readiness whether sending traffic
 //! here beats sending none. A database that is away is helped by no restart, so liveness and startup never look at it.
+//! [`Steady`] keeps readiness from following what flaps.
 
+mod steady;
+
+pub use self::steady::Steady;
 use crate::mode::Mode;
 
 /// How far the process is in its life.

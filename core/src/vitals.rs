@@ -19,7 +19,9 @@ use tokio::time::Instant;
 use crate::{
     db::Db,
     drain::Draining,
-    health::{CachePart, DatabasePart, Health, JournalPart, Life, Parts, ReadyPolicy, SchemaPart, decide},
+    health::{
+        CachePart, DatabasePart, Health, JournalPart, Life, Parts, ReadyPolicy, SchemaPart, Steady, decide,
+    },
     http::{HealthReport, Probes, Verbosity},
     mode::{Mode, ModeBoard},
     sabotage::{self, Bug},
@@ -55,6 +57,7 @@ pub struct Vitals {
     policy: ReadyPolicy,
     life: Mutex<Life>,
     was_ready: AtomicBool,
+    steady: Mutex<Steady>,
     /// Missing until the journal is recovered.
     db: OnceLock<Db>,
     board: ModeBoard,
@@ -71,6 +74,7 @@ impl Vitals {
             policy,
             life: Mutex::new(Life::Starting),
             was_ready: AtomicBool::new(false),
+            steady: Mutex::new(Steady::new()),
             db: OnceLock::new(),
             board: ModeBoard::new(),
             since: Mutex::new((Mode::Starting, SystemTime::now())),
@@ -99,7 +103,12 @@ impl Vitals {
 
     fn health(&self, now: Instant) -> (Parts, Health) {
         let parts = self.parts(now);
-        let health = decide(&parts, &self.policy);
+        let mut health = decide(&parts, &self.policy);
+        // A drain is no flapping: whoever is asked to stop is not ready at once.
+        if parts.life == Life::Running {
+            let mut steady = self.steady.lock().unwrap_or_else(PoisonError::into_inner);
+            health.ready = steady.look(health.ready, now);
+        }
         if health.ready {
             self.was_ready.store(true, Ordering::Relaxed);
         }

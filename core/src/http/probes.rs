@@ -16,7 +16,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{Body, retry_after_seconds};
-use crate::health::{Health, Reads, Writes};
+use crate::health::{Health, Reads, Status, Writes};
 
 /// What a probe renders: the decision and what explains it.
 #[derive(Debug, Clone)]
@@ -42,7 +42,8 @@ pub enum Verbosity {
 
 type Source = dyn Fn() -> HealthReport + Send + Sync;
 
-/// The probes as a tower service. Paths that are no probe get 404.
+/// The probes as a tower service. Paths that are no probe get 404. A router takes them in one line: in axum that is
+/// `router.fallback_service(probes)`, or `router.nest_service("/health", probes)` below a path of their own.
 ///
 /// ```
 /// # use ridethrough::{http::{HealthReport, Probes, Verbosity}, health::*};
@@ -165,7 +166,9 @@ impl Probes {
             body.insert("started".into(), health.started.into());
             body.insert("since".into(), since.into());
             body.insert("releaseId".into(), self.release.into());
-            body.insert("retryAfterSeconds".into(), report.retry_after.map(|wait| wait.as_secs_f64()).into());
+            // Whoever is well need not be asked again.
+            let wait = report.retry_after.filter(|_| health.status != Status::Pass);
+            body.insert("retryAfterSeconds".into(), wait.map(retry_after_seconds).into());
             body.insert("checks".into(), checks);
         }
         body
@@ -249,7 +252,41 @@ mod tests {
         assert_eq!(brief["mode"], "write-only");
         assert_eq!(brief.get("checks"), None);
         assert_eq!(full["checks"]["database"], "away");
-        assert!(full.to_string().len() < 2048);
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_in_the_query_changes_nothing() {
+        use tower_service::Service as _;
+
+        let mut brief = probes(Life::Running, Verbosity::Brief);
+        let request = Request::get("/readyz?verbose").body(()).unwrap();
+        let answer = body(brief.call(request).await.unwrap()).await;
+        let members: Vec<&String> = answer.as_object().unwrap().keys().collect();
+        assert_eq!(members, ["mode", "ready", "serves", "status"]);
+    }
+
+    #[tokio::test]
+    async fn the_longest_answer_is_short() {
+        let parts = Parts {
+            life: Life::Running,
+            was_ready: true,
+            database: DatabasePart::ReadOnly,
+            cache: CachePart::Cold,
+            journal: JournalPart::Backlog,
+            schema: SchemaPart::Mismatch,
+        };
+        let probes =
+            Probes::new("100.200.300-prerelease.1234567890", Verbosity::Full, move || HealthReport {
+                health: decide(&parts, &ReadyPolicy::default()),
+                since: std::time::SystemTime::now(),
+                retry_after: Some(Duration::from_micros(86_399_999_999)),
+                checks: parts.codes().into_iter().chain([("dead", "journal writer")]).collect(),
+            });
+        for path in Probes::PATHS {
+            let answer = body(probes.answer(&Method::GET, path).unwrap()).await;
+            assert_eq!(answer["retryAfterSeconds"], 86_400, "{answer}");
+            assert!(answer.to_string().len() < 2_048, "{answer}");
+        }
     }
 
     #[test]
