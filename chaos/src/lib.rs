@@ -15,6 +15,7 @@
 //! - [`shim`]: faults of disk and clock inside one program. [`namespace`]: a network that loses packets, small disks.
 //! - [`stack`]: PostgreSQL, servers and proxy together. [`cluster`]: a throw-away PostgreSQL, on the binaries that
 //!   [`postgres`] finds.
+//! - [`kubelet`]: what Kubernetes does to a service: probes, restarts, rolling restarts, routes that lag behind.
 //! - [`target`]: somebody else's service, described in a file.
 //! - [`toxic`]: faults on the bytes of TCP connections, by a proxy that speaks toxiproxy's HTTP interface.
 //! - [`names`]: a name server that fails, lags and moves as it is told.
@@ -41,6 +42,7 @@ pub mod swarm;
 pub mod toxic;
 
 pub mod canary;
+pub mod kubelet;
 pub mod namespace;
 pub mod shim;
 pub mod stack;

@@ -39,6 +39,8 @@ mod owners;
 #[cfg(test)]
 mod pages;
 #[cfg(test)]
+mod probed;
+#[cfg(test)]
 mod proxy;
 #[cfg(test)]
 mod repeated;
