@@ -264,7 +264,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let probes = vitals.probes(release, Verbosity::Brief);
     let seen = Arc::clone(&vitals);
     let state = move || seen.state(release);
-    let config = serde_json::Value::Null;
+    let config = || serde_json::Value::Null;
     let admin = Admin::new(&probes, service::install_metrics()?, state, config).start(admin.parse()?)?;
     let (journal, writer, _) = Journal::open(JournalConfig::new(folder.join("journal")))?;
     let mut cache = CacheConfig::default();

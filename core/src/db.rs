@@ -46,6 +46,7 @@ mod session;
 mod state;
 mod statements;
 mod tables;
+mod timing;
 mod tls;
 mod transact;
 mod transaction;
@@ -97,7 +98,7 @@ pub use self::{
 };
 use self::{
     begin::Marking, classify::Circuit, doubts::Doubts, fence::Fence, gate::Gate, hosts::Hosts,
-    listen::Telling, overlay::Overlays, refresh::Refreshes, replay::Losses,
+    listen::Telling, overlay::Overlays, refresh::Refreshes, replay::Losses, timing::Timing,
 };
 use crate::{
     budget::RetryBudget,
@@ -119,6 +120,7 @@ pub struct Db(Arc<Shared>);
 
 struct Shared {
     config: DbConfig,
+    timing: Timing,
     hosts: Hosts,
     bulkhead: Arc<Bulkhead>,
     budget: RetryBudget,
@@ -202,6 +204,7 @@ impl Db {
             telling: Telling::new(config.notices),
             overlays: Overlays::default(),
             origin: keeper::origin(&target),
+            timing: Timing::new(&config.read, &config.write),
             config,
         };
         keeper::load(&shared.cache, shared.origin);
@@ -356,7 +359,7 @@ impl Db {
         // Before the question: a write that ends while it is asked is not overlooked.
         let is_in_doubt = self.0.doubts.holds(key, Instant::now());
         let look_up = keys::LookUp(key);
-        let asked = self.asked(&look_up, deadline, self.0.config.read.attempt);
+        let asked = self.asked(&look_up, deadline, self.0.timing.read.attempt());
         let known = asked.await.map_err(|failed| failed.error)?.map(|known| known.status);
         let unknown = WriteStatus { state: WriteState::Unknown, answer: None, reason: None };
         Ok(known.or_else(|| is_in_doubt.then_some(unknown)))

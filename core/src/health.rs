@@ -61,10 +61,8 @@ pub enum JournalPart {
     Backlog,
     /// At its bound.
     Full,
-    /// Its disk failed it.
+    /// Its disk failed it, or another owner has taken it over.
     Failed,
-    /// Full or failed with writes that wait to be applied first: new ones can neither queue up nor overtake.
-    Blocked,
 }
 
 /// Whether the schema is the one this program knows.
@@ -249,7 +247,6 @@ fn reads(parts: &Parts) -> Reads {
 
 fn writes(parts: &Parts) -> Writes {
     match (usable(parts), parts.journal) {
-        (_, JournalPart::Blocked) => Writes::None,
         (true, JournalPart::Backlog) => Writes::Journaled,
         (true, _) => Writes::Committed,
         (false, JournalPart::Ok | JournalPart::Backlog) => Writes::Journaled,
@@ -260,7 +257,6 @@ fn writes(parts: &Parts) -> Writes {
 fn mode_with_database(parts: &Parts) -> Mode {
     match (parts.schema, parts.journal, parts.database) {
         (SchemaPart::Pending, _, _) => Mode::MigrationPending,
-        (_, JournalPart::Blocked, _) => Mode::ReadOnly,
         (_, JournalPart::Full | JournalPart::Failed, _) => Mode::NoJournal,
         (_, _, DatabasePart::Slow) => Mode::Degraded,
         (_, JournalPart::Backlog, _) => Mode::Recovering,
@@ -326,7 +322,6 @@ impl Parts {
             JournalPart::Backlog => "backlog",
             JournalPart::Full => "full",
             JournalPart::Failed => "failed",
-            JournalPart::Blocked => "blocked",
         };
         let schema = match self.schema {
             SchemaPart::Unknown => "unknown",

@@ -14,7 +14,7 @@ mod watchdog;
 
 pub use self::{
     admin::{Admin, AdminError, AdminThread},
-    config::{ConfigError, load},
+    config::{ConfigError, changed_keys, load},
     listener::{Limits, Peer, Served, serve},
     log::{FilterError, LogFormat, LogLayer, LogLevels, install_tracing, install_tracing_beside},
     recorder::install_metrics,

@@ -54,7 +54,7 @@ const SHOW_EVERY: Duration = Duration::from_millis(100);
 pub struct Vitals {
     /// Is told of parts that died, and makes liveness fail then.
     pub watchdog: Arc<Watchdog>,
-    policy: ReadyPolicy,
+    policy: Mutex<ReadyPolicy>,
     life: Mutex<Life>,
     was_ready: AtomicBool,
     steady: Mutex<Steady>,
@@ -71,7 +71,7 @@ impl Vitals {
     pub fn new(policy: ReadyPolicy) -> Self {
         Self {
             watchdog: Arc::new(Watchdog::new(Instant::now())),
-            policy,
+            policy: Mutex::new(policy),
             life: Mutex::new(Life::Starting),
             was_ready: AtomicBool::new(false),
             steady: Mutex::new(Steady::new()),
@@ -91,6 +91,11 @@ impl Vitals {
         *self.life.lock().unwrap_or_else(PoisonError::into_inner) = life;
     }
 
+    /// Another policy is in force from now on.
+    pub fn set_policy(&self, policy: ReadyPolicy) {
+        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
     fn parts(&self, now: Instant) -> Parts {
         let unknown = (DatabasePart::Unknown, CachePart::Cold, JournalPart::Ok, SchemaPart::Unknown);
         let (database, cache, journal, schema) = self.db.get().map_or(unknown, |db| db.parts(now));
@@ -103,7 +108,7 @@ impl Vitals {
 
     fn health(&self, now: Instant) -> (Parts, Health) {
         let parts = self.parts(now);
-        let mut health = decide(&parts, &self.policy);
+        let mut health = decide(&parts, &self.policy.lock().unwrap_or_else(PoisonError::into_inner));
         // A drain is no flapping: whoever is asked to stop is not ready at once.
         if parts.life == Life::Running {
             let mut steady = self.steady.lock().unwrap_or_else(PoisonError::into_inner);

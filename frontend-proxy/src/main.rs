@@ -28,7 +28,9 @@ use ridethrough::{
     health::{Health, Reads, Status, Writes},
     http::{HealthReport, Probes, Verbosity},
     mode::Mode,
-    service::{Admin, LogLevels, Signal, Signals, Watchdog, install_metrics, install_tracing, serve},
+    service::{
+        Admin, LogLevels, Signal, Signals, Watchdog, changed_keys, install_metrics, install_tracing, serve,
+    },
 };
 use serde_json::json;
 use tokio::{
@@ -81,7 +83,8 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIGURATION);
         }
     };
-    match run(config, backends, Anew { cli, levels }) {
+    let started_with = serde_json::to_value(&config).unwrap_or_default();
+    match run(config, backends, Anew { cli, levels, started_with }) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(EXIT_CUT),
         Err(error) => {
@@ -135,8 +138,8 @@ async fn run(config: Config, backends: Vec<Authority>, anew: Anew) -> anyhow::Re
         let proxy = Arc::clone(&proxy);
         move || json!({ "backends": proxy.backends.describe(Instant::now()), "tunnels": proxy.tunnels.count() })
     };
-    let shown = serde_json::to_value(&config).context("failed to show the configuration")?;
-    let admin = Admin::new(proxy.probes(), recorder, state, shown)
+    let shown = anew.started_with.clone();
+    let admin = Admin::new(proxy.probes(), recorder, state, move || shown.clone())
         .with_log_levels(anew.levels.clone())
         .start(config.proxy.admin_listen)
         .map_err(|error| WrongAddress(error.to_string()))?;
@@ -179,6 +182,8 @@ async fn end_is_noticed(part: &'static str, running: impl Future<Output = ()>, w
 struct Anew {
     cli: Cli,
     levels: LogLevels,
+    /// The configuration that it was started with.
+    started_with: serde_json::Value,
 }
 
 impl Anew {
@@ -192,8 +197,16 @@ impl Anew {
             Ok::<_, Unusable>(config)
         });
         match timeout(READ_AGAIN_MAX, reading).await {
-            // What is wrong with a filter is said there.
-            Ok(Ok(Ok(config))) => drop(self.levels.reload(&config.proxy.log_filter)),
+            Ok(Ok(Ok(config))) => {
+                // What is wrong with a filter is said there.
+                let _ = self.levels.reload(&config.proxy.log_filter);
+                let read = serde_json::to_value(&config).unwrap_or_default();
+                let mut keys = changed_keys(&self.started_with, &read);
+                keys.retain(|key| key != "proxy.log_filter" && key != "fallback.route");
+                if !keys.is_empty() {
+                    tracing::warn!(keys = keys.join(" "), "these keys were changed too, and need a restart");
+                }
+            }
             Ok(Ok(Err(reason))) => {
                 tracing::warn!(%reason, "the configuration cannot be used; what was read before stays in force");
             }

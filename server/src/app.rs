@@ -7,7 +7,7 @@ mod observe;
 mod people;
 mod texts;
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc};
 
 use axum::{
     Router,
@@ -46,10 +46,6 @@ pub(crate) struct App {
     /// Who says whose a request is.
     pub(crate) identity: Arc<Identity>,
     pub(crate) probes: Probes,
-    /// For one read.
-    pub(crate) read_limit: Duration,
-    /// For one write.
-    pub(crate) write_limit: Duration,
 }
 
 /// The routes with their layers.

@@ -1,6 +1,8 @@
 //! The command line: flags over environment over file, sub-commands, exit codes. It starts nothing by itself.
 
-use std::{ffi::OsString, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+mod health;
+
+use std::{ffi::OsString, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 use ridethrough::service::{self, LogFormat};
@@ -74,6 +76,12 @@ enum Command {
         /// Who shall have it: 1 to 64 letters, digits and marks of . _ - @
         name: String,
     },
+    /// Ask the server on this machine how it is, at its admin port: exits with 0 where it is well, 1 where not
+    Health {
+        /// What it is asked
+        #[arg(long, value_enum, default_value = "ready")]
+        probe: health::Probe,
+    },
     /// Look at the writes that wait on this machine's disk, and see to those that were rejected
     #[command(subcommand)]
     Journal(JournalCommand),
@@ -127,12 +135,12 @@ fn execute(cli: Cli, environment: impl Iterator<Item = (OsString, OsString)>) ->
         }
         Some(Command::Migrate { check }) => migrate::once(&config, check),
         Some(Command::Token { name }) => token(&name),
+        Some(Command::Health { probe }) => health::run(probe, config.server.admin_listen),
         Some(Command::Journal(command)) => journal::run(&command, &config),
-        None => life::run(
-            config,
-            Anew { levels, config: Arc::new(move || configure(&cli, &environment)) },
-            exporter,
-        ),
+        None => {
+            let anew = Anew::new(config.clone(), levels, move || configure(&cli, &environment));
+            life::run(config, anew, exporter)
+        }
     }
 }
 
@@ -148,8 +156,9 @@ fn configure(cli: &Cli, environment: &[(String, String)]) -> Result<Config, Stri
     config.server.listen = cli.listen.unwrap_or(config.server.listen);
     config.server.admin_listen = cli.admin_listen.unwrap_or(config.server.admin_listen);
     config.log.format = cli.log_format.unwrap_or(config.log.format);
-    // Whoever looks at a journal has a fault to mend already, and needs no database for it; nor does a token.
-    if !matches!(cli.command, Some(Command::Journal(_) | Command::Token { .. })) {
+    // Whoever looks at a journal has a fault to mend already, and needs no database for it; nor does a token, or a question
+    // to a server that runs.
+    if !matches!(cli.command, Some(Command::Journal(_) | Command::Token { .. } | Command::Health { .. })) {
         config::validate(&config)?;
     }
     Ok(config)

@@ -21,8 +21,8 @@ use crate::{
     traces::TracesSection,
 };
 
-/// Everything that can be set.
-#[derive(Clone, Default, Deserialize)]
+/// Everything that can be set. As JSON it holds no secret.
+#[derive(Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
     /// Addresses and folder.
@@ -163,54 +163,15 @@ impl Config {
         cache
     }
 
-    /// The configuration for `/debug/config`: everything but the password.
+    /// The configuration for `/debug/config`: every key, and in the place of the database's URL what it says without its
+    /// password.
     pub(crate) fn redacted(&self) -> Value {
-        let database = &self.database;
-        let duration = ridethrough::duration_text::format;
-        json!({
-            "server": self.server,
-            "database": {
-                "target": database.validate().map_or(Value::Null, |target| describe(&target)),
-                "pool": {
-                    "connect": duration(database.pool.connect),
-                    "statement": duration(database.pool.statement),
-                    "lock": duration(database.pool.lock),
-                    "idle_in_transaction": duration(database.pool.idle_in_transaction),
-                    "lifetime": duration(database.pool.lifetime),
-                    "idle": duration(database.pool.idle),
-                    "check_after": duration(database.pool.check_after),
-                    "lanes": database.pool.lanes,
-                    "lane_depth": database.pool.lane_depth,
-                    "pooler": database.pool.pooler,
-                },
-                "read": {
-                    "deadline": duration(database.read.deadline),
-                    "attempt": duration(database.read.attempt),
-                    "attempts": database.read.attempts,
-                    "standby_staleness": duration(database.read.standby_staleness),
-                },
-                "write": {
-                    "deadline": duration(database.write.deadline),
-                    "attempt": duration(database.write.attempt),
-                    "attempts": database.write.attempts,
-                },
-                "breaker": database.breaker,
-                "bulkhead": database.bulkhead,
-                "budget": database.budget,
-                "backoff": database.backoff,
-                "notices": database.notices,
-                "migrate": database.migrate,
-                "superuser": database.superuser,
-            },
-            "journal": self.journal,
-            "identity": self.identity,
-            "events": self.events,
-            "cache": self.cache,
-            "ready": self.ready,
-            "limits": self.limits,
-            "log": self.log,
-            "traces": self.traces,
-        })
+        let mut shown = serde_json::to_value(self).unwrap_or_default();
+        let target = self.database.validate().map_or(Value::Null, |target| describe(&target));
+        if let Some(database) = shown.get_mut("database").and_then(Value::as_object_mut) {
+            database.insert("target".to_owned(), target);
+        }
+        shown
     }
 }
 
@@ -300,6 +261,33 @@ mod tests {
         let shown = config.redacted().to_string();
         assert!(!shown.contains("canary"), "{shown}");
         assert!(shown.contains("db.example") && shown.contains("5433") && shown.contains("user"), "{shown}");
+    }
+
+    /// Keys were listed by hand once, and some were missing: `database.write.retention`, all of `database.probe`.
+    #[test]
+    fn every_key_is_shown_and_what_is_shown_can_be_read_back() {
+        let mut config = with_url("postgresql://user@localhost/todos");
+        config.database.write.retention = Duration::from_secs(7_200);
+        config.limits.drain_delay = Duration::from_millis(1_500);
+        let mut shown = config.redacted();
+        assert_eq!(shown["database"]["write"]["retention"], "2h");
+        assert_eq!(shown["database"]["probe"]["every"], "500ms");
+        let database = shown["database"].as_object_mut().unwrap();
+        assert_eq!(database.remove("target").unwrap()["user"], "user");
+        let read: Config = serde_json::from_value(what_a_file_can_say(shown.clone())).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), shown);
+    }
+
+    /// Without what is not set.
+    fn what_a_file_can_say(shown: Value) -> Value {
+        match shown {
+            Value::Object(keys) => keys
+                .into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(key, value)| (key, what_a_file_can_say(value)))
+                .collect(),
+            other => other,
+        }
     }
 
     #[test]

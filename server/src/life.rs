@@ -3,6 +3,7 @@
 //! Order: signals, metrics, admin port, journal, main port, database path, background parts, ready. What each part does
 //! is its own business.
 
+mod anew;
 mod parts;
 mod replica;
 
@@ -16,13 +17,14 @@ use ridethrough::{
     health::Life,
     http::{Probes, Verbosity},
     journal::{Journal, JournalError, JournalWriter},
-    service::{self, Admin, AdminThread, LogLevels, Served, Signal, Signals, serve},
+    service::{self, Admin, AdminThread, Served, Signal, Signals, serve},
     vitals::{self, Vitals},
 };
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time::timeout};
 use tower::ServiceExt as _;
 
-use self::parts::{WriterThread, watched};
+pub(crate) use self::anew::Anew;
+use self::parts::WriterThread;
 use crate::{
     app::{self, App, Pages},
     cli::{CLEAN, CUT, INTERNAL_FAULT, WRONG_CONFIGURATION},
@@ -38,8 +40,6 @@ use crate::{
 const PART_END_MAX: Duration = Duration::from_secs(5);
 /// The same for everything together after a second signal.
 const HURRIED_END_MAX: Duration = Duration::from_secs(1);
-/// For the configuration, when it is read again: a disk that hangs must not keep signals waiting.
-const READ_AGAIN_MAX: Duration = Duration::from_secs(5);
 /// What is left after that is cut by the end of the process.
 const RUNTIME_END_MAX: Duration = Duration::from_secs(1);
 
@@ -53,30 +53,6 @@ impl NotStarted {
 
     fn fault(reason: impl Into<String>) -> Self {
         Self(INTERNAL_FAULT, reason.into())
-    }
-}
-
-/// What SIGHUP reads again.
-pub(crate) struct Anew {
-    /// The configuration as it would be at a start now; it reads a file.
-    pub(crate) config: Arc<dyn Fn() -> Result<Config, String> + Send + Sync>,
-    /// Which lines are written to the log.
-    pub(crate) levels: LogLevels,
-}
-
-impl Anew {
-    /// Puts in force what can change while the process runs. What cannot be read changes nothing.
-    async fn read(&self) {
-        let config = Arc::clone(&self.config);
-        let reading = tokio::task::spawn_blocking(move || config());
-        match timeout(READ_AGAIN_MAX, reading).await {
-            // What is wrong with a filter is said there.
-            Ok(Ok(Ok(config))) => drop(self.levels.reload(&config.log.filter)),
-            Ok(Ok(Err(reason))) => {
-                tracing::warn!(%reason, "the configuration cannot be used; what was read before stays in force");
-            }
-            _ => tracing::warn!("the configuration cannot be read; what was read before stays in force"),
-        }
     }
 }
 
@@ -105,6 +81,7 @@ fn not_started(NotStarted(code, reason): &NotStarted) -> u8 {
 struct Running {
     signals: Signals,
     anew: Anew,
+    db: Db,
     /// Asks for a look at who may come in.
     reload: Option<Arc<Notify>>,
     vitals: Arc<Vitals>,
@@ -133,7 +110,7 @@ async fn start(config: &Config, anew: Anew, exporter: Option<Exporter>) -> Resul
         Identity::open(&config.identity, &config.server.data_dir).map_err(NotStarted::wrong_configuration)?;
     let vitals = Arc::new(Vitals::new(config.ready));
     let probes = probes(&vitals);
-    let admin = admin(config, &vitals, &probes, anew.levels.clone())?;
+    let admin = admin(config, &vitals, &probes, &anew)?;
     let (journal, writer) = open_journal(config).await?;
     let listener = bind(config.server.listen).await?;
     let main_address = listener.local_addr().map_err(|error| NotStarted::fault(error.to_string()))?;
@@ -150,24 +127,20 @@ async fn start(config: &Config, anew: Anew, exporter: Option<Exporter>) -> Resul
         pages: Arc::new(Pages::new()),
         identity: Arc::new(identity),
         probes,
-        read_limit: config.database.read.deadline,
-        write_limit: config.database.write.deadline,
     };
     let (front, front_draining) = Drain::new();
     let (back, back_draining) = Drain::new();
-    let writer = WriterThread::start(writer, Arc::clone(&vitals.watchdog), back_draining.clone())
+    let writer = WriterThread::start(writer, &vitals, back_draining.clone())
         .map_err(|error| NotStarted::fault(format!("no thread for the journal: {error}")))?;
     let writes = app.writes.clone();
     vitals.attach(db.clone());
     let mut background = spawn_background(&vitals, &db, background, config, &back_draining);
     let reload = keeper.as_ref().map(Keeper::asked);
     background.extend(keeper.map(|keeper| {
-        let task = tokio::spawn(keeper.run(back_draining.clone()));
-        watched("identity", task, Arc::clone(&vitals.watchdog), back_draining.clone())
+        tokio::spawn(vitals.watch("identity", keeper.run(back_draining.clone()), back_draining.clone()))
     }));
     background.extend(exporter.map(|exporter| {
-        let task = tokio::spawn(exporter.run(back_draining.clone()));
-        watched("traces", task, Arc::clone(&vitals.watchdog), back_draining.clone())
+        tokio::spawn(vitals.watch("traces", exporter.run(back_draining.clone()), back_draining.clone()))
     }));
     let serving = spawn_serving(listener, app::router(app), config, &vitals, front_draining);
     vitals.turn(Life::Running);
@@ -175,6 +148,7 @@ async fn start(config: &Config, anew: Anew, exporter: Option<Exporter>) -> Resul
     Ok(Running {
         signals,
         anew,
+        db,
         reload,
         vitals,
         journal,
@@ -196,7 +170,7 @@ fn admin(
     config: &Config,
     vitals: &Arc<Vitals>,
     probes: &Probes,
-    levels: LogLevels,
+    anew: &Anew,
 ) -> Result<AdminThread, NotStarted> {
     let metrics =
         service::install_metrics().map_err(|error| NotStarted::fault(format!("no metrics: {error}")))?;
@@ -205,7 +179,7 @@ fn admin(
         let vitals = Arc::clone(vitals);
         move || vitals.state(env!("CARGO_PKG_VERSION"))
     };
-    let admin = Admin::new(probes, metrics, state, config.redacted()).with_log_levels(levels);
+    let admin = Admin::new(probes, metrics, state, anew.shown()).with_log_levels(anew.levels.clone());
     admin
         .start(config.server.admin_listen)
         .map_err(|error| NotStarted::wrong_configuration(error.to_string()))
@@ -260,24 +234,18 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, NotStarted> {
 fn spawn_background(
     vitals: &Arc<Vitals>,
     db: &Db,
-    Background { prober, replay, reaper, refresher, listener, keeper }: Background,
+    background: Background,
     config: &Config,
     draining: &Draining,
 ) -> Vec<JoinHandle<()>> {
-    let database = config.database.clone();
-    let watch = |name, task| watched(name, task, Arc::clone(&vitals.watchdog), draining.clone());
     tokio::spawn(vitals::keep_shown(Arc::clone(vitals)));
-    let migrating = tokio::spawn(migrate::when_seen(db.clone(), database, draining.clone()));
-    vec![
-        watch("prober", tokio::spawn(prober.run(draining.clone()))),
-        watch("replay", tokio::spawn(replay.run(draining.clone()))),
-        watch("reaper", tokio::spawn(reaper.run(draining.clone()))),
-        watch("refresher", tokio::spawn(refresher.run(draining.clone()))),
-        watch("listener", tokio::spawn(listener.run(draining.clone()))),
-        watch("keeper", tokio::spawn(keeper.run(draining.clone()))),
-        watch("migrations", migrating),
-        watch("events", tokio::spawn(events::keep(db.clone(), config.events.clone(), draining.clone()))),
-    ]
+    let migrating = migrate::when_seen(db.clone(), config.database.clone(), draining.clone());
+    let events = events::keep(db.clone(), config.events.clone(), draining.clone());
+    let mut parts = Vec::from(background.parts(draining));
+    parts.push(("migrations", Box::pin(migrating)));
+    parts.push(("events", Box::pin(events)));
+    let watched = parts.into_iter().map(|(name, part)| vitals.watch(name, part, draining.clone()));
+    watched.map(tokio::spawn).collect()
 }
 
 fn spawn_serving(
@@ -317,7 +285,7 @@ impl Running {
             if let Some(reload) = &self.reload {
                 reload.notify_one();
             }
-            self.anew.read().await;
+            self.anew.read(&self.db, &self.vitals).await;
         }
         tracing::info!("draining");
         self.vitals.turn(Life::Draining);

@@ -167,7 +167,11 @@ async fn a_torn_tail_is_cut_and_every_acknowledged_write_survives() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_journal_refuses_honestly_and_keeps_what_it_accepted() {
     let lab = Lab::start().await;
-    let env = vec![("RIDETHROUGH_JOURNAL__ENTRIES_MAX", "20".to_owned())];
+    // Without a reserve: who of twenty at once would meet it is left to chance.
+    let env = vec![
+        ("RIDETHROUGH_JOURNAL__ENTRIES_MAX", "20".to_owned()),
+        ("RIDETHROUGH_JOURNAL__RESERVE_PERCENT", "0".to_owned()),
+    ];
     let server = lab.server_as("server-1", Server { env, ..Server::default() }).await;
     server.ready().await;
     let todo = stored_todo(&server, "before").await;

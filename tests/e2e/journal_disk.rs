@@ -13,7 +13,7 @@ use ridethrough_tests::{
 };
 use tokio::time::Instant;
 
-use crate::steps::{id, journal, outage, title};
+use crate::steps::{id, journal, outage, stored_todo, title};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -38,6 +38,8 @@ async fn victim(lab: &Lab) -> Option<(App, Victim)> {
 async fn a_journal_whose_sync_failed_acknowledges_nothing_more_and_loses_nothing() {
     let lab = Lab::start().await;
     let Some((server, victim)) = victim(&lab).await else { return lab.finish().await };
+    let known = format!("/api/todos/{}", stored_todo(&server, "known").await);
+    let _ = server.main().get(&known).await.expect(200);
     outage(&lab, &[&server]).await;
     let titles = journal(&server, "before", 5).await;
     lab.expect_in_logs(&["could not sync the journal"]);
@@ -50,7 +52,12 @@ async fn a_journal_whose_sync_failed_acknowledges_nothing_more_and_loses_nothing
     // The disk is well again, but nobody knows what became of the pages.
     let refused = server.main().create("after", &title("after")).await;
     assert!(refused.status >= 500, "a journal that failed is not trusted again: {refused:?}");
-    let _ = server.main().get("/livez").await.expect(200);
+    // Row 13 of the health page: what it can still do is to show what it knows.
+    server.mode_becomes("read-only").await;
+    for (path, status) in [("/livez", 200), ("/readyz", 200), ("/readyz/reads", 200), ("/readyz/writes", 503)]
+    {
+        let _ = server.main().get(path).await.expect(status);
+    }
 
     server.kill().await;
     server.restart().await;

@@ -43,9 +43,13 @@ mod probed;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod repeated;
 #[cfg(test)]
 mod roles;
+#[cfg(test)]
+mod rows;
 #[cfg(test)]
 mod stale;
 #[cfg(test)]

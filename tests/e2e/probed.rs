@@ -18,8 +18,9 @@ use ridethrough_chaos::{
 };
 use ridethrough_tests::{
     http::{Client, create, request},
+    launch::program,
     logs::Secrets,
-    seed,
+    seed, until,
 };
 use tokio::{
     task::{JoinHandle, JoinSet},
@@ -33,6 +34,9 @@ const REPLICAS: usize = 3;
 const READY_LIMIT: Duration = Duration::from_secs(30);
 /// Longer than it takes to condemn a replica, were its probes to fail: three of them, a second apart.
 const OUTAGE: Duration = Duration::from_secs(5);
+/// How late routers hear of a change, and a drain that is a little longer.
+const ROUTE_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1_000));
+const DRAIN_DELAY: &str = "1500ms";
 /// Requests of each door.
 const EVERY: Duration = Duration::from_millis(25);
 
@@ -46,9 +50,13 @@ struct Cluster {
 impl Cluster {
     async fn start(drain_delay: &str) -> Self {
         let server_env = vec![("RIDETHROUGH_LIMITS__DRAIN_DELAY".to_owned(), drain_delay.to_owned())];
-        let options = stack::Options { servers: REPLICAS, server_env, ..stack::Options::default() };
+        Self::start_as(stack::Options { server_env, ..stack::Options::default() }).await
+    }
+
+    async fn start_as(options: stack::Options) -> Self {
+        let options = stack::Options { servers: REPLICAS, ..options };
         let stack = Stack::start(&options).await.unwrap_or_else(|error| panic!("failed to {error}"));
-        let options = Options { seed: seed(), ..Options::default() };
+        let options = Options { route_delay: ROUTE_DELAY, seed: seed(), ..Options::default() };
         let (kubelet, work) =
             Kubelet::of(stack.servers(), options).unwrap_or_else(|error| panic!("failed to {error}"));
         let cluster = Self { stack, kubelet, work: tokio::spawn(work) };
@@ -141,7 +149,7 @@ async fn failure(door: &Client, key: &str, writes: bool) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_the_database_does_no_replica_is_restarted_and_no_endpoint_is_lost() {
-    let cluster = Cluster::start("2s").await;
+    let cluster = Cluster::start(DRAIN_DELAY).await;
     let [proxy, router] = cluster.doors();
     let users = [Users::of(proxy.clone(), "proxy"), Users::of(router.clone(), "router")];
 
@@ -180,9 +188,25 @@ async fn whatever_the_database_does_no_replica_is_restarted_and_no_endpoint_is_l
     cluster.finish().await;
 }
 
+/// What the test before must be able to find: a server built with the mistake that it is about.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_whose_liveness_asks_the_database_are_all_restarted_with_it() {
+    let server_env = vec![("RIDETHROUGH_SABOTAGE".to_owned(), "liveness-asks-database".to_owned())];
+    let server_bin = Some(program("ridethrough-server-sabotage"));
+    let cluster =
+        Cluster::start_as(stack::Options { server_env, server_bin, ..stack::Options::default() }).await;
+    let from = Instant::now();
+    cluster.database_dies().await;
+    let storm = async || {
+        let seen = cluster.kubelet.seen(from);
+        (seen.restarts >= REPLICAS && seen.fewest_ready == 0).then_some(())
+    };
+    until("every replica is restarted", Duration::from_secs(20), storm).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_costs_no_user_a_request() {
-    let cluster = Cluster::start("2s").await;
+    let cluster = Cluster::start(DRAIN_DELAY).await;
     let [proxy, router] = cluster.doors();
     let users = [Users::of(proxy, "proxy"), Users::of(router, "router")];
     let from = Instant::now();

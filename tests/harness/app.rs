@@ -145,6 +145,12 @@ impl App {
         self.0.home.join("log")
     }
 
+    /// What it logged, over all its lives.
+    #[must_use]
+    pub fn logged(&self) -> String {
+        read(&self.log())
+    }
+
     /// The main listener, for users.
     #[must_use]
     pub fn main(&self) -> Client {

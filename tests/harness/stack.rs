@@ -60,6 +60,8 @@ pub struct Server {
     pub env: Vec<(&'static str, String)>,
     /// Another program than `ridethrough-server`.
     pub program: Option<PathBuf>,
+    /// Additional arguments.
+    pub args: Vec<OsString>,
 }
 
 impl Lab {
@@ -216,7 +218,8 @@ impl Lab {
         let program = how.program.unwrap_or_else(|| launch::program("ridethrough-server"));
         let mut env = vec![("DATABASE_URL".to_owned(), url), no_drain_delay()];
         env.extend(how.env.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let args = ["--data-dir", "data", "--log-format", "json"].map(OsString::from).to_vec();
+        let mut args = ["--data-dir", "data", "--log-format", "json"].map(OsString::from).to_vec();
+        args.extend(how.args);
         Blueprint { name: name.to_owned(), program, args, env }
     }
 

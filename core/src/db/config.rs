@@ -10,11 +10,18 @@ use super::{
 use crate::{backoff::Backoff, breaker::BreakerConfig, budget::RetryBudgetConfig, bulkhead::BulkheadConfig};
 
 /// Everything about one database. Tables of a configuration file map onto its fields.
+///
+/// As JSON it is everything but the URL, a part of which is a password.
 #[derive(Clone, PartialEq, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Deserialize, serde::Serialize),
+    serde(default, deny_unknown_fields)
+)]
 pub struct DbConfig {
     /// Where it is: a `postgres://` URL or key-value text, with up to 8 hosts: a primary and its standbys, in any order.
     /// With `target_session_attrs=read-write` standbys are not read from. Required.
+    #[cfg_attr(feature = "serde", serde(skip_serializing))]
     pub url: String,
     /// Connections.
     pub pool: PoolConfig,
@@ -103,7 +110,11 @@ pub enum Superuser {
 
 /// Connections and what the server is told about them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Deserialize, serde::Serialize),
+    serde(default, deny_unknown_fields)
+)]
 pub struct PoolConfig {
     /// Bound on making a connection, name lookup, authentication and session settings included. Default 3 s.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
@@ -184,7 +195,11 @@ impl Default for PoolConfig {
 
 /// How long a read may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Deserialize, serde::Serialize),
+    serde(default, deny_unknown_fields)
+)]
 pub struct ReadConfig {
     /// For the whole call, retries included. Default 2 s.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
@@ -215,7 +230,11 @@ impl Default for ReadConfig {
 
 /// How long a write may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Deserialize, serde::Serialize),
+    serde(default, deny_unknown_fields)
+)]
 pub struct WriteConfig {
     /// For the whole call, retries and journal included. Default 4 s.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]
@@ -245,7 +264,11 @@ impl Default for WriteConfig {
 
 /// The background probe on its own connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Deserialize, serde::Serialize),
+    serde(default, deny_unknown_fields)
+)]
 pub struct ProbeConfig {
     /// Time between probes while the database answers. Default 500 ms.
     #[cfg_attr(feature = "serde", serde(with = "crate::duration_text"))]

@@ -60,7 +60,7 @@ impl Db {
         let read = self.read_asking(query, key, deadline, now).await;
         // Where it failed, the lead goes to the next one with the end of this call, and all others go on waiting. So it does
         // where it took what is kept for lack of time of its own: that says nothing of the database.
-        let has_time = deadline.remaining(now) >= self.0.config.read.attempt;
+        let has_time = deadline.remaining(now) >= self.0.timing.read.attempt();
         match read.as_ref().map(|read| failure(read.freshness())) {
             Ok(Some(StaleReason::Slow)) if !has_time => {}
             Ok(stale) => flight.end(stale),
@@ -121,7 +121,7 @@ impl Db {
         deadline: Deadline,
         started: Instant,
     ) -> Result<Option<Turn<'f, Q::Answer>>, Error> {
-        let limit = self.0.config.read.attempt;
+        let limit = self.0.timing.read.attempt();
         if let Ok(turn) = timeout_at(deadline.capped(started, limit).instant(), flight.turn()).await {
             return Ok(turn.map(Turn::Lead));
         }

@@ -87,7 +87,7 @@ impl Db {
             }
             // A read has no effect, so a lost answer may be asked for again.
             let worth_it = failed.may_retry() || failed.error.class() == ErrorClass::Unknown;
-            if !worth_it || attempt >= self.0.config.read.attempts {
+            if !worth_it || attempt >= self.0.timing.read.attempts() {
                 return Err(failed.error);
             }
             // Another host has not failed yet and can be asked at once; where the first one is known to be away by now, that
@@ -113,7 +113,7 @@ impl Db {
         deadline: Deadline,
         now: Instant,
     ) -> Result<(Read<Q::Answer>, Instant), Failed> {
-        let time = AttemptTime::at(now, deadline, self.0.config.read.attempt);
+        let time = AttemptTime::at(now, deadline, self.0.timing.read.attempt());
         let (answer, at) = self.asked_of(&Fetch(query, priority), route, &time, now).await?;
         let (as_of, freshness, source, standby) = match route {
             Route::Primary(_) => (Some(now), Freshness::Fresh, Source::Primary, None),

@@ -135,7 +135,7 @@ impl Db {
         }
         let Some(flight) = self.0.flights.begin(key) else { return };
         let Some(_lead) = flight.lead_now() else { return };
-        let deadline = Deadline::after(now, self.0.config.read.attempt);
+        let deadline = Deadline::after(now, self.0.timing.read.attempt());
         // What went wrong is known to breaker and bulkhead. Who joined meanwhile takes the lead then.
         if self.attempt_on(route, query, Priority::Batch, key, deadline, now).await.is_ok() {
             flight.end(None);

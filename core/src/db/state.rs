@@ -25,11 +25,6 @@ impl Db {
         let waiting = self.0.journal.backlog().entries > 0;
         let health = if self.0.fence.is_lost() { JournalHealth::Failed } else { self.0.journal.health() };
         let journal = match health {
-            JournalHealth::Reserved | JournalHealth::Full | JournalHealth::Failed
-                if waiting && database == DatabasePart::Up =>
-            {
-                JournalPart::Blocked
-            }
             // What is left is not for everybody.
             JournalHealth::Reserved | JournalHealth::Full => JournalPart::Full,
             JournalHealth::Failed => JournalPart::Failed,

@@ -127,7 +127,7 @@ impl Db {
     where
         W: AsyncFn(&Statements<'_>) -> Result<T, ApplyError>,
     {
-        let limit = options.attempt.unwrap_or(self.0.config.write.attempt);
+        let limit = options.attempt.unwrap_or_else(|| self.0.timing.write.attempt());
         let until = deadline.keeping(Instant::now(), RESOLVE_RESERVE);
         let (mut attempt, mut healed) = (1, false);
         loop {
@@ -163,7 +163,7 @@ impl Db {
                 }
             }
             let contention = is_contention(&failed.error);
-            let most = if contention { CONTENTION_ATTEMPTS } else { self.0.config.write.attempts };
+            let most = if contention { CONTENTION_ATTEMPTS } else { self.0.timing.write.attempts() };
             if !may_retry || attempt >= most || !self.pause_after(&failed.error, attempt, until).await {
                 return Outcome::RolledBack(failed.error);
             }

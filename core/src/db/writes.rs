@@ -118,7 +118,7 @@ impl Db {
         _direct: Direct<'_>,
     ) -> Result<Attempted, Undone> {
         let deadline = deadline.keeping(Instant::now(), JOURNAL_RESERVE);
-        let (limit, attempts) = (self.0.config.write.attempt, self.0.config.write.attempts);
+        let (limit, attempts) = (self.0.timing.write.attempt(), self.0.timing.write.attempts());
         let mut attempt = 1;
         // A lost COMMIT that left no trace may still happen, so no later failure may be told as "no effect".
         let (mut ghost, mut doubt, mut before) = (None, None, None);

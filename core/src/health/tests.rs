@@ -13,8 +13,8 @@ const DATABASES: [DatabasePart; 7] = [
     DatabasePart::Refused,
 ];
 const CACHES: [CachePart; 2] = [CachePart::Cold, CachePart::Warm];
-const JOURNALS: [JournalPart; 5] =
-    [JournalPart::Ok, JournalPart::Backlog, JournalPart::Full, JournalPart::Failed, JournalPart::Blocked];
+const JOURNALS: [JournalPart; 4] =
+    [JournalPart::Ok, JournalPart::Backlog, JournalPart::Full, JournalPart::Failed];
 const SCHEMAS: [SchemaPart; 4] =
     [SchemaPart::Unknown, SchemaPart::Ok, SchemaPart::Pending, SchemaPart::Mismatch];
 
@@ -31,7 +31,7 @@ type Row = (u8, Parts, Answers);
 fn table() -> Vec<Row> {
     use CachePart::{Cold, Warm};
     use DatabasePart::{Away, ReadOnly, Refused, Slow, Standby, Unknown, Up};
-    use JournalPart::{Backlog, Blocked, Failed, Full, Ok};
+    use JournalPart::{Backlog, Failed, Full, Ok};
     use Status::{Fail, Pass, Warn};
     let of = parts;
     let starting =
@@ -84,11 +84,6 @@ fn table() -> Vec<Row> {
             12,
             of(true, Up, Cold, Failed),
             (true, true, true, Warn, Mode::NoJournal, Reads::Fresh, Writes::Committed),
-        ),
-        (
-            12,
-            of(true, Up, Warm, Blocked),
-            (true, true, true, Warn, Mode::ReadOnly, Reads::Fresh, Writes::None),
         ),
         (
             13,
@@ -155,7 +150,6 @@ fn page(parts: &Parts) -> (u8, Answers) {
         (_, DatabasePart::Up | DatabasePart::Slow, ..) if parts.schema == SchemaPart::Pending => {
             warn(16, Mode::MigrationPending)
         }
-        (_, DatabasePart::Up | DatabasePart::Slow, _, JournalPart::Blocked) => warn(12, Mode::ReadOnly),
         (_, DatabasePart::Up | DatabasePart::Slow, _, JournalPart::Full | JournalPart::Failed) => {
             warn(12, Mode::NoJournal)
         }
@@ -168,7 +162,7 @@ fn page(parts: &Parts) -> (u8, Answers) {
         (_, _, Reads::None, _) if writes == Writes::None => warn(11, Mode::Empty),
         (_, _, Reads::None, _) => warn(10, Mode::WriteOnly),
         (_, DatabasePart::Away, _, JournalPart::Failed) => warn(13, Mode::ReadOnly),
-        (_, DatabasePart::Away, _, JournalPart::Full | JournalPart::Blocked) => warn(9, Mode::ReadOnly),
+        (_, DatabasePart::Away, _, JournalPart::Full) => warn(9, Mode::ReadOnly),
         (_, DatabasePart::Away, ..) => warn(if parts.was_ready { 8 } else { 4 }, Mode::Degraded),
         _ if writes == Writes::None => warn(14, Mode::ReadOnly),
         _ => warn(14, Mode::Degraded),
@@ -198,7 +192,7 @@ fn writes_of(parts: &Parts) -> Writes {
         JournalPart::Ok if is_there => Writes::Committed,
         JournalPart::Ok | JournalPart::Backlog => Writes::Journaled,
         JournalPart::Full | JournalPart::Failed if is_there => Writes::Committed,
-        JournalPart::Full | JournalPart::Failed | JournalPart::Blocked => Writes::None,
+        JournalPart::Full | JournalPart::Failed => Writes::None,
     }
 }
 

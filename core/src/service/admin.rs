@@ -39,7 +39,7 @@ pub struct Admin {
     probes: Probes,
     metrics: PrometheusHandle,
     state: Arc<Page>,
-    config: Arc<Value>,
+    config: Arc<Page>,
     levels: Option<LogLevels>,
 }
 
@@ -61,12 +61,13 @@ pub struct AdminThread {
 }
 
 impl Admin {
-    /// `state` is asked on every look at `/debug/state` and must answer from memory; `config` must be redacted.
+    /// `state` is asked on every look at `/debug/state`, and `config` on every look at `/debug/config`; both must answer from
+    /// memory, and `config` must be redacted.
     pub fn new(
         probes: &Probes,
         metrics: PrometheusHandle,
         state: impl Fn() -> Value + Send + Sync + 'static,
-        config: Value,
+        config: impl Fn() -> Value + Send + Sync + 'static,
     ) -> Self {
         let probes = probes.with_verbosity(Verbosity::Full);
         Self { probes, metrics, state: Arc::new(state), config: Arc::new(config), levels: None }
@@ -144,7 +145,7 @@ impl Admin {
                 text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics_text())
             }
             "/debug/state" => text(StatusCode::OK, "application/json", (self.state)().to_string()),
-            "/debug/config" => text(StatusCode::OK, "application/json", self.config.to_string()),
+            "/debug/config" => text(StatusCode::OK, "application/json", (self.config)().to_string()),
             LOG_FILTER if levels.is_some() => {
                 text(StatusCode::OK, "text/plain", levels.map(|levels| levels.filter() + "\n").unwrap_or_default())
             }

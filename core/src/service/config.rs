@@ -3,6 +3,7 @@
 //! Command-line flags come last and are the binary's own business, and so is whether the values make sense together.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     path::{Path, PathBuf},
 };
@@ -71,6 +72,28 @@ pub fn load<T: DeserializeOwned>(
         name: format!("{PREFIX}*"),
         message: helpful(error.message()),
     })
+}
+
+/// The keys, in the order of their names, whose values are not the same in two configurations as JSON, such as
+/// `limits.connections`: for a program that reads its own again.
+#[must_use]
+pub fn changed_keys(before: &serde_json::Value, after: &serde_json::Value) -> Vec<String> {
+    fn collect(path: &str, before: &serde_json::Value, after: &serde_json::Value, found: &mut Vec<String>) {
+        use serde_json::Value::{Null, Object};
+
+        if let (Object(old), Object(new)) = (before, after) {
+            let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+            for key in keys {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                collect(&path, old.get(key).unwrap_or(&Null), new.get(key).unwrap_or(&Null), found);
+            }
+        } else if before != after {
+            found.push(path.to_owned());
+        }
+    }
+    let mut found = Vec::new();
+    collect("", before, after, &mut found);
+    found
 }
 
 /// Reads the file as `T` alone first, because only then does an error know its line.
@@ -213,6 +236,14 @@ mod tests {
     fn variables_of_others_are_passed_over() {
         let environment = variables(&[("RIDETHROUGH_PG_BIN", "x"), ("HOME", "y")]);
         assert_eq!(load::<Config>(None, environment).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_differs_between_two_configurations_is_named_by_key() {
+        let before = serde_json::json!({ "a": { "b": 1, "c": [1] }, "d": "x", "gone": 1 });
+        let after = serde_json::json!({ "a": { "b": 2, "c": [1, 2] }, "d": "x", "new": { "e": 1 } });
+        assert_eq!(changed_keys(&before, &after), ["a.b", "a.c", "gone", "new"]);
+        assert_eq!(changed_keys(&before, &before), Vec::<String>::new());
     }
 
     #[test]

@@ -67,8 +67,7 @@ fn stack_of(identity: Identity) -> Stack {
     let commands = Arc::new(todo_commands(Uuid::nil(), Arc::clone(&settled)));
     let config = DbConfig { url: AWAY.to_owned(), ..DbConfig::default() };
     let (db, _background) =
-        Db::new(config.clone(), ridethrough::cache::CacheConfig::default(), journal.clone(), commands)
-            .unwrap();
+        Db::new(config, ridethrough::cache::CacheConfig::default(), journal.clone(), commands).unwrap();
     let parts = Parts {
         life: Life::Running,
         was_ready: true,
@@ -91,8 +90,6 @@ fn stack_of(identity: Identity) -> Stack {
         pages: Arc::new(Pages::new()),
         identity: Arc::new(identity),
         probes,
-        read_limit: config.read.deadline,
-        write_limit: config.write.deadline,
     };
     Stack { router: router(app.clone()), app, _folder: folder }
 }

@@ -45,7 +45,7 @@ fn asked<'r>(
     query: PageQuery,
     wrote: Option<&'r str>,
 ) -> Asked<'r> {
-    let deadline = super::deadline(headers, app.read_limit);
+    let deadline = super::deadline(headers, app.db.read_deadline());
     Asked { owner, language: Language::of(headers), query, wrote, deadline }
 }
 
@@ -137,7 +137,7 @@ async fn write(
             sent.typed = form.field("title")?.to_owned();
         }
         let intent = intent(&form)?;
-        submit(app, owner, &key, &intent, super::deadline(&headers, app.write_limit))
+        submit(app, owner, &key, &intent, super::deadline(&headers, app.db.write_deadline()))
             .await
             .map_err(for_people)
     }

@@ -28,7 +28,7 @@ pub(crate) async fn list(State(app): State<App>, owner: Principal, request: Requ
         Ok(query) => query,
         Err(trouble) => return trouble.into_response(),
     };
-    let deadline = super::deadline(request.headers(), app.read_limit);
+    let deadline = super::deadline(request.headers(), app.db.read_deadline());
     match read_page(&app, &query, deadline).await {
         Ok((document, freshness)) => {
             let mut response = json_response(StatusCode::OK, document);
@@ -62,7 +62,7 @@ pub(crate) async fn read(
         Ok(id) => id,
         Err(trouble) => return trouble.into_response(),
     };
-    let deadline = super::deadline(request.headers(), app.read_limit);
+    let deadline = super::deadline(request.headers(), app.db.read_deadline());
     // Who says what he has is sent nothing older, at whichever replica he got it.
     let mut session = UserSession::default();
     if let Some(version) = entity_tag::newest_had(request.headers()) {
@@ -147,7 +147,7 @@ async fn answer(app: &App, owner: Principal, parts: &Parts, intent: Result<Inten
     };
     let response = match intent {
         Ok(intent) => {
-            let deadline = super::deadline(&parts.headers, app.write_limit);
+            let deadline = super::deadline(&parts.headers, app.db.write_deadline());
             let submitted = submit(app, owner, &key, &intent, deadline).await;
             submitted.map(|submitted| acknowledged(&key, &intent, submitted))
         }

@@ -30,7 +30,7 @@ pub(crate) async fn status(
     if !decode::is_key(key.as_bytes()) {
         return Trouble::bad_request("the key in the path is no Idempotency-Key").into_response();
     }
-    let deadline = super::deadline(request.headers(), app.read_limit);
+    let deadline = super::deadline(request.headers(), app.db.read_deadline());
     let mut response = match app.db.write_status(&owner.write_key(&key), deadline).await {
         Ok(Some(status)) => json_response(StatusCode::OK, document(&key, &status)),
         Ok(None) => {

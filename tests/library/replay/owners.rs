@@ -18,7 +18,7 @@ use super::*;
 
 fn is_fenced(service: &Service) -> bool {
     let (.., journal, _) = service.db.parts(Instant::now());
-    journal == JournalPart::Blocked
+    journal == JournalPart::Failed
 }
 
 /// A process that was stopped for long, or runs on a copied folder, replayed beside the owner.
