@@ -2,6 +2,7 @@
 //! PostgreSQL is tested end to end.
 
 mod known;
+mod mounted;
 mod owners;
 mod people;
 #[cfg(feature = "otel")]
@@ -353,26 +354,6 @@ async fn probes_answer_here_too_and_only_briefly() {
     assert_eq!((ready.status, ready.json()["mode"].as_str().unwrap()), (200, "degraded"));
     assert_eq!(ready.json().get("checks"), None);
     assert_eq!(stack.write(Method::POST, "/livez", "", &[]).await.status, 405);
-}
-
-#[tokio::test]
-async fn any_router_takes_the_probes_in_one_line() {
-    let probes = || stack().app.probes;
-    let whole = Router::new().route("/", get(async || "mine")).fallback_service(probes());
-    let below = Router::new().nest_service("/health", probes()).fallback(async || StatusCode::IM_A_TEAPOT);
-    let beside = Probes::PATHS.into_iter().fold(Router::new(), |r, path| r.route_service(path, probes()));
-    for (router, path, expected) in [
-        (&whole, "/readyz/writes", 200),
-        (&whole, "/", 200),
-        (&whole, "/nowhere", 404),
-        (&below, "/health/livez", 200),
-        (&below, "/livez", 418),
-        (&beside, "/startupz", 200),
-    ] {
-        let request = Request::get(path).body(Body::empty()).unwrap();
-        let answer = router.clone().oneshot(request).await.unwrap();
-        assert_eq!(answer.status().as_u16(), expected, "{path}");
-    }
 }
 
 #[tokio::test]
