@@ -291,14 +291,19 @@ impl Running {
         self.vitals.turn(Life::Draining);
         self.front.begin();
         let Self { mut signals, journal, writes, front, back, serving, background, writer, .. } = self;
-        let mut ending = pin!(end(serving, writes, Parts { back, background, journal, writer }));
+        let back = Arc::new(back);
+        let parts = Parts { back: Arc::clone(&back), background, journal, writer };
+        let mut ending = pin!(end(serving, writes, parts));
         let second_signal = async { while signals.next().await != Signal::Stop {} };
         let cut = tokio::select! {
             cut = &mut ending => cut,
             () = second_signal => {
                 tracing::warn!("a second signal; stopping at once");
                 front.hurry();
-                timeout(HURRIED_END_MAX, ending).await.unwrap_or(1)
+                let cut = timeout(HURRIED_END_MAX, ending).await.unwrap_or(1);
+                // Whatever is cut off now has not died by itself.
+                back.begin();
+                cut
             }
         };
         match cut {
@@ -311,7 +316,7 @@ impl Running {
 
 /// What requests need to the last, and what ends it.
 struct Parts {
-    back: Drain,
+    back: Arc<Drain>,
     background: Vec<JoinHandle<()>>,
     journal: Journal,
     writer: WriterThread,

@@ -90,6 +90,31 @@ async fn a_second_signal_ends_it_at_once_and_says_that_something_was_cut() {
     lab.finish().await;
 }
 
+/// The parts that a second signal cuts off were once about to be logged as dead, each as an ERROR: whoever reads that looks
+/// for a fault where there is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_that_are_cut_off_have_not_died() {
+    let lab = Lab::start().await;
+    let server = unhurried(&lab).await;
+    lab.expect_outage();
+    let holder = lab.sql().await;
+    let locked = holder.batch_execute("BEGIN; LOCK TABLE todos IN ACCESS EXCLUSIVE MODE");
+    within("lock the table", Duration::from_secs(10), locked).await.expect("the table can be locked");
+    let client = server.main();
+    let cut = tokio::spawn(async move { client.try_send(create("cut", &title("cut"))).await });
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let waits = async || (lab.number(waiting, &[]).await >= 1).then_some(());
+    until("the write waits", Duration::from_secs(10), waits).await;
+    lab.expect_in_logs(&["a second signal", "were cut off"]);
+    server.terminate();
+    let not_ready = async || (server.admin().get("/readyz").await.status == 503).then_some(());
+    until("the server is not ready", Duration::from_secs(1), not_ready).await;
+    server.terminate();
+    assert_eq!(server.ended(Duration::from_secs(4)).await, Exit::Code(2));
+    let _ = cut.await;
+    lab.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_server_on_the_same_folder_is_refused() {
     let lab = Lab::start().await;

@@ -235,7 +235,7 @@ async fn the_page_for_people_goes_on_working_and_says_what_it_shows() {
     server.mode_becomes("normal").await;
     let after = page("/").await.expect(200);
     assert_eq!(after.freshness(), "fresh");
-    assert!(after.text().contains(">during<") && !after.text().contains("waits"), "{}", after.text());
+    assert!(after.text().contains(">during<") && !after.text().contains("change waits"), "{}", after.text());
     assert_eq!(lab.number("SELECT count(*) FROM todos", &[]).await, 2);
     lab.finish().await;
 }
