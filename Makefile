@@ -44,7 +44,7 @@ explore: build ## lose one write's connection at every message, in every way; ta
 	@$(CHAOS) explore $(if $(RAW),--raw)
 
 self-test: build ## plant one bug after another into the server and see each found by its invariant; runs in target/self-test
-	@$(CARGO) build --quiet -p ridethrough-server --features sabotage --bin ridethrough-server-sabotage
+	@$(CARGO) build --quiet -p ridethrough-server --features sabotage,nats --bin ridethrough-server-sabotage
 	@$(CHAOS) self-test
 
 soak: self-test ## the self-test, then faults by chance on the whole stack, SOAK_SEEDS of them (50); what did not hold in target/swarm
@@ -54,7 +54,7 @@ soak-pairs: build ## every pair of faults that can go together, some nine hours;
 	@$(CHAOS) swarm --pairs --seeds $(or $(PAIRS),0) --out $(TARGET_DIR)/pairs
 
 soak-kill: build ## kill the server at every step of journal and replay, KILL_ROUNDS times (200)
-	@$(CARGO) build --quiet -p ridethrough-server --features sabotage --bin ridethrough-server-sabotage
+	@$(CARGO) build --quiet -p ridethrough-server --features sabotage,nats --bin ridethrough-server-sabotage
 	@RIDETHROUGH_KILL_ROUNDS=$(or $(KILL_ROUNDS),200) $(CARGO) test --quiet -p ridethrough-tests --test e2e killed:: -- --nocapture
 
 soak-outage: setup ## a 10-minute outage at 500 writes per second: memory, journal, and the way back (SOAK_MINUTES of 12)

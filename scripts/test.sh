@@ -106,7 +106,7 @@ build_binaries() {
     cargo build --quiet --workspace --bins &&
         cargo build --quiet -p ridethrough-chaos --example naive &&
         cargo build --quiet -p ridethrough --features service --example shifts &&
-        cargo build --quiet -p ridethrough-server --features sabotage --bin ridethrough-server-sabotage
+        cargo build --quiet -p ridethrough-server --features sabotage,nats --bin ridethrough-server-sabotage --example broadcaster
 }
 
 # The standard harness knows no test groups, so the tests that need a quiet machine run one by one.
@@ -125,8 +125,8 @@ run_tests() {
         step 'tests of the features backoff and tower' cargo nextest run -p ridethrough --no-default-features \
             --features backoff,tower --profile "$profile" --no-fail-fast -E 'test(/backoff/) or binary(layers)'
         count_nextest filtered
-        step 'tests of the feature oidc' cargo nextest run -p ridethrough-server --features oidc \
-            --profile "$profile" --no-fail-fast -E 'test(/oidc/)'
+        step 'tests of the features oidc and nats' cargo nextest run -p ridethrough-server --features oidc,nats \
+            --profile "$profile" --no-fail-fast -E 'test(/oidc|nats/)'
         count_nextest filtered
         step 'tests of the feature otel' cargo nextest run -p ridethrough-server --features otel \
             --profile "$profile" --no-fail-fast -E 'test(/trace/)'
@@ -137,7 +137,8 @@ run_tests() {
         step 'tests of the features backoff and tower' cargo test -p ridethrough --lib --test layers \
             --no-default-features --features backoff,tower --no-fail-fast
         count_libtest
-        step 'tests of the feature oidc' cargo test -p ridethrough-server --lib --features oidc --no-fail-fast oidc
+        step 'tests of the features oidc and nats' cargo test -p ridethrough-server --lib --features oidc,nats \
+            --no-fail-fast -- oidc nats
         count_libtest
         step 'tests of the feature otel' cargo test -p ridethrough-server --lib --features otel --no-fail-fast trace
         count_libtest

@@ -77,7 +77,7 @@ fn parse(list: &str) -> Vec<Bug> {
         .collect()
 }
 
-/// A step of journal, write or replay at which the process can be made to die.
+/// A step of journal, write, replay or publication at which the process can be made to die.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// `before-append`: a batch is about to be written to the journal.
@@ -106,6 +106,8 @@ pub enum Step {
     BeforeCommit,
     /// `after-commit`: COMMIT is answered, and the journal does not know.
     AfterCommit,
+    /// `after-publish`: a broker has events, and they are not taken out of the outbox.
+    AfterPublish,
 }
 
 /// Nothing, without the feature `sabotage`.
@@ -154,6 +156,7 @@ fn failpoint(text: &str) -> Option<(Step, u64)> {
         "after-claim" => Step::AfterClaim,
         "before-commit" => Step::BeforeCommit,
         "after-commit" => Step::AfterCommit,
+        "after-publish" => Step::AfterPublish,
         other => panic!("RIDETHROUGH_FAILPOINT names {other:?}, which is no step"),
     };
     Some((step, nth.parse().expect("RIDETHROUGH_FAILPOINT ends with a number")))

@@ -55,11 +55,12 @@ GRANT USAGE ON SCHEMA public TO :"migrator", :"app", :"readonly";
 SELECT format('ALTER TABLE %s OWNER TO %I', oid::regclass, :'owner')
 FROM pg_class
 WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relowner <> to_regrole(:'owner')
-    AND (relname IN ('todos', 'todo_events', 'ridethrough_writes', 'ridethrough_journals', 'ridethrough_migrations')
+    AND (relname IN ('todos', 'todo_events', 'todo_outbox', 'todo_outbox_wanted', 'ridethrough_writes',
+            'ridethrough_journals', 'ridethrough_migrations')
         OR relname LIKE 'todo\_events\_%') \gexec
 SELECT format('ALTER FUNCTION %s OWNER TO %I', oid::regprocedure, :'owner')
 FROM pg_proc
-WHERE pronamespace = 'public'::regnamespace AND proname LIKE 'todo\_events\_%' AND proowner <> to_regrole(:'owner') \gexec
+WHERE pronamespace = 'public'::regnamespace AND proname ~ '^todo_(events|outbox)_' AND proowner <> to_regrole(:'owner') \gexec
 
 -- All at once, so that a server at work never misses a right.
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, :"app", :"readonly";
@@ -68,6 +69,7 @@ SELECT format('GRANT %s ON %s TO %I', rights, to_regclass(name), bearer)
 FROM (VALUES
     ('todos', 'SELECT, INSERT, UPDATE, DELETE', :'app'),
     ('todo_events', 'SELECT', :'app'),
+    ('todo_outbox', 'SELECT, DELETE', :'app'),
     ('ridethrough_writes', 'SELECT, INSERT, UPDATE, DELETE', :'app'),
     ('ridethrough_journals', 'SELECT, INSERT, UPDATE', :'app'),
     ('ridethrough_migrations', 'SELECT', :'app'),
@@ -81,7 +83,9 @@ FROM (VALUES
     ('todo_events_make_month(timestamptz)'),
     ('todo_events_drop_month(timestamptz)'),
     ('todo_events_forget(timestamptz, bigint)'),
-    ('todo_events_oldest()')
+    ('todo_events_oldest()'),
+    ('todo_outbox_want(interval, bigint)'),
+    ('todo_outbox_trim(bigint)')
 ) AS wanted (name)
 WHERE to_regprocedure(name) IS NOT NULL \gexec
 

@@ -18,6 +18,7 @@ use crate::{
     cli::SPEAKERS,
     events::EventsSection,
     identity::{IdentityMode, IdentitySection},
+    nats::NatsSection,
     traces::TracesSection,
 };
 
@@ -35,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) identity: IdentitySection,
     /// What happened to todos, and how long that is known.
     pub(crate) events: EventsSection,
+    /// Where they are published.
+    pub(crate) nats: NatsSection,
     /// The read cache.
     pub(crate) cache: CacheConfig,
     /// When this replica counts as ready.
@@ -195,6 +198,7 @@ pub(crate) fn validate(config: &Config) -> Result<(), String> {
     config.traces.validate()?;
     config.identity.validate()?;
     config.events.validate()?;
+    config.nats.validate()?;
     if config.identity.mode == IdentityMode::None && !server.listen.ip().to_canonical().is_loopback() {
         return Err(format!(
             "identity.mode is none, so that everybody who reaches {} is let in: set identity.mode to tokens, or give \

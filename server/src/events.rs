@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{
     Client,
-    types::{FromSqlOwned, ToSql},
+    types::{FromSqlOwned, ToSql, Type},
 };
 
 const CONNECT_MAX: Duration = Duration::from_secs(3);
@@ -33,10 +33,12 @@ const STEPS_MAX: usize = 100;
 /// Less is refused by the database, too.
 const RETENTION_MIN: Duration = Duration::from_secs(28 * 86_400);
 const EVERY_MIN: Duration = Duration::from_secs(1);
+const UNDEFINED_FUNCTION: &str = "42883";
 
 const OLDEST: &str = "ridethrough_events_oldest_seconds";
 const MONTHS: &str = "ridethrough_event_months_total";
 const FORGOTTEN: &str = "ridethrough_events_forgotten_total";
+pub(crate) const GIVEN_UP: &str = "ridethrough_events_given_up_total";
 
 /// How events are kept.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -101,13 +103,14 @@ pub(crate) async fn keep(db: Db, config: EventsSection, mut draining: Draining) 
     }
 }
 
-fn is_there(db: &Db) -> bool {
+/// Whether the database can be asked, with the tables that this program needs.
+pub(crate) fn is_there(db: &Db) -> bool {
     let (database, _, _, schema) = db.parts(Instant::now());
     database == DatabasePart::Up && matches!(schema, SchemaPart::Ok | SchemaPart::Pending)
 }
 
 /// A failed statement's SQLSTATE; nothing where the connection failed.
-type Code = Option<String>;
+pub(crate) type Code = Option<String>;
 
 /// Everything that is due.
 async fn round(db: &Db, retention: Duration) -> Result<(), Code> {
@@ -115,7 +118,7 @@ async fn round(db: &Db, retention: Duration) -> Result<(), Code> {
     let client = connected.map_err(|error: Error| error.code().map(str::to_owned))?;
     for month in 0..=MONTHS_AHEAD {
         let sql = "SELECT todo_events_make_month(now() + make_interval(months => $1))";
-        if step(&client, sql, &[&month]).await? {
+        if step(&client, sql, &[(&month, Type::INT4)]).await? {
             metrics::counter!(MONTHS, "change" => "made").increment(1);
             tracing::info!(month, "a partition for events was made");
         }
@@ -123,7 +126,7 @@ async fn round(db: &Db, retention: Duration) -> Result<(), Code> {
     let before = OffsetDateTime::now_utc() - retention;
     for _ in 0..MONTHS_AT_ONCE {
         let sql = "SELECT todo_events_drop_month($1)";
-        if !step::<bool>(&client, sql, &[&before]).await? {
+        if !step::<bool>(&client, sql, &[(&before, Type::TIMESTAMPTZ)]).await? {
             break;
         }
         metrics::counter!(MONTHS, "change" => "dropped").increment(1);
@@ -131,29 +134,49 @@ async fn round(db: &Db, retention: Duration) -> Result<(), Code> {
     }
     for _ in 0..STEPS_MAX {
         let sql = "SELECT todo_events_forget($1, $2)";
-        let gone = step::<i64>(&client, sql, &[&before, &LINES_AT_ONCE]).await?;
+        let gone =
+            step::<i64>(&client, sql, &[(&before, Type::TIMESTAMPTZ), (&LINES_AT_ONCE, Type::INT8)]).await?;
         metrics::counter!(FORGOTTEN).increment(u64::try_from(gone).unwrap_or_default());
         if gone < LINES_AT_ONCE {
             break;
         }
     }
+    give_up(&client).await?;
     let oldest: Option<OffsetDateTime> = step(&client, "SELECT todo_events_oldest()", &[]).await?;
     let age = oldest.map_or(0.0, |oldest| (OffsetDateTime::now_utc() - oldest).as_seconds_f64().max(0.0));
     metrics::gauge!(OLDEST).set(age);
     Ok(())
 }
 
+/// Empties the outbox where nobody publishes any more, and keeps it within its bound where nobody does at the moment.
+async fn give_up(client: &Client) -> Result<(), Code> {
+    for _ in 0..STEPS_MAX {
+        let gone =
+            match step::<i64>(client, "SELECT todo_outbox_trim($1)", &[(&LINES_AT_ONCE, Type::INT8)]).await {
+                // That step of the schema is still to come.
+                Err(Some(code)) if code == UNDEFINED_FUNCTION => 0,
+                gone => gone?,
+            };
+        metrics::counter!(GIVEN_UP).increment(u64::try_from(gone).unwrap_or_default());
+        if gone < LINES_AT_ONCE {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// What one step answers, which is a statement and a transaction of its own. Where another replica is at it, that is that
-/// there was nothing to do.
+/// there was nothing to do. Behind a pooler a statement with a name would meet those of others, so it has none.
 async fn step<T: FromSqlOwned>(
     client: &Client,
     sql: &str,
-    values: &[&(dyn ToSql + Sync)],
+    values: &[(&(dyn ToSql + Sync), Type)],
 ) -> Result<T, Code> {
-    client.query_one(sql, values).await.map_err(code)?.try_get(0).map_err(code)
+    let rows = client.query_typed(sql, values).await.map_err(code)?;
+    rows.first().ok_or(None)?.try_get(0).map_err(code)
 }
 
-fn code(error: tokio_postgres::Error) -> Code {
+pub(crate) fn code(error: tokio_postgres::Error) -> Code {
     error.code().map(|code| code.code().to_owned())
 }
 

@@ -13,6 +13,7 @@ mod journal;
 mod life;
 mod meters;
 mod migrate;
+mod nats;
 #[cfg(any(feature = "oidc", feature = "otel"))]
 mod outward;
 mod routes;

@@ -25,6 +25,8 @@ use tower::ServiceExt as _;
 
 pub(crate) use self::anew::Anew;
 use self::parts::WriterThread;
+#[cfg(feature = "nats")]
+use crate::nats::Publisher;
 use crate::{
     app::{self, App, Pages},
     cli::{CLEAN, CUT, INTERNAL_FAULT, WRONG_CONFIGURATION},
@@ -244,6 +246,10 @@ fn spawn_background(
     let mut parts = Vec::from(background.parts(draining));
     parts.push(("migrations", Box::pin(migrating)));
     parts.push(("events", Box::pin(events)));
+    #[cfg(feature = "nats")]
+    if let Some(publisher) = Publisher::new(db, &config.nats) {
+        parts.push(("publisher", Box::pin(publisher.run(draining.clone()))));
+    }
     let watched = parts.into_iter().map(|(name, part)| vitals.watch(name, part, draining.clone()));
     watched.map(tokio::spawn).collect()
 }

@@ -32,6 +32,32 @@ pub(crate) const CATALOGUE: &[Metric] = &[
         "Spans for a collector: sent, lost on the way, or dropped because too many waited.",
     )
     .by(&[Label::one_of("outcome", &["sent", "lost", "dropped"])]),
+    Metric::counter(
+        "ridethrough_events_published_total",
+        "Events that the broker has, by whether it had them already.",
+    )
+    .by(&[Label::one_of("outcome", &["stored", "known"])]),
+    Metric::counter(
+        "ridethrough_events_publish_failures_total",
+        "Batches of events that were not all published, by reason.",
+    )
+    .by(&[Label::one_of(
+        "reason",
+        &["connect", "credentials", "tls", "timeout", "lost", "no-stream", "refused"],
+    )]),
+    Metric::gauge("ridethrough_events_publishing", "1 where this replica is the one that publishes events."),
+    Metric::gauge(
+        "ridethrough_events_unpublished",
+        "About how many events wait to be published; told by who publishes.",
+    ),
+    Metric::gauge(
+        "ridethrough_events_unpublished_oldest_seconds",
+        "Age of the oldest event that waits to be published; told by who publishes.",
+    ),
+    Metric::counter(
+        "ridethrough_events_given_up_total",
+        "Events that nobody will publish: too many waited, or nobody wants them any more.",
+    ),
 ];
 
 const ROUTE: Label = Label::named("route", "the route's pattern; `none` where none matches");

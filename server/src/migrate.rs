@@ -29,7 +29,8 @@ use crate::{
 /// The tables of the service, without what is made beside its work.
 pub const SCHEMA: &str = concat!(
     include_str!("../migrations/0001_todos.sql"),
-    include_str!("../migrations/0002_owners_and_events.sql")
+    include_str!("../migrations/0002_owners_and_events.sql"),
+    include_str!("../migrations/0004_outbox.sql")
 );
 
 /// What is made beside it: one statement.

@@ -9,6 +9,8 @@ mod bad_input;
 #[cfg(test)]
 mod blackhole;
 #[cfg(test)]
+mod broker;
+#[cfg(test)]
 mod brownout;
 #[cfg(test)]
 mod browser;
@@ -18,6 +20,8 @@ mod chaos;
 mod commit;
 #[cfg(test)]
 mod drain;
+#[cfg(test)]
+mod events;
 #[cfg(test)]
 mod explore;
 #[cfg(test)]

@@ -134,8 +134,9 @@ pub fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| {
         let build = match name {
             "ridethrough-server-sabotage" => {
-                "`cargo build -p ridethrough-server --features sabotage --bin ridethrough-server-sabotage`"
+                "`cargo build -p ridethrough-server --features sabotage,nats --bin ridethrough-server-sabotage`"
             }
+            "examples/broadcaster" => "`cargo build -p ridethrough-server --features sabotage,nats --example broadcaster`",
             "examples/shifts" => "`cargo build -p ridethrough --features service --example shifts`",
             _ => "`make build`",
         };

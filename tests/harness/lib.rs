@@ -6,7 +6,8 @@
 //!   [`launch`]: programs as child processes.
 //! - [`http`]: requests and answers. [`browser`]: what a person would see. [`logs`]: what must not be said.
 //! - For tests of the library without its server: [`wire`]: a road that knows messages, which is the chaos suite's.
-//!   [`daemon`]: programs beside PostgreSQL, among them a [`pooler`] and a cluster of [`patroni`].
+//!   [`daemon`]: programs beside PostgreSQL, among them a [`pooler`], a broker of [`nats`]
+//!   and a cluster of [`patroni`].
 
 pub mod stack;
 
@@ -16,6 +17,7 @@ pub mod daemon;
 pub mod http;
 pub mod launch;
 pub mod logs;
+pub mod nats;
 pub mod patroni;
 pub mod pooler;
 pub mod wire;

@@ -100,7 +100,7 @@ const OPERATION: Label =
     Label::named("operation", "the name of the query or transaction in the code; `write` for commands");
 const CIRCUIT: Label = Label::named(
     "circuit",
-    "`reads-1` and `writes-1` for the first host, and so on; `backend-0` in the proxy",
+    "`reads-1` and `writes-1` for the first host, and so on; `backend-0` in the proxy; `nats` for the broker",
 );
 const OUTCOME: Label = Label::one_of(
     "outcome",

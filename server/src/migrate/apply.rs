@@ -37,9 +37,10 @@ pub(super) struct Looked {
 
 /// Compares. Every role that may read the record can do it, also at a standby.
 pub(super) async fn look(client: &Client) -> Result<Looked, NotMigrated> {
-    let row = client
-        .query_one("SELECT current_setting('server_encoding'), current_setting('is_superuser') = 'on'", &[])
-        .await?;
+    // Without a name, which would meet those of others behind a pooler.
+    let sql = "SELECT current_setting('server_encoding'), current_setting('is_superuser') = 'on'";
+    let rows = client.query_typed(sql, &[]).await?;
+    let row = rows.first().ok_or(NotMigrated::Failed(None))?;
     suits(row.try_get(0)?)?;
     let recorded = match recorded(client).await {
         Err(NotMigrated::Failed(Some(code))) if code == UNDEFINED_TABLE => Vec::new(),
@@ -123,7 +124,7 @@ async fn recorded(client: &Client) -> Result<Vec<Recorded>, NotMigrated> {
     let read = |row: &Row| {
         Ok(Recorded { version: row.try_get(0)?, checksum: row.try_get(1)?, works_with: row.try_get(2)? })
     };
-    client.query(sql, &[]).await?.iter().map(read).collect()
+    client.query_typed(sql, &[]).await?.iter().map(read).collect()
 }
 
 #[cfg(test)]

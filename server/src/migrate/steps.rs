@@ -40,7 +40,7 @@ pub(super) struct Recorded {
     pub(super) works_with: Option<i32>,
 }
 
-pub(super) const STEPS: [Step; 3] = [
+pub(super) const STEPS: [Step; 4] = [
     Step {
         version: 1,
         name: "todos",
@@ -65,6 +65,16 @@ pub(super) const STEPS: [Step; 3] = [
         sql: include_str!("../../migrations/0003_todos_of_owner.sql"),
         library_sql: "",
         how: How::Index("todos_of_owner"),
+        needed: false,
+        works_with: 1,
+    },
+    Step {
+        version: 4,
+        name: "outbox",
+        sql: include_str!("../../migrations/0004_outbox.sql"),
+        library_sql: "",
+        how: How::Transaction,
+        // Only who publishes needs it, and waits for it.
         needed: false,
         works_with: 1,
     },
