@@ -16,7 +16,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, header};
 use ridethrough::{Db, drain::InFlight, http::Probes, journal::Journal};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -27,9 +27,11 @@ pub(crate) use self::{
     texts::{problem, text},
 };
 use crate::{
+    api::{self, Access},
     error::Trouble,
     identity::{Identity, identify},
-    routes::{page, sign_in, todos, writes},
+    problems,
+    routes::{page, sign_in},
     todo::SettledKeys,
 };
 
@@ -50,24 +52,19 @@ pub(crate) struct App {
 
 /// The routes with their layers.
 pub(crate) fn router(app: App) -> Router {
-    let mut router = Router::new()
+    Router::new()
         .route("/", get(page::show))
         .route("/todos", post(page::add))
         .route("/todos/{id}/done", post(page::set_done))
         .route("/todos/{id}/delete", post(page::delete))
-        .route("/api/todos", get(todos::list).post(todos::create))
-        .route("/api/todos/batch", post(todos::create_many))
-        .route("/api/todos/{id}", get(todos::read).put(todos::replace).delete(todos::remove))
-        .route("/api/writes/{key}", get(writes::status))
+        .merge(api::router(Access::Principal))
         // What stands above this line is somebody's; what follows is for everybody.
         .route_layer(middleware::from_fn_with_state(app.clone(), identify))
         .route(assets::ROUTE, get(assets::show))
         .route("/sign-in", get(sign_in::show).post(sign_in::sign_in))
-        .route("/sign-out", post(sign_in::sign_out));
-    for path in Probes::PATHS {
-        router = router.route(path, get(probe));
-    }
-    router
+        .route("/sign-out", post(sign_in::sign_out))
+        .merge(api::router(Access::Everybody))
+        .merge(api::router(Access::Always))
         .fallback(async || Trouble::no_such_path())
         .method_not_allowed_fallback(wrong_method)
         // From the inside out: the last layer here is the first that a request meets.
@@ -77,19 +74,15 @@ pub(crate) fn router(app: App) -> Router {
         .with_state(app)
 }
 
-async fn probe(State(app): State<App>, request: Request) -> Response {
+/// `GET` of any probe.
+pub(crate) async fn probe(State(app): State<App>, request: Request) -> Response {
     let answer = app.probes.answer(request.method(), request.uri().path());
     answer.map_or_else(|| Trouble::no_such_path().into_response(), |answer| answer.map(axum::body::Body::new))
 }
 
 /// The framework adds `Allow`.
 async fn wrong_method(method: Method) -> Trouble {
-    let trouble = Trouble::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "wrong-method",
-        "this address does not know that method",
-    )
-    .detail("the header Allow lists the methods it knows");
+    let trouble = Trouble::new(&problems::WRONG_METHOD).detail("the header Allow lists the methods it knows");
     // Who meant to write is told what became of it, as by every other answer to a write.
     if method.is_safe() { trouble } else { trouble.of_a_write() }
 }
@@ -102,4 +95,4 @@ fn panicked(_panic: Box<dyn Any + Send + 'static>) -> Response {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 use ridethrough::service::{self, LogFormat};
 
 use crate::{
+    api,
     config::{self, Config},
     identity::tokens,
     journal::{self, JournalCommand},
@@ -71,6 +72,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Print the OpenAPI document of the interface, and exit
+    Openapi,
     /// Make a token for a principal: prints it, once, and the line that lets its bearer in, for identity.tokens_file
     Token {
         /// Who shall have it: 1 to 64 letters, digits and marks of . _ - @
@@ -134,6 +137,7 @@ fn execute(cli: Cli, environment: impl Iterator<Item = (OsString, OsString)>) ->
             CLEAN
         }
         Some(Command::Migrate { check }) => migrate::once(&config, check),
+        Some(Command::Openapi) => print(&api::text()),
         Some(Command::Token { name }) => token(&name),
         Some(Command::Health { probe }) => health::run(probe, config.server.admin_listen),
         Some(Command::Journal(command)) => journal::run(&command, &config),
@@ -156,12 +160,23 @@ fn configure(cli: &Cli, environment: &[(String, String)]) -> Result<Config, Stri
     config.server.listen = cli.listen.unwrap_or(config.server.listen);
     config.server.admin_listen = cli.admin_listen.unwrap_or(config.server.admin_listen);
     config.log.format = cli.log_format.unwrap_or(config.log.format);
-    // Whoever looks at a journal has a fault to mend already, and needs no database for it; nor does a token, or a question
-    // to a server that runs.
-    if !matches!(cli.command, Some(Command::Journal(_) | Command::Token { .. } | Command::Health { .. })) {
+    // Whoever looks at a journal has a fault to mend already, and needs no database for it; nor does a token, the document,
+    // or a question to a server that runs.
+    let is_apart = matches!(
+        cli.command,
+        Some(Command::Journal(_) | Command::Token { .. } | Command::Openapi | Command::Health { .. })
+    );
+    if !is_apart {
         config::validate(&config)?;
     }
     Ok(config)
+}
+
+fn print(text: &[u8]) -> u8 {
+    match std::io::stdout().lock().write_all(text) {
+        Ok(()) => CLEAN,
+        Err(_) => INTERNAL_FAULT,
+    }
 }
 
 fn token(name: &str) -> u8 {

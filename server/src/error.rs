@@ -7,22 +7,20 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ridethrough::{
     db::{Refusal, WriteError},
     error::{Error, ErrorClass, RejectReason, Stage},
     http::Problem,
 };
 
-use crate::todo;
+use crate::{
+    problems::{self, Kind},
+    todo,
+};
 
 /// What became of a write, for a program.
 pub(crate) const OUTCOME: HeaderName = HeaderName::from_static("ridethrough-outcome");
-
-const INVALID_TODO: &str = "invalid-todo";
-const KEY_REUSED: &str = "key-reused";
-const VERSION_MISMATCH: &str = "version-mismatch";
-const SIGN_IN_NEEDED: &str = "sign-in-needed";
 
 /// The value of [`OUTCOME`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +50,7 @@ impl Outcome {
 #[derive(Debug, Clone)]
 #[must_use = "trouble that is not answered helps nobody"]
 pub(crate) struct Trouble {
-    pub(crate) status: StatusCode,
-    slug: &'static str,
-    pub(crate) title: &'static str,
+    pub(crate) kind: &'static Kind,
     pub(crate) detail: Option<Cow<'static, str>>,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) outcome: Option<Outcome>,
@@ -63,8 +59,8 @@ pub(crate) struct Trouble {
 }
 
 impl Trouble {
-    pub(crate) fn new(status: StatusCode, slug: &'static str, title: &'static str) -> Self {
-        Self { status, slug, title, detail: None, retry_after: None, outcome: None, challenge: None }
+    pub(crate) fn new(kind: &'static Kind) -> Self {
+        Self { kind, detail: None, retry_after: None, outcome: None, challenge: None }
     }
 
     pub(crate) fn detail(self, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -82,54 +78,40 @@ impl Trouble {
 
     /// A part of the request cannot be understood.
     pub(crate) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad-request", "the request cannot be understood").detail(detail)
+        Self::new(&problems::BAD_REQUEST).detail(detail)
     }
 
     /// The request is understood, and makes no valid todo.
     pub(crate) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, INVALID_TODO, "the todo is not valid").detail(detail)
+        Self::new(&problems::INVALID_TODO).detail(detail)
     }
 
     pub(crate) fn is_invalid(&self) -> bool {
-        self.slug == INVALID_TODO
-    }
-
-    /// The last part of its type.
-    pub(crate) fn slug(&self) -> &'static str {
-        self.slug
+        *self.kind == problems::INVALID_TODO
     }
 
     pub(crate) fn no_such_todo() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "no-such-todo", "there is no such todo")
+        Self::new(&problems::NO_SUCH_TODO)
     }
 
     pub(crate) fn version_mismatch() -> Self {
-        Self::new(
-            StatusCode::PRECONDITION_FAILED,
-            VERSION_MISMATCH,
-            "the todo has another version than If-Match says",
-        )
-        .detail("read it again, decide again, and send the version you have read")
+        Self::new(&problems::VERSION_MISMATCH)
+            .detail("read it again, decide again, and send the version you have read")
     }
 
     pub(crate) fn is_version_mismatch(&self) -> bool {
-        self.slug == VERSION_MISMATCH
+        *self.kind == problems::VERSION_MISMATCH
     }
 
     /// A version mismatch for a person, who never saw a version.
     pub(crate) fn changed_meanwhile() -> Self {
-        Self::new(
-            StatusCode::PRECONDITION_FAILED,
-            "changed-meanwhile",
-            "this item was changed after your list was loaded",
-        )
-        .detail(
+        Self::new(&problems::CHANGED_MEANWHILE).detail(
             "nothing was changed now; go back to the list, where you see the item as it is, and decide again",
         )
     }
 
     pub(crate) fn no_such_path() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "no-such-path", "there is nothing at this address")
+        Self::new(&problems::NO_SUCH_PATH)
     }
 
     /// It is not known whose the request is; `was_shown` where it showed something that is worth nothing.
@@ -142,19 +124,17 @@ impl Trouble {
             true => "the token that was sent is not known, or no longer",
             false => "send a token in the header Authorization, after the word Bearer",
         };
-        let trouble = Self::new(StatusCode::UNAUTHORIZED, SIGN_IN_NEEDED, "it is not known who asks");
-        Self { challenge: Some(challenge), ..trouble.detail(detail) }
+        Self { challenge: Some(challenge), ..Self::new(&problems::SIGN_IN_NEEDED).detail(detail) }
     }
 
     /// Whether a person could help it by signing in; then, whether something was shown already.
     pub(crate) fn wants_sign_in(&self) -> Option<bool> {
         let was_shown = self.challenge.is_some_and(|challenge| challenge.contains("error"));
-        (self.slug == SIGN_IN_NEEDED).then_some(was_shown)
+        (*self.kind == problems::SIGN_IN_NEEDED).then_some(was_shown)
     }
 
     pub(crate) fn internal() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong inside the server")
-            .detail("it was logged under the request id of this answer")
+        Self::new(&problems::INTERNAL).detail("it was logged under the request id of this answer")
     }
 
     /// A read, or the question for a write's status, that got no answer. `wait` is for errors that do not know better.
@@ -177,16 +157,12 @@ impl Trouble {
             WriteError::KeyReused => Self::key_reused(),
             WriteError::Unknown(_) => Self {
                 retry_after: Some(wait),
-                ..Self::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "outcome-unknown",
-                    "it is not known whether the write had its effect",
-                )
-                .detail(
-                    "send the same request again with the same Idempotency-Key, which is safe and finds out, or ask \
-                     /api/writes/{key}",
-                )
-                .outcome(Outcome::Unknown)
+                ..Self::new(&problems::OUTCOME_UNKNOWN)
+                    .detail(
+                        "send the same request again with the same Idempotency-Key, which is safe and finds out, or ask \
+                         /api/writes/{key}",
+                    )
+                    .outcome(Outcome::Unknown)
             },
             WriteError::Rejected(error) => Self::of_rejected_write(error, wait),
             _ => Self::internal().outcome(Outcome::Unknown),
@@ -196,43 +172,35 @@ impl Trouble {
     /// Neither the database nor the journal took it.
     fn of_rejected_write(error: &Error, wait: Duration) -> Self {
         let trouble = Self::of_read(error, wait);
-        let title = "the write was not accepted: the database is away, and no more writes can be kept for it";
-        match trouble.slug {
-            "database-away" => Self { slug: "write-not-accepted", title, ..trouble },
-            _ => trouble,
-        }
-        .of_a_write()
+        let kind = if *trouble.kind == problems::DATABASE_AWAY {
+            &problems::WRITE_NOT_ACCEPTED
+        } else {
+            trouble.kind
+        };
+        Self { kind, ..trouble }.of_a_write()
     }
 
     pub(crate) fn key_reused() -> Self {
-        Self::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            KEY_REUSED,
-            "the Idempotency-Key was used before for another request",
-        )
-        .detail("use a new key for each new write, and an old one only to repeat the very same request")
-        .outcome(Outcome::Rejected)
+        Self::new(&problems::KEY_REUSED)
+            .detail("use a new key for each new write, and an old one only to repeat the very same request")
+            .outcome(Outcome::Rejected)
     }
 
     pub(crate) fn is_key_reused(&self) -> bool {
-        self.slug == KEY_REUSED
+        *self.kind == problems::KEY_REUSED
     }
 
     fn of_refusal(refusal: &Refusal) -> Self {
         match refusal.code.as_str() {
             todo::NOT_FOUND => Self::no_such_todo(),
             todo::VERSION_MISMATCH => Self::version_mismatch(),
-            _ => Self::new(
-                StatusCode::CONFLICT,
-                "refused",
-                "the write was accepted earlier and could not be applied",
-            ),
+            _ => Self::new(&problems::REFUSED),
         }
     }
 
     /// A repeated write that had been journaled and came too late.
     pub(crate) fn superseded() -> Self {
-        Self::new(StatusCode::CONFLICT, "superseded", "a change of somebody else stands instead")
+        Self::new(&problems::SUPERSEDED)
             .detail("the write was accepted while the database was away, and the todo was changed elsewhere meanwhile")
             .outcome(Outcome::Rejected)
     }
@@ -244,31 +212,21 @@ fn is_internal(error: &Error) -> bool {
 }
 
 fn unavailable(error: &Error) -> Trouble {
-    let (slug, title) = match error {
-        Error::Rejected { reason: RejectReason::Overloaded, .. } => {
-            ("overloaded", "the server has more to do than it can")
+    Trouble::new(match error {
+        Error::Rejected { reason: RejectReason::Overloaded, .. }
+        | Error::Database { class: ErrorClass::Overload, .. } => &problems::OVERLOADED,
+        Error::Rejected { reason: RejectReason::DeadlinePassed, .. } | Error::Timeout { .. } => {
+            &problems::TOO_SLOW
         }
-        Error::Rejected { reason: RejectReason::DeadlinePassed, .. } => {
-            ("too-slow", "the answer was not there in time")
-        }
-        Error::Rejected { reason: RejectReason::BehindSession, .. } => {
-            ("older-than-seen", "the database is away, and what is kept is older than what you have")
-        }
-        Error::Timeout { .. } => ("too-slow", "the answer was not there in time"),
-        Error::Database { class: ErrorClass::Contention, .. } => {
-            ("busy", "others are changing the same thing at this moment")
-        }
-        Error::Database { class: ErrorClass::Overload, .. } => {
-            ("overloaded", "the database has more to do than it can")
-        }
-        _ => ("database-away", "the database is away, and nothing is kept that could answer instead"),
-    };
-    Trouble::new(StatusCode::SERVICE_UNAVAILABLE, slug, title)
+        Error::Rejected { reason: RejectReason::BehindSession, .. } => &problems::OLDER_THAN_SEEN,
+        Error::Database { class: ErrorClass::Contention, .. } => &problems::BUSY,
+        _ => &problems::DATABASE_AWAY,
+    })
 }
 
 impl IntoResponse for Trouble {
     fn into_response(self) -> Response {
-        let mut problem = Problem::new(self.status, self.slug, self.title);
+        let mut problem = Problem::new(self.kind.status, self.kind.slug, self.kind.title);
         if let Some(detail) = self.detail.clone() {
             problem = problem.detail(detail);
         }
@@ -293,6 +251,7 @@ impl IntoResponse for Trouble {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
     use ridethrough::error::Phase;
 
     use super::*;
@@ -326,7 +285,11 @@ mod tests {
         ];
         for (error, slug, seconds) in cases {
             let trouble = Trouble::of_read(&error, WAIT);
-            assert_eq!((trouble.status, trouble.slug), (StatusCode::SERVICE_UNAVAILABLE, slug), "{error}");
+            assert_eq!(
+                (trouble.kind.status, trouble.kind.slug),
+                (StatusCode::SERVICE_UNAVAILABLE, slug),
+                "{error}"
+            );
             assert_eq!(trouble.into_response().headers()["retry-after"], seconds, "{error}");
         }
     }
@@ -334,7 +297,7 @@ mod tests {
     #[test]
     fn a_statement_that_can_never_work_is_a_fault_of_ours() {
         let trouble = Trouble::of_read(&database(Stage::Query, ErrorClass::Permanent), WAIT);
-        assert_eq!(trouble.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(trouble.kind.status, StatusCode::INTERNAL_SERVER_ERROR);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Read `app` for the routes and layers, `routes` for what a request does, `todo` for what it means, `life` for how the
 //! process starts and ends.
 
+mod api;
 mod app;
 mod cli;
 mod config;
@@ -16,6 +17,7 @@ mod migrate;
 mod nats;
 #[cfg(any(feature = "oidc", feature = "otel"))]
 mod outward;
+mod problems;
 mod routes;
 mod todo;
 mod traces;

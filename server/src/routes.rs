@@ -1,6 +1,7 @@
 //! What each address does: decode, call the library, encode. Which layers stand around it is listed in `app`.
 
 pub(crate) mod decode;
+pub(crate) mod docs;
 mod entity_tag;
 pub(crate) mod form;
 pub(crate) mod page;

@@ -17,9 +17,12 @@ use sha2::{Digest as _, Sha256};
 use super::{Language, assets, problem, texts};
 use crate::{app::App, error::Trouble, identity::hexadecimal};
 
-const TEMPLATES: [(&str, &str); 4] = [
+const TEMPLATES: [(&str, &str); 7] = [
     ("base.html", include_str!("../../templates/base.html")),
+    ("docs.html", include_str!("../../templates/docs.html")),
     ("list.html", include_str!("../../templates/list.html")),
+    ("problem.html", include_str!("../../templates/problem.html")),
+    ("problems.html", include_str!("../../templates/problems.html")),
     ("sign-in.html", include_str!("../../templates/sign-in.html")),
     ("trouble.html", include_str!("../../templates/trouble.html")),
 ];
@@ -116,16 +119,16 @@ pub(crate) async fn pages_for_people(State(app): State<App>, request: Request, n
         return response;
     }
     let mut page = match trouble.wants_sign_in() {
-        Some(refused) => app.pages.render(language, "sign-in.html", trouble.status, context! { refused }),
+        Some(refused) => app.pages.render(language, "sign-in.html", trouble.kind.status, context! { refused }),
         None => {
             let values = context! {
-                status => trouble.status.as_u16(),
-                said => problem(trouble.slug(), trouble.status.is_server_error()),
-                title => trouble.title,
+                status => trouble.kind.status.as_u16(),
+                said => problem(trouble.kind.slug, trouble.kind.status.is_server_error()),
+                title => trouble.kind.title,
                 detail => trouble.detail,
                 retry_after => trouble.retry_after.map(retry_after_seconds),
             };
-            app.pages.render(language, "trouble.html", trouble.status, values)
+            app.pages.render(language, "trouble.html", trouble.kind.status, values)
         }
     };
     // What the document's headers said holds for the page, but for those that describe the document itself.

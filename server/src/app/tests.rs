@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
+    api::tests::hold,
     error::OUTCOME,
     identity::{IdentitySection, Principal},
     routes::{FRESHNESS, decode::IDEMPOTENCY_KEY},
@@ -34,29 +35,29 @@ use crate::{
 /// Nothing listens there, and the schema was never seen: every call is refused at once.
 const AWAY: &str = "postgres://nobody@127.0.0.1:1/nothing";
 
-struct Stack {
+pub(crate) struct Stack {
     router: Router,
     app: App,
     _folder: tempfile::TempDir,
 }
 
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: http::HeaderMap,
-    text: String,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {}", self.text))
     }
 
-    fn header(&self, name: impl http::header::AsHeaderName) -> &str {
+    pub(crate) fn header(&self, name: impl http::header::AsHeaderName) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
-fn stack() -> Stack {
+pub(crate) fn stack() -> Stack {
     stack_of(Identity::open(&IdentitySection::default(), std::path::Path::new(".")).unwrap().0)
 }
 
@@ -96,25 +97,42 @@ fn stack_of(identity: Identity) -> Stack {
 }
 
 impl Stack {
-    async fn send(&self, request: Request<Body>) -> Answer {
+    /// Every answer is held against the document, too.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let (parts, body) = request.into_parts();
+        let sent = body.collect().await.unwrap().to_bytes();
+        let (method, path) = (parts.method.clone(), parts.uri.to_string());
+        let request = Request::from_parts(parts, Body::from(sent.clone()));
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         let text = String::from_utf8(bytes.to_vec()).unwrap();
-        Answer { status: parts.status.as_u16(), headers: parts.headers, text }
+        let status = parts.status.as_u16();
+        hold(&method, &path, &String::from_utf8_lossy(&sent), status, &parts.headers, &text);
+        Answer { status, headers: parts.headers, text }
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Request::get(path).body(Body::empty()).unwrap()).await
     }
 
-    async fn write(&self, method: Method, path: &str, body: &str, headers: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn write(
+        &self,
+        method: Method,
+        path: &str,
+        body: &str,
+        headers: &[(&str, &str)],
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         request = request.header("content-type", "application/json");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         self.send(request.body(Body::from(body.to_owned())).unwrap()).await
+    }
+
+    pub(crate) fn backlog(&self) -> u64 {
+        self.app.journal.backlog().entries
     }
 
     fn know(&self, todo: &Todo) {

@@ -9,7 +9,7 @@ use axum::{
     body::{Body, Bytes},
     extract::{RawPathParams, rejection::RawPathParamsRejection},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde::{
     Deserialize,
@@ -19,16 +19,17 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-pub(crate) use self::parameters::page_query;
+pub(crate) use self::parameters::{PAGE_LIMIT, PAGE_LIMIT_MAX, page_query};
 use super::entity_tag;
 use crate::{
     error::Trouble,
+    problems,
     todo::{BATCH_ITEMS_MAX, Title},
 };
 
 /// Who says which write this is.
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const KEY_CHARACTERS_MAX: usize = 255;
+pub(crate) const KEY_CHARACTERS_MAX: usize = 255;
 
 /// A todo with the longest title, written in escapes, is a tenth of this.
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -104,17 +105,13 @@ pub(crate) async fn body(body: Body) -> Result<Bytes, Trouble> {
 }
 
 async fn limited(body: Body, bytes_max: usize) -> Result<Bytes, Trouble> {
-    let too_large = || {
-        Trouble::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the body is too large")
-            .detail(format!("at most {bytes_max} bytes are allowed"))
-    };
+    let too_large =
+        || Trouble::new(&problems::BODY_TOO_LARGE).detail(format!("at most {bytes_max} bytes are allowed"));
     match timeout(BODY_TIME_MAX, Limited::new(body, bytes_max).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Trouble::bad_request("the body broke off")),
-        Err(_) => {
-            Err(Trouble::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", "the body did not arrive in time"))
-        }
+        Err(_) => Err(Trouble::new(&problems::BODY_TOO_SLOW)),
     }
 }
 
@@ -135,11 +132,7 @@ impl Members {
     async fn within(headers: &HeaderMap, from: Body, bytes_max: usize) -> Result<Self, Trouble> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if !content_type.is_some_and(is_json) {
-            let trouble = Trouble::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "wrong-content-type",
-                "the body is of a kind that is not understood",
-            );
+            let trouble = Trouble::new(&problems::WRONG_CONTENT_TYPE);
             return Err(trouble.detail("send JSON with Content-Type: application/json"));
         }
         Self::parse(&limited(from, bytes_max).await?)
@@ -301,6 +294,8 @@ pub(crate) fn header_value(text: &str) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
 
     fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
@@ -349,7 +344,7 @@ mod tests {
         let detail = detail(Members::parse(b"{\"title\":\n \"canary\",}"));
         assert!(detail.contains("line 2, column 11") && !detail.contains("canary"), "{detail}");
         for wrong in [&b"[]"[..], b"null", b"\"x\"", b"", b"{", b"\xff", b"{\"title\":\"\\ud800\"}"] {
-            assert_eq!(Members::parse(wrong).unwrap_err().status, 400, "{wrong:?}");
+            assert_eq!(Members::parse(wrong).unwrap_err().kind.status, 400, "{wrong:?}");
         }
     }
 
@@ -364,7 +359,7 @@ mod tests {
             ("{\"items\":[{\"title\":\"a\"},{\"title\":\"canary\",\"title\":\"b\"}]}", "`title`"),
         ] {
             let refused = Members::parse(body.as_bytes()).unwrap_err();
-            assert_eq!(refused.status, 400, "{body}");
+            assert_eq!(refused.kind.status, 400, "{body}");
             let detail = refused.detail.unwrap();
             assert!(detail.contains(name) && !detail.contains("canary"), "{body}: {detail}");
         }
@@ -404,7 +399,7 @@ mod tests {
             ("{\"items\":[\"canary\"]}", "place 0: it must be an object"),
         ] {
             let refused = items(body).unwrap_err();
-            assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+            assert_eq!(refused.kind.status, StatusCode::UNPROCESSABLE_ENTITY);
             let detail = refused.detail.unwrap();
             assert!(detail.contains(said) && !detail.contains("canary"), "{said}: {detail}");
         }
@@ -429,13 +424,13 @@ mod tests {
     async fn an_oversize_body_is_refused() {
         assert_eq!(body(Body::from(vec![b'x'; BODY_BYTES_MAX])).await.unwrap().len(), BODY_BYTES_MAX);
         let refused = body(Body::from(vec![b'x'; BODY_BYTES_MAX + 1])).await.unwrap_err();
-        assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(refused.kind.status, StatusCode::PAYLOAD_TOO_LARGE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_never_ends_is_cut() {
         let refused = body(Body::new(Never)).await.unwrap_err();
-        assert_eq!(refused.status, StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(refused.kind.status, StatusCode::REQUEST_TIMEOUT);
     }
 
     struct Never;

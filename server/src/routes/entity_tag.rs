@@ -21,6 +21,13 @@ pub(super) fn of(document: &[u8]) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("\"{version}-{digest}\"")).ok()
 }
 
+/// Whether a document has the version that is asked for, where one is. One whose version is not known has none.
+pub(super) fn is_version(document: &[u8], wanted: Option<i64>) -> bool {
+    wanted.is_none_or(|wanted| {
+        Todo::version_of(document).is_some_and(|version| i64::try_from(version) == Ok(wanted))
+    })
+}
+
 /// The version in what stands between the quotes of a tag, or alone.
 pub(super) fn version<N: std::str::FromStr>(text: &str) -> Option<N> {
     let (version, digest) =

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use http::{HeaderMap, HeaderName, StatusCode, Uri, header, uri::Authority};
+use http::{HeaderMap, HeaderName, Uri, header, uri::Authority};
 
-use crate::{error::Trouble, routes::decode, todo::Title};
+use crate::{error::Trouble, problems, routes::decode, todo::Title};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -24,7 +24,7 @@ pub(crate) fn refuse_other_sites(headers: &HeaderMap) -> Result<(), Trouble> {
         (None, Some(origin)) => one_of(&header::HOST).is_some_and(|host| is_origin_of(origin, host)),
         (None, None) => true,
     };
-    let refused = || Trouble::new(StatusCode::FORBIDDEN, "other-site", "the form came from another site");
+    let refused = || Trouble::new(&problems::OTHER_SITE);
     if from_here { Ok(()) } else { Err(refused()) }
 }
 
@@ -127,13 +127,13 @@ mod tests {
             ["version=", "version=0", "version=-1", "version=3a", "version=99999999999999999999", "key=k"]
         {
             let refused = Form::parse(wrong.as_bytes()).unwrap().version().unwrap_err();
-            assert!(refused.status == 400 && refused.detail.unwrap().contains("`version`"), "{wrong}");
+            assert!(refused.kind.status == 400 && refused.detail.unwrap().contains("`version`"), "{wrong}");
         }
         assert_eq!(Form::parse(b"version=3").unwrap().version().unwrap(), 3);
         let form = Form::parse("title=%C3%a4+100%&empty&key=a+b".as_bytes()).unwrap();
         assert_eq!((form.title().unwrap().as_str(), form.field("empty").unwrap()), ("ä 100%", ""));
         assert!(form.key().unwrap_err().detail.unwrap().contains("`key`"));
-        assert_eq!(Form::parse(b"key=1&key=2").err().unwrap().status, 400);
+        assert_eq!(Form::parse(b"key=1&key=2").err().unwrap().kind.status, 400);
     }
 
     /// Marking an item as done cut the blanks off its title.
@@ -145,7 +145,7 @@ mod tests {
             ("milk", " milk ")
         );
         let blank = Form::parse(b"title=+%09").unwrap();
-        assert_eq!(blank.typed_title().unwrap_err().status, 422);
+        assert_eq!(blank.typed_title().unwrap_err().kind.status, 422);
     }
 
     /// Broken bytes were stored as U+FFFD, and what had been written was lost.
@@ -153,7 +153,7 @@ mod tests {
     fn bytes_that_are_no_text_are_refused_also_when_they_are_escaped() {
         for wrong in [&b"title=\xff"[..], b"title=%ff", b"title=a%C3", b"%FF=a", b"title=%ED%A0%80"] {
             let refused = Form::parse(wrong).and_then(|form| form.title()).unwrap_err();
-            assert!(refused.status == 400 && refused.detail.unwrap().contains("UTF-8"), "{wrong:?}");
+            assert!(refused.kind.status == 400 && refused.detail.unwrap().contains("UTF-8"), "{wrong:?}");
         }
     }
 

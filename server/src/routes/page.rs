@@ -196,7 +196,7 @@ async fn refused(
     sent: &Sent,
     trouble: Trouble,
 ) -> Response {
-    let is_told_there = matches!(trouble.status.as_u16(), 404 | 408 | 409 | 412 | 413 | 422 | 503);
+    let is_told_there = matches!(trouble.kind.status.as_u16(), 404 | 408 | 409 | 412 | 413 | 422 | 503);
     if !prefers_html(headers) || !is_told_there {
         return trouble.into_response();
     }
@@ -204,8 +204,8 @@ async fn refused(
     let said = Some(in_words(language, sent, &trouble));
     let (by_form, notice) = if sent.adds { (said, None) } else { (None, said) };
     // Sent again under the same key it has its effect once, whatever became of it; a key that had another text is used up.
-    let key = sent.key.clone().filter(|_| trouble.status == StatusCode::SERVICE_UNAVAILABLE && sent.adds);
-    let attempt = Attempt { status: Some(trouble.status), key, typed: sent.typed.clone(), by_form, notice };
+    let key = sent.key.clone().filter(|_| trouble.kind.status == StatusCode::SERVICE_UNAVAILABLE && sent.adds);
+    let attempt = Attempt { status: Some(trouble.kind.status), key, typed: sent.typed.clone(), by_form, notice };
     let asked = asked(app, owner, headers, sent.query(owner), None);
     let mut response = list::answer(app, &asked, headers, attempt).await;
     // The refusal knows better than the list when to try again.
@@ -229,7 +229,7 @@ fn in_words(language: Language, sent: &Sent, trouble: &Trouble) -> String {
             said("title.too-long", &places)
         }
         Some(TitleInvalid::Impossible) => said("title.impossible", &[]),
-        None => said(&problem(trouble.slug(), trouble.status.is_server_error()), &[]),
+        None => said(&problem(trouble.kind.slug, trouble.kind.status.is_server_error()), &[]),
     }];
     if let Some(wait) = trouble.retry_after {
         sentences.push(said("trouble.again", &[("n", retry_after_seconds(wait).to_string())]));

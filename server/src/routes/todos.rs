@@ -31,7 +31,8 @@ pub(crate) async fn list(State(app): State<App>, owner: Principal, request: Requ
     let deadline = super::deadline(request.headers(), app.db.read_deadline());
     match read_page(&app, &query, deadline).await {
         Ok((document, freshness)) => {
-            let mut response = json_response(StatusCode::OK, document);
+            let mut response =
+                entity_tag::unless_had(request.headers(), json_response(StatusCode::OK, document));
             label(&mut response, freshness);
             response
         }
@@ -58,8 +59,9 @@ pub(crate) async fn read(
     parameters: PathParameters,
     request: Request,
 ) -> Response {
-    let id = match decode::id(&parameters) {
-        Ok(id) => id,
+    let asked = decode::id(&parameters).and_then(|id| Ok((id, decode::if_match(request.headers())?)));
+    let (id, if_match) = match asked {
+        Ok(asked) => asked,
         Err(trouble) => return trouble.into_response(),
     };
     let deadline = super::deadline(request.headers(), app.db.read_deadline());
@@ -76,6 +78,9 @@ pub(crate) async fn read(
             }
         };
     let mut response = match document {
+        Some(document) if !entity_tag::is_version(&document, if_match) => {
+            Trouble::version_mismatch().into_response()
+        }
         Some(document) => entity_tag::unless_had(request.headers(), todo_response(StatusCode::OK, document)),
         None => Trouble::no_such_todo().into_response(),
     };

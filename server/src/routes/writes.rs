@@ -17,7 +17,7 @@ use super::{
     decode::{self, PathParameters},
     json as json_response, label,
 };
-use crate::{app::App, error::Trouble, identity::Principal};
+use crate::{app::App, error::Trouble, identity::Principal, problems};
 
 /// `GET /api/writes/{key}`
 pub(crate) async fn status(
@@ -33,10 +33,7 @@ pub(crate) async fn status(
     let deadline = super::deadline(request.headers(), app.db.read_deadline());
     let mut response = match app.db.write_status(&owner.write_key(&key), deadline).await {
         Ok(Some(status)) => json_response(StatusCode::OK, document(&key, &status)),
-        Ok(None) => {
-            Trouble::new(StatusCode::NOT_FOUND, "no-such-write", "no write was accepted with this key")
-                .into_response()
-        }
+        Ok(None) => Trouble::new(&problems::NO_SUCH_WRITE).into_response(),
         // Never answered from memory: it would be the one answer that must not be old.
         Err(error) => return Trouble::of_read(&error, app.db.retry_after(Instant::now())).into_response(),
     };

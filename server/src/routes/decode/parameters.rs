@@ -7,8 +7,9 @@ use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 use super::shown;
 use crate::{error::Trouble, identity::Principal, todo::PageQuery};
 
-const PAGE_LIMIT: u8 = 50;
-const PAGE_LIMIT_MAX: u8 = 100;
+/// Items of a page where nobody says how many.
+pub(crate) const PAGE_LIMIT: u8 = 50;
+pub(crate) const PAGE_LIMIT_MAX: u8 = 100;
 
 /// The parameters of a list that `owner` asks for.
 pub(crate) fn page_query(owner: Principal, uri: &Uri) -> Result<PageQuery, Trouble> {
@@ -94,7 +95,7 @@ mod tests {
             ["9999-12-31T23:59:59-00:01", "9999-12-31T23:59:59-23:59", "0000-01-01T00:00:00%2B00:01"]
         {
             let refused = to(beyond).unwrap_err();
-            assert_eq!(refused.status, 400, "{beyond}");
+            assert_eq!(refused.kind.status, 400, "{beyond}");
             assert!(refused.detail.unwrap().contains("`to`"), "{beyond}");
         }
     }
