@@ -28,6 +28,7 @@ pub(crate) use self::{
 };
 use crate::{
     api::{self, Access},
+    edges::{Edges, admit, keep_to_rate},
     error::Trouble,
     identity::{Identity, identify},
     problems,
@@ -47,6 +48,8 @@ pub(crate) struct App {
     pub(crate) pages: Arc<Pages>,
     /// Who says whose a request is.
     pub(crate) identity: Arc<Identity>,
+    /// What is taken on.
+    pub(crate) edges: Arc<Edges>,
     pub(crate) probes: Probes,
 }
 
@@ -59,11 +62,14 @@ pub(crate) fn router(app: App) -> Router {
         .route("/todos/{id}/delete", post(page::delete))
         .merge(api::router(Access::Principal))
         // What stands above this line is somebody's; what follows is for everybody.
+        .route_layer(middleware::from_fn_with_state(app.clone(), keep_to_rate))
         .route_layer(middleware::from_fn_with_state(app.clone(), identify))
         .route(assets::ROUTE, get(assets::show))
         .route("/sign-in", get(sign_in::show).post(sign_in::sign_in))
         .route("/sign-out", post(sign_in::sign_out))
         .merge(api::router(Access::Everybody))
+        // Probes are answered however much there is to do.
+        .route_layer(middleware::from_fn_with_state(app.clone(), admit))
         .merge(api::router(Access::Always))
         .fallback(async || Trouble::no_such_path())
         .method_not_allowed_fallback(wrong_method)

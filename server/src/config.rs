@@ -16,10 +16,12 @@ use tokio_postgres::config::Host;
 
 use crate::{
     cli::SPEAKERS,
+    edges::{Bounds, RateSection},
     events::EventsSection,
     identity::{IdentityMode, IdentitySection},
     nats::NatsSection,
     traces::TracesSection,
+    routes::decode::BATCH_BYTES_MAX,
 };
 
 /// Everything that can be set. As JSON it holds no secret.
@@ -42,8 +44,8 @@ pub(crate) struct Config {
     pub(crate) cache: CacheConfig,
     /// When this replica counts as ready.
     pub(crate) ready: ReadyPolicy,
-    /// Bounds of the main listener, and the drain.
-    pub(crate) limits: Limits,
+    /// Bounds of the main listener and of what is taken on, and the drain.
+    pub(crate) limits: LimitsSection,
     /// The log.
     pub(crate) log: LogSection,
     /// Where the spans of requests are sent.
@@ -122,6 +124,111 @@ impl Default for JournalSection {
             aside_entries_max,
             aside_bytes_max,
         }
+    }
+}
+
+/// Bounds of the main listener and the drain, of which each stands at [`Limits`], and of what the service takes on.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LimitsSection {
+    /// Connections at once; more wait in the kernel's queue. Default 10,000.
+    pub(crate) connections: usize,
+    /// Time for the head of a request. Default 10 s.
+    #[serde(with = "ridethrough::duration_text")]
+    pub(crate) head: Duration,
+    /// How long a client may take nothing of an answer. Default 60 s.
+    #[serde(with = "ridethrough::duration_text")]
+    pub(crate) write_idle: Duration,
+    /// Size of a request head in bytes. Default 32 KiB.
+    pub(crate) head_bytes: usize,
+    /// Headers in one request. Default 100.
+    pub(crate) headers: usize,
+    /// Default 5 s.
+    #[serde(with = "ridethrough::duration_text")]
+    pub(crate) drain_delay: Duration,
+    /// Default 25 s.
+    #[serde(with = "ridethrough::duration_text")]
+    pub(crate) drain_in_flight: Duration,
+    /// Bytes of path and query. Default 8 KiB.
+    pub(crate) uri_bytes: usize,
+    /// Time for the body of a request. Default 10 s, which is a second and more for the largest one on a slow line.
+    #[serde(with = "ridethrough::duration_text")]
+    pub(crate) body: Duration,
+    /// Bytes of all bodies that are arriving or being worked on; more are refused. Default 32 MiB, eight of the largest.
+    pub(crate) bodies_bytes: usize,
+    /// Requests in flight, without probes; more are refused. Default 1,000.
+    pub(crate) requests: usize,
+    /// How often one principal may ask.
+    pub(crate) rate: RateSection,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        let Limits { connections, head, write_idle, head_bytes, headers, drain_delay, drain_in_flight } =
+            Limits::default();
+        Self {
+            connections,
+            head,
+            write_idle,
+            head_bytes,
+            headers,
+            drain_delay,
+            drain_in_flight,
+            uri_bytes: 8 * 1024,
+            body: Duration::from_secs(10),
+            bodies_bytes: 32 * 1024 * 1024,
+            requests: 1_000,
+            rate: RateSection::default(),
+        }
+    }
+}
+
+impl LimitsSection {
+    /// The listener's part.
+    pub(crate) fn listener(&self) -> Limits {
+        Limits {
+            connections: self.connections,
+            head: self.head,
+            write_idle: self.write_idle,
+            head_bytes: self.head_bytes,
+            headers: self.headers,
+            drain_delay: self.drain_delay,
+            drain_in_flight: self.drain_in_flight,
+        }
+    }
+
+    /// The part of what is taken on.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds {
+            requests: self.requests,
+            uri_bytes: self.uri_bytes,
+            body: self.body,
+            bodies_bytes: self.bodies_bytes,
+        }
+    }
+
+    /// Says what makes no sense: the field, and what it must be.
+    fn validate(&self) -> Result<(), (&'static str, &'static str)> {
+        self.listener().validate()?;
+        if self.requests == 0 {
+            return Err(("requests", "must be 1 or more"));
+        }
+        if self.uri_bytes < 512 {
+            return Err((
+                "uri_bytes",
+                "must be 512 or more: an address with a cursor and a range has nearly as many",
+            ));
+        }
+        if self.body.is_zero() {
+            return Err(("body", "must be longer than nothing"));
+        }
+        if !(BATCH_BYTES_MAX..=1024 * 1024 * 1024).contains(&self.bodies_bytes) {
+            return Err((
+                "bodies_bytes",
+                "must be between 4194304, which one batch may have, and 1073741824",
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -67,6 +67,10 @@ impl Trouble {
         Self { detail: Some(detail.into()), ..self }
     }
 
+    pub(crate) fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
     pub(crate) fn outcome(self, outcome: Outcome) -> Self {
         Self { outcome: Some(outcome), ..self }
     }

@@ -7,6 +7,7 @@ mod api;
 mod app;
 mod cli;
 mod config;
+mod edges;
 mod error;
 mod events;
 mod identity;

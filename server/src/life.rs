@@ -31,6 +31,7 @@ use crate::{
     app::{self, App, Pages},
     cli::{CLEAN, CUT, INTERNAL_FAULT, WRONG_CONFIGURATION},
     config::Config,
+    edges::Edges,
     events,
     identity::{Identity, Keeper},
     migrate,
@@ -128,6 +129,7 @@ async fn start(config: &Config, anew: Anew, exporter: Option<Exporter>) -> Resul
         writes: InFlight::default(),
         pages: Arc::new(Pages::new()),
         identity: Arc::new(identity),
+        edges: Arc::new(Edges::new(config.limits.bounds(), &config.limits.rate, config.identity.mode)),
         probes,
     };
     let (front, front_draining) = Drain::new();
@@ -261,7 +263,7 @@ fn spawn_serving(
     vitals: &Arc<Vitals>,
     draining: Draining,
 ) -> JoinHandle<Served> {
-    let limits = config.limits.clone();
+    let limits = config.limits.listener();
     let watchdog = Arc::clone(&vitals.watchdog);
     tokio::spawn(async move {
         let accepting = tokio::spawn(async move {

@@ -14,6 +14,11 @@ pub(crate) const CATALOGUE: &[Metric] = &[
         "Time from a request's head to its answer's, by route.",
     )
     .by(&[ROUTE]),
+    Metric::counter(
+        "ridethrough_http_shed_total",
+        "Requests that were refused because it would have been too much, by what was.",
+    )
+    .by(&[Label::one_of("reason", &["requests", "bodies", "rate"])]),
     Metric::gauge(
         "ridethrough_events_oldest_seconds",
         "Age of about the oldest event of todos; told by who keeps them.",

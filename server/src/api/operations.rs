@@ -23,15 +23,11 @@ const READ: &[&str] = &["Ridethrough-Freshness"];
 const WRITTEN: &[&str] = &["Ridethrough-Outcome", "Idempotency-Key"];
 const ACCEPTED: &[&str] = &["Ridethrough-Outcome", "Idempotency-Key", "Location", "Link"];
 
+/// What any operation can fail as that may be refused for lack of capacity.
+const EDGES: [&Kind; 2] = [&p::URI_TOO_LONG, &p::OVERLOADED];
 /// What any operation for a principal can fail as.
-const ASKED: [&Kind; 6] = [
-    &p::BAD_REQUEST,
-    &p::CONDITION_NOT_UNDERSTOOD,
-    &p::SIGN_IN_NEEDED,
-    &p::TOO_MANY_REQUESTS,
-    &p::OVERLOADED,
-    &p::INTERNAL,
-];
+const ASKED: [&Kind; 5] =
+    [&p::BAD_REQUEST, &p::CONDITION_NOT_UNDERSTOOD, &p::SIGN_IN_NEEDED, &p::TOO_MANY_REQUESTS, &p::INTERNAL];
 /// And any question to the database.
 const READ_FAILS: [&Kind; 3] = [&p::TOO_SLOW, &p::BUSY, &p::DATABASE_AWAY];
 /// And any write.
@@ -56,8 +52,8 @@ pub(super) fn operations() -> Vec<Operation> {
     let mut operations = vec![list(), create(), create_many(), read(), replace(), remove(), write_status()];
     operations.extend(explanations());
     operations.extend(Probes::PATHS.map(health));
-    for operation in &mut operations {
-        operation.problems.push(&p::URI_TOO_LONG);
+    for operation in operations.iter_mut().filter(|operation| operation.access != Always) {
+        operation.problems.extend(EDGES);
     }
     operations
 }
@@ -188,7 +184,7 @@ fn explanations() -> [Operation; 4] {
             .answers(success(200, "The problem.", &[(JSON, Some("ProblemKind")), HTML], &[]))
             .fails_as(&[&p::NO_SUCH_PATH]),
     ]
-    .map(|operation| operation.fails_as(&[&p::CONDITION_NOT_UNDERSTOOD, &p::OVERLOADED, &p::INTERNAL]))
+    .map(|operation| operation.fails_as(&[&p::CONDITION_NOT_UNDERSTOOD, &p::INTERNAL]))
 }
 
 fn health(path: &'static str) -> Operation {

@@ -119,7 +119,9 @@ pub(crate) async fn pages_for_people(State(app): State<App>, request: Request, n
         return response;
     }
     let mut page = match trouble.wants_sign_in() {
-        Some(refused) => app.pages.render(language, "sign-in.html", trouble.kind.status, context! { refused }),
+        Some(refused) => {
+            app.pages.render(language, "sign-in.html", trouble.kind.status, context! { refused })
+        }
         None => {
             let values = context! {
                 status => trouble.kind.status.as_u16(),

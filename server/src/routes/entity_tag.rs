@@ -36,7 +36,8 @@ pub(super) fn version<N: std::str::FromStr>(text: &str) -> Option<N> {
         digest.len() == DIGEST_BYTES * 2
             && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     });
-    let digits = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
+    // Versions count from 1, and are written in one way.
+    let digits = !version.starts_with('0') && version.bytes().all(|byte| byte.is_ascii_digit());
     version.parse().ok().filter(|_| is_ours && digits)
 }
 
@@ -85,8 +86,19 @@ mod tests {
         let ours = format!("\"7-{DIGEST}\"");
         let weak = format!("\"x\", W/{ours}");
         assert_eq!((newest(&[&ours]), newest(&[&weak])), (Some(7), Some(7)));
-        let not_ours =
-            ["*", "", "3", "\"abc\"", "\"-1\"", "\"+1\"", "\"3-\"", "\"3-xyz\"", "\"-0123456789abcdef\""];
+        let not_ours = [
+            "*",
+            "",
+            "3",
+            "\"0\"",
+            "\"03\"",
+            "\"abc\"",
+            "\"-1\"",
+            "\"+1\"",
+            "\"3-\"",
+            "\"3-xyz\"",
+            "\"-0123456789abcdef\"",
+        ];
         for other in not_ours {
             assert_eq!(newest(&[other]), None, "{other}");
         }

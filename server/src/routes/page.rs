@@ -204,8 +204,10 @@ async fn refused(
     let said = Some(in_words(language, sent, &trouble));
     let (by_form, notice) = if sent.adds { (said, None) } else { (None, said) };
     // Sent again under the same key it has its effect once, whatever became of it; a key that had another text is used up.
-    let key = sent.key.clone().filter(|_| trouble.kind.status == StatusCode::SERVICE_UNAVAILABLE && sent.adds);
-    let attempt = Attempt { status: Some(trouble.kind.status), key, typed: sent.typed.clone(), by_form, notice };
+    let key =
+        sent.key.clone().filter(|_| trouble.kind.status == StatusCode::SERVICE_UNAVAILABLE && sent.adds);
+    let attempt =
+        Attempt { status: Some(trouble.kind.status), key, typed: sent.typed.clone(), by_form, notice };
     let asked = asked(app, owner, headers, sent.query(owner), None);
     let mut response = list::answer(app, &asked, headers, attempt).await;
     // The refusal knows better than the list when to try again.

@@ -11,7 +11,7 @@ async fn a_known_todo_is_served_stale_and_an_unknown_one_refused_honestly() {
     assert_eq!(known.status, 200);
     assert!(known.header("etag").starts_with("\"4-"), "{}", known.header("etag"));
     assert!(known.header(FRESHNESS).starts_with("stale; age="), "{}", known.header(FRESHNESS));
-    let unknown = stack.get(&format!("/api/todos/{}", Uuid::max())).await;
+    let unknown = stack.get(&format!("/api/todos/{}", uuid::Uuid::max())).await;
     assert_eq!((unknown.status, unknown.headers.contains_key(FRESHNESS)), (503, false));
     assert!(unknown.header("retry-after").parse::<u64>().unwrap() > 0);
     let list = stack.get("/api/todos").await;

@@ -237,7 +237,8 @@ async fn a_form_leads_back_to_its_own_page() {
     stack.know(&todo(1, 4));
     let cursor = todo(2, 1).cursor();
     let path = format!("/todos/{}/done", todo(1, 4).id);
-    let form = |after: &str| format!("key={}&title=t&version=4&done=true&after={after}", Uuid::new_v4());
+    let form =
+        |after: &str| format!("key={}&title=t&version=4&done=true&after={after}", uuid::Uuid::new_v4());
     let back = stack.click(&path, &form(&cursor.to_string()), &[]).await;
     assert!(back.header("location").starts_with(&format!("/?after={cursor}&wrote=")), "{:?}", back.headers);
     let elsewhere = stack.click(&path, &form("https://evil.example").replace("=4&", "=5&"), &[]).await;
