@@ -21,6 +21,7 @@ mod commit;
 #[cfg(test)]
 mod drain;
 #[cfg(test)]
+mod edges;
 mod events;
 #[cfg(test)]
 mod explore;
@@ -54,6 +55,7 @@ mod repeated;
 mod roles;
 #[cfg(test)]
 mod rows;
+mod schemathesis;
 #[cfg(test)]
 mod stale;
 #[cfg(test)]

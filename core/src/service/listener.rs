@@ -40,7 +40,8 @@ pub struct Limits {
     /// Time for the head of a request. Default 10 s.
     #[serde(with = "crate::duration_text")]
     pub head: Duration,
-    /// How long a client may take nothing of an answer before it is cut off. Default 60 s, for players that pause.
+    /// How long a client may take nothing of an answer before it is cut off, and after how long it must have taken a kibibyte
+    /// a second in the mean. Default 60 s, for players that pause.
     #[serde(with = "crate::duration_text")]
     pub write_idle: Duration,
     /// Size of a request head in bytes. Default 32 KiB.

@@ -20,13 +20,17 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
 /// Enough for a client on a slow line to read a short answer.
 const LINGER: Duration = Duration::from_secs(2);
 /// Whoever sends more than this after our end does not listen anyway.
 const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes a second that the other side must take in the mean, once it has been behind for as long as it may take nothing. Who
+/// takes a byte now and then would otherwise keep an answer for ever. The slowest line that is worth serving has more.
+const WRITE_BYTES_A_SECOND_MIN: u64 = 1024;
 
 /// A TCP stream with a patient end.
 #[derive(Debug)]
@@ -37,14 +41,28 @@ pub(super) struct Lingering {
     limit: Option<Pin<Box<Sleep>>>,
     thrown_away: usize,
     write_idle: Duration,
-    /// Runs while the other side takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Since the other side could not take all there was.
+    behind: Option<Behind>,
+}
+
+/// How it goes with an answer that waits for its reader.
+#[derive(Debug)]
+struct Behind {
+    since: Instant,
+    taken: u64,
+    until: Pin<Box<Sleep>>,
+}
+
+/// Until when a reader may take nothing more, who has taken so much since it fell behind.
+fn patience(since: Instant, now: Instant, taken: u64, write_idle: Duration) -> Instant {
+    let earned = Duration::from_secs(taken / WRITE_BYTES_A_SECOND_MIN);
+    (now + write_idle).min(since + write_idle + earned)
 }
 
 impl Lingering {
     /// `write_idle` is how long the other side may take nothing of what is written.
     pub(super) fn new(stream: TcpStream, wanted: Arc<AtomicBool>, write_idle: Duration) -> Self {
-        Self { stream, wanted, limit: None, thrown_away: 0, write_idle, stalled: None }
+        Self { stream, wanted, limit: None, thrown_away: 0, write_idle, behind: None }
     }
 
     /// Passes a write's result on; one that has been waiting for too long becomes an error.
@@ -53,13 +71,21 @@ impl Lingering {
         written: Poll<io::Result<usize>>,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
         let write_idle = self.write_idle;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(write_idle)));
-        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        if let Poll::Ready(written) = written {
+            if let (Some(behind), Ok(bytes)) = (&mut self.behind, &written) {
+                behind.taken += *bytes as u64;
+                let until = patience(behind.since, Instant::now(), behind.taken, write_idle);
+                behind.until.as_mut().reset(until);
+            }
+            return Poll::Ready(written);
+        }
+        let behind = self.behind.get_or_insert_with(|| Behind {
+            since: Instant::now(),
+            taken: 0,
+            until: Box::pin(sleep(write_idle)),
+        });
+        behind.until.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_throw_away(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -111,7 +137,9 @@ impl AsyncWrite for Lingering {
         self.stream.is_write_vectored()
     }
 
+    /// Asked for once everything was written.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.behind = None;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -130,5 +158,25 @@ impl AsyncWrite for Lingering {
             Some(limit) => limit.as_mut().poll(context).map(Ok),
             None => Poll::Ready(Ok(())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who took a byte just before each end of his time was never cut off.
+    #[test]
+    fn a_reader_must_take_something_now_and_then_and_enough_in_the_mean() {
+        let (start, idle) = (Instant::now(), Duration::from_secs(60));
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(patience(start, start, 0, idle), after(60));
+        assert_eq!(patience(start, after(59), 1, idle), after(60), "a byte buys no time");
+        assert_eq!(patience(start, after(59), 30 * 1024, idle), after(90));
+        assert_eq!(
+            patience(start, after(59), 10 * 1024 * 1024, idle),
+            after(119),
+            "much buys one pause, not many"
+        );
     }
 }
