@@ -14,6 +14,7 @@ endif
 BENCH := $(CARGO) run --quiet --release --manifest-path bench/Cargo.toml --
 
 .PHONY: help setup build demo up test explore foreign-clients httplint self-test soak soak-pairs soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
+.PHONY: help setup build demo up test explore foreign-clients schemathesis self-test soak soak-pairs soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
 
 help: ## list the targets
 	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
@@ -39,6 +40,8 @@ foreign-clients: ## drive the fault proxy through toxiproxy's clients for Python
 
 httplint: build ## hold every answer that the proxy makes by itself against the rules of HTTP, with httplint from PyPI
 	@scripts/httplint.sh
+schemathesis: build ## hold the server against its OpenAPI document, with the database there and away; fetches schemathesis
+	@scripts/schemathesis.sh
 
 explore: build ## lose one write's connection at every message, in every way; table in target/explore (RAW=1: a plain driver)
 	@$(CHAOS) explore $(if $(RAW),--raw)
