@@ -12,11 +12,11 @@ use crate::problems::Kind;
 const DESCRIPTION: &str = "\
 Todos that can be read and written while the database is away.
 
-**Reads** say by `Ridethrough-Freshness` whether they are fresh, or how old and why. **Writes** say by \
+Reads say by `Ridethrough-Freshness` whether they are fresh, or how old and why. Writes say by \
 `Ridethrough-Outcome` what became of them: `committed`, `journaled` (kept on disk, and done later), `rejected`, or \
 `unknown`. A write under an `Idempotency-Key` can be sent again safely.
 
-**Errors** are problem documents (RFC 9457); each `type` is an address that explains it. 503 and 429 say by \
+Errors are problem documents (RFC 9457); each `type` is an address that explains it. 503 and 429 say by \
 `Retry-After` when to come back. A browser gets a page instead. An address that is not here is answered 404 \
 `no-such-path`, a method that an address does not know 405 `wrong-method` with `Allow`. A head that is no HTTP/1.1, or \
 larger than the limits, is refused with 400, 414 or 431 and no body, because there is no request to answer.

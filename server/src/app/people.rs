@@ -10,7 +10,7 @@ use axum::{
     response::Response,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use minijinja::{Environment, UndefinedBehavior, Value, context};
+use minijinja::{Environment, HtmlEscape, UndefinedBehavior, Value, context};
 use ridethrough::http::retry_after_seconds;
 use sha2::{Digest as _, Sha256};
 
@@ -51,6 +51,7 @@ impl Pages {
         }
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.add_function("t", texts::of_template);
+        environment.add_filter("prose", prose);
         for (name, source) in TEMPLATES {
             environment.add_template(name, source).expect("the embedded templates are valid");
         }
@@ -99,6 +100,15 @@ impl Pages {
         let template = self.environment.get_template(template)?;
         template.render(context! { language => language.tag(), ..values })
     }
+}
+
+/// Prose of the documents that programs get, in which code stands between backticks.
+fn prose(text: &str) -> Value {
+    let pieces = text.split('`').enumerate().map(|(place, piece)| {
+        let piece = HtmlEscape(piece);
+        if place % 2 == 1 { format!("<code>{piece}</code>") } else { piece.to_string() }
+    });
+    Value::from_safe_string(pieces.collect())
 }
 
 impl fmt::Debug for Pages {
@@ -176,6 +186,12 @@ mod tests {
             assert!(!prefers(program), "{program}");
         }
         assert!(!prefers_html(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn prose_is_escaped_inside_and_outside_of_code() {
+        assert_eq!(prose("a `<b>` & <i>").to_string(), "a <code>&lt;b&gt;</code> &amp; &lt;i&gt;");
+        assert_eq!(prose("plain").to_string(), "plain");
     }
 
     #[test]
