@@ -213,7 +213,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for reason in ["unreachable", "status", "refused", "timeout", "held-back"] {
         metrics::counter!(ERRORS, "reason" => reason).increment(0);
     }
-    let admin = Admin::new(&probes, handle, || Value::Null, Value::Null).start(address)?;
+    let admin = Admin::new(&probes, handle, || Value::Null, || Value::Null).start(address)?;
     tracing::info!(admin = %admin.address, "listening");
     let consuming = async {
         loop {

@@ -141,12 +141,12 @@ async fn events_are_published_to_a_broker_that_is_trusted_and_to_no_other() {
     nats.encrypt(&ours, &key);
     nats.start().await;
     let by_tls = |authority: &std::path::Path| {
-        let Server { mut env, program, url } = publishing(&nats);
-        env.extend([
+        let mut server = publishing(&nats);
+        server.env.extend([
             ("RIDETHROUGH_NATS__URL", format!("tls://localhost:{}", nats.port())),
             ("RIDETHROUGH_NATS__CA_FILE", authority.display().to_string()),
         ]);
-        Server { env, program, url }
+        server
     };
     let server = lab.server_as("server-1", by_tls(&foreign)).await;
     server.ready().await;

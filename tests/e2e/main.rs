@@ -22,6 +22,7 @@ mod commit;
 mod drain;
 #[cfg(test)]
 mod edges;
+#[cfg(test)]
 mod events;
 #[cfg(test)]
 mod explore;
@@ -55,6 +56,7 @@ mod repeated;
 mod roles;
 #[cfg(test)]
 mod rows;
+#[cfg(test)]
 mod schemathesis;
 #[cfg(test)]
 mod stale;

@@ -32,7 +32,7 @@ async fn judge(lab: &Lab, name: &str, address: &str) {
     ];
     let blueprint = Blueprint { name: format!("schemathesis-{name}"), program: tool.into(), args, env };
     let output = launch::run(&blueprint, &lab.folder().join(&blueprint.name), RUN_LIMIT).await;
-    println!("{}", output.stdout);
+    eprintln!("{}", output.stdout);
     assert_eq!(output.exit, Exit::Code(0), "with the database {name}: {}", output.stderr);
 }
 

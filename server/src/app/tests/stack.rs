@@ -91,8 +91,6 @@ pub(super) fn stack_with(identity: Identity, limit: impl FnOnce(&mut LimitsSecti
         identity: Arc::new(identity),
         edges: Arc::new(Edges::new(limits.bounds(), &limits.rate, IdentityMode::None)),
         probes,
-        read_limit: config.read.deadline,
-        write_limit: config.write.deadline,
     };
     Stack { router: router(app.clone()), app, _folder: folder }
 }
