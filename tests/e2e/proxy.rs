@@ -12,6 +12,7 @@ use http::Method;
 use ridethrough_tests::{
     app::App,
     http::{Answer, create, request},
+    launch::{self, Blueprint},
     stack::Lab,
     until,
 };
@@ -161,5 +162,42 @@ async fn the_answers_of_a_server_pass_unchanged_in_an_outage_too() {
     lab.database_returns().await;
     server.journal_is_empty().await;
     assert_eq!(lab.stored(&id(&written)).await, Some((title("journaled"), 1)));
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_the_operator_are_read_again_and_the_last_good_ones_stay() {
+    let lab = Lab::start().await;
+    lab.expect_in_logs(&["backend", "cannot be used"]);
+    let (page, file) = (lab.folder().join("shop.html"), lab.folder().join("proxy.toml"));
+    let write = |text: &str| std::fs::write(&page, text).expect("the lab's folder can be written to");
+    write("<p>first {{ title }}");
+    let route = format!("[[fallback.route]]\npath = '/shop'\ntemplate = '{}'\n", page.display());
+    std::fs::write(&file, format!("[limits]\ndrain_delay = '0s'\n{route}"))
+        .expect("the lab's folder can be written to");
+    let args = ["--log-format", "json", "--backend", "http://127.0.0.1:1", "--config"].map(Into::into);
+    let args = args.into_iter().chain([file.into_os_string()]).collect();
+    let program = launch::program("ridethrough-proxy");
+    let proxy = lab.start_app(Blueprint { name: "proxy".to_owned(), program, args, env: vec![] }).await;
+    let shown = async || {
+        let mut question = request(Method::GET, "/shop/1", None, None);
+        question.headers_mut().insert("accept", http::HeaderValue::from_static("text/html"));
+        proxy.main().send(question).await.text()
+    };
+    assert_eq!(shown().await, "<p>first We will be right back");
+    write("<p>second");
+    proxy.hang_up();
+    until("the new page is shown", Duration::from_secs(10), async || {
+        (shown().await == "<p>second").then_some(())
+    })
+    .await;
+    write("<p>\n{{ titel }}");
+    proxy.hang_up();
+    let told = async || {
+        let log = std::fs::read_to_string(proxy.log()).unwrap_or_default();
+        log.contains("shop.html:2: ").then_some(())
+    };
+    until("the log names file and line", Duration::from_secs(10), told).await;
+    assert_eq!(shown().await, "<p>second");
     lab.finish().await;
 }
