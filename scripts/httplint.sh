@@ -44,6 +44,7 @@ fetch() {
 start_proxy() {
     local program="${CARGO_TARGET_DIR:-$root/target}/debug/ridethrough-proxy" line=''
     [[ -x $program ]] || complain "there is no $program; build it first"
+    : >"$work/out"
     "$program" --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --backend "$NOBODY" >"$work/out" 2>"$work/log" &
     proxy_pid=$!
     for _ in {1..100}; do
