@@ -224,7 +224,7 @@ async fn the_page_for_people_goes_on_working_and_says_what_it_shows() {
     form("during", "during").await;
     let during = page("/").await.expect(200);
     assert_ne!(during.freshness(), "fresh");
-    for word in ["&lt;b&gt;before&lt;", ">during<", "1 change waits to be stored"] {
+    for word in ["&lt;b&gt;before&lt;", ">during<", "data-waiting>", "1 change waits to be stored"] {
         assert!(during.text().contains(word), "no `{word}` in {}", during.text());
     }
     let trouble = page("/api/todos/17").await;
@@ -235,7 +235,7 @@ async fn the_page_for_people_goes_on_working_and_says_what_it_shows() {
     server.mode_becomes("normal").await;
     let after = page("/").await.expect(200);
     assert_eq!(after.freshness(), "fresh");
-    assert!(after.text().contains(">during<") && !after.text().contains("change waits"), "{}", after.text());
+    assert!(after.text().contains(">during<") && !after.text().contains("data-waiting>"), "{}", after.text());
     assert_eq!(lab.number("SELECT count(*) FROM todos", &[]).await, 2);
     lab.finish().await;
 }
