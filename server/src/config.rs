@@ -20,8 +20,8 @@ use crate::{
     events::EventsSection,
     identity::{IdentityMode, IdentitySection},
     nats::NatsSection,
-    traces::TracesSection,
     routes::decode::BATCH_BYTES_MAX,
+    traces::TracesSection,
 };
 
 /// Everything that can be set. As JSON it holds no secret.
