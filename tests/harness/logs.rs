@@ -21,6 +21,9 @@ const SQL: [&str; 9] = [
     "ridethrough_writes",
 ];
 
+/// The name of what users write.
+const USERS_TEXT: &str = "text of a user";
+
 /// What must be said to nobody, each with the name by which a failure calls it.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets(Vec<(&'static str, String)>);
@@ -31,7 +34,7 @@ impl Secrets {
     pub fn of_url(url: &str) -> Self {
         let mut secrets: Vec<(&'static str, String)> =
             SQL.iter().map(|piece| ("a piece of SQL", (*piece).to_owned())).collect();
-        secrets.push(("text of a user", CANARY.to_owned()));
+        secrets.push((USERS_TEXT, CANARY.to_owned()));
         if let Some((user, host)) = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')) {
             let password = user.split_once(':').map_or("", |(_, password)| password);
             secrets.push(("the database's password", password.to_owned()));
@@ -56,7 +59,17 @@ impl Secrets {
     /// What `text` gives away.
     #[must_use]
     pub fn leaked_by(&self, text: &str) -> Option<&'static str> {
-        self.0.iter().find(|(_, secret)| text.contains(secret.as_str())).map(|(name, _)| *name)
+        self.all_leaked_by(text).next()
+    }
+
+    /// What a page of the list gives away. It shows its owner what waits though there is no list, and what was typed.
+    #[must_use]
+    pub fn leaked_by_page(&self, page: &str) -> Option<&'static str> {
+        self.all_leaked_by(page).find(|name| *name != USERS_TEXT)
+    }
+
+    fn all_leaked_by(&self, text: &str) -> impl Iterator<Item = &'static str> {
+        self.0.iter().filter(move |(_, secret)| text.contains(secret.as_str())).map(|(name, _)| *name)
     }
 }
 
