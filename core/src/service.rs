@@ -5,19 +5,22 @@
 
 mod admin;
 mod config;
+mod files;
 mod listener;
 mod log;
 mod process;
 mod recorder;
 mod signals;
+mod tls;
 mod watchdog;
 
 pub use self::{
     admin::{Admin, AdminError, AdminThread},
     config::{ConfigError, changed_keys, load},
-    listener::{Limits, Peer, Served, serve},
+    listener::{Encrypted, Entrance, Limits, Peer, Served, serve},
     log::{FilterError, LogFormat, LogLayer, LogLevels, install_tracing, install_tracing_beside},
     recorder::install_metrics,
     signals::{Signal, Signals},
+    tls::{Certificate, TlsFiles, TlsProblem},
     watchdog::Watchdog,
 };

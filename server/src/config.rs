@@ -133,6 +133,8 @@ impl Default for JournalSection {
 pub(crate) struct LimitsSection {
     /// Connections at once; more wait in the kernel's queue. Default 10,000.
     pub(crate) connections: usize,
+    /// Connections at once from one address; more are closed at once. Default 5,000.
+    pub(crate) connections_per_address: usize,
     /// Time for the head of a request. Default 10 s.
     #[serde(with = "ridethrough::duration_text")]
     pub(crate) head: Duration,
@@ -164,10 +166,21 @@ pub(crate) struct LimitsSection {
 
 impl Default for LimitsSection {
     fn default() -> Self {
-        let Limits { connections, head, write_idle, head_bytes, headers, drain_delay, drain_in_flight } =
-            Limits::default();
+        let Limits {
+            connections,
+            connections_per_address,
+            head,
+            write_idle,
+            head_bytes,
+            headers,
+            // HTTP/2 is not spoken here.
+            streams: _,
+            drain_delay,
+            drain_in_flight,
+        } = Limits::default();
         Self {
             connections,
+            connections_per_address,
             head,
             write_idle,
             head_bytes,
@@ -188,12 +201,14 @@ impl LimitsSection {
     pub(crate) fn listener(&self) -> Limits {
         Limits {
             connections: self.connections,
+            connections_per_address: self.connections_per_address,
             head: self.head,
             write_idle: self.write_idle,
             head_bytes: self.head_bytes,
             headers: self.headers,
             drain_delay: self.drain_delay,
             drain_in_flight: self.drain_in_flight,
+            ..Limits::default()
         }
     }
 

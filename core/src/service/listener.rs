@@ -1,31 +1,26 @@
 //! An HTTP listener that survives what the network does to it and ends in bounded time.
 //!
-//! Accept loop, limits of a connection, drain. What a request means is the business of the service it is given.
+//! Accept loop, bounds of all connections together, drain; `connection` has what happens on one. What a request means is the business of the service it is given.
 
+mod addresses;
+mod connection;
+mod framing;
 mod lingering;
+mod streams;
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    net::SocketAddr,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::{body::Incoming, server::conn::http1};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{Request, Response};
+use hyper::body::Incoming;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::Semaphore,
     time::{sleep, timeout},
 };
 
-use self::lingering::Lingering;
+pub(super) use self::connection::ALPN_HTTP2;
+use self::{addresses::Addresses, connection::Terms};
+use super::{files, tls::Certificate};
 use crate::drain::{Drain, Draining, InFlight};
 
 /// After a failed accept (out of file descriptors, say) the loop waits this long instead of spinning.
@@ -35,19 +30,25 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections at once; more wait in the kernel's queue. Default 10,000.
+    /// Connections at once; more wait in the kernel's queue. Fewer where the system allows too few open files: each may
+    /// need another one behind us. Default 10,000.
     pub connections: usize,
+    /// Connections at once from one address (of IPv6 its first 64 bits); more are closed at once. Default 5,000, so that
+    /// nobody alone can take all places; a balancer in front is one address too.
+    pub connections_per_address: usize,
     /// Time for the head of a request. Default 10 s.
     #[serde(with = "crate::duration_text")]
     pub head: Duration,
     /// How long a client may take nothing of an answer before it is cut off, and after how long it must have taken a kibibyte
-    /// a second in the mean. Default 60 s, for players that pause.
+    /// a second in the mean; and how long an HTTP/2 connection may have nothing to do. Default 60 s, for players that pause.
     #[serde(with = "crate::duration_text")]
     pub write_idle: Duration,
     /// Size of a request head in bytes. Default 32 KiB.
     pub head_bytes: usize,
     /// Headers in one request. Default 100.
     pub headers: usize,
+    /// HTTP/2: requests at once on one connection. Default 100.
+    pub streams: u32,
     /// How long to go on accepting after the drain began, so that every router has heard of it. Default 5 s.
     #[serde(with = "crate::duration_text")]
     pub drain_delay: Duration,
@@ -60,10 +61,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            connections_per_address: 5_000,
             head: Duration::from_secs(10),
             write_idle: Duration::from_secs(60),
             head_bytes: 32 * 1024,
             headers: 100,
+            streams: 100,
             drain_delay: Duration::from_secs(5),
             drain_in_flight: Duration::from_secs(25),
         }
@@ -74,6 +77,27 @@ impl Default for Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
+/// Marks a request that came over TLS; an extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encrypted;
+
+/// Where a service listens, and what is spoken there. A [`TcpListener`] alone speaks HTTP/1.1 without TLS.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Listens already.
+    pub listener: TcpListener,
+    /// HTTP/2 as well: chosen by ALPN under TLS, and recognised by its first bytes without.
+    pub http2: bool,
+    /// TLS, and nothing without it.
+    pub tls: Option<Arc<Certificate>>,
+}
+
+impl From<TcpListener> for Entrance {
+    fn from(listener: TcpListener) -> Self {
+        Self { listener, http2: false, tls: None }
+    }
+}
+
 impl Limits {
     /// Checks what types cannot: a listener with these limits can serve somebody.
     ///
@@ -82,6 +106,12 @@ impl Limits {
     pub fn validate(&self) -> Result<(), (&'static str, &'static str)> {
         if self.connections == 0 {
             return Err(("connections", "must be 1 or more"));
+        }
+        if self.connections_per_address == 0 {
+            return Err(("connections_per_address", "must be 1 or more"));
+        }
+        if !(1..=10_000).contains(&self.streams) {
+            return Err(("streams", "must be between 1 and 10000"));
         }
         if !(1_024..=1024 * 1024).contains(&self.head_bytes) {
             return Err(("head_bytes", "must be between 1024 and 1048576"));
@@ -107,22 +137,35 @@ pub struct Served {
     pub cut: usize,
 }
 
-/// Serves HTTP/1.1 (upgrades included) on `listener` until the drain is over.
+/// Serves HTTP/1.1 (upgrades included), and HTTP/2 and TLS where `entrance` says so, until the drain is over.
 ///
-/// While draining it goes on accepting for `drain_delay`, answers with `Connection: close`, then closes the listener
+/// While draining it goes on accepting for `drain_delay`, answers HTTP/1.1 with `Connection: close`, then closes the listener
 /// and waits for what is in flight. A hurried drain skips all waiting.
 ///
 /// # Cancel safety
 /// Dropping it closes the listener; connections in progress live on in their tasks until they end.
-pub async fn serve<S, F, B>(listener: TcpListener, service: S, limits: &Limits, draining: Draining) -> Served
+pub async fn serve<S, F, B>(
+    entrance: impl Into<Entrance>,
+    service: S,
+    limits: &Limits,
+    draining: Draining,
+) -> Served
 where
     S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
+    let Entrance { listener, http2, tls } = entrance.into();
+    let terms = Arc::new(Terms {
+        limits: limits.clone(),
+        http2,
+        tls: tls.map(|certificate| certificate.acceptor()),
+        draining: draining.clone(),
+    });
+    let addresses = Addresses::new(limits.connections_per_address);
     let (close, closing) = Drain::new();
     let in_flight = InFlight::default();
-    let places = Arc::new(Semaphore::new(limits.connections.max(1)));
+    let places = Arc::new(Semaphore::new(places(limits)));
     let mut stop = pin!(accepting_is_over(draining.clone(), limits.drain_delay));
     loop {
         let place = tokio::select! {
@@ -135,9 +178,13 @@ where
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = connection((stream, Peer(peer)), service.clone(), limits, draining.clone());
-                let working = in_flight.begin();
-                tokio::spawn(until_closing(connection, closing.clone(), (place, working)));
+                let Some(of_address) = addresses.admit(peer.ip()) else { continue };
+                let (service, terms, closing) = (service.clone(), Arc::clone(&terms), closing.clone());
+                let guards = (place, of_address, in_flight.begin());
+                tokio::spawn(async move {
+                    connection::serve(stream, Peer(peer), service, terms, closing).await;
+                    drop(guards);
+                });
             }
             Err(error) => {
                 tracing::warn!(kind = ?error.kind(), "accept failed; pausing");
@@ -154,83 +201,29 @@ where
     }
 }
 
+fn places(limits: &Limits) -> usize {
+    let (wanted, files) = (limits.connections, files::raise());
+    let places = files::connections_max(wanted, files);
+    if places < wanted {
+        tracing::info!(places, wanted, files, "too few open files are allowed for all connections");
+    }
+    places
+}
+
 async fn accepting_is_over(mut draining: Draining, delay: Duration) {
     draining.requested().await;
     let _ = timeout(delay, draining.hurried()).await;
 }
 
-type Connection<S> = http1::UpgradeableConnection<TokioIo<Lingering>, S>;
-
-/// Drives one connection; once the listener is closing, it ends after the answer in progress.
-async fn until_closing<S, B, Guards>(connection: Connection<S>, mut closing: Draining, guards: Guards)
-where
-    S: hyper::service::HttpService<Incoming, ResBody = B>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: hyper::body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
-    Connection<S>: Future<Output = hyper::Result<()>>,
-{
-    let mut connection = pin!(connection);
-    // Errors of a connection are the peer's doing; the service has logged its own.
-    tokio::select! {
-        _ = connection.as_mut() => {}
-        () = closing.requested() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        }
-    }
-    drop(guards);
-}
-
-fn connection<S, F, B>(
-    (stream, peer): (TcpStream, Peer),
-    service: S,
-    limits: &Limits,
-    draining: Draining,
-) -> Connection<
-    impl hyper::service::Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
-    + use<S, F, B>,
->
-where
-    S: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Response<B>> + Send + 'static,
-    B: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
-{
-    // Small answers leave at once instead of waiting for more to send.
-    let _ = stream.set_nodelay(true);
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head)
-        // The buffer alone lets heads of nearly twice its size through.
-        .max_header_size(limits.head_bytes)
-        .max_buf_size(limits.head_bytes.max(8 * 1024))
-        .max_headers(limits.headers);
-    // Wanted from the start: a head that cannot be read is refused before there is a request.
-    let linger = Arc::new(AtomicBool::new(true));
-    let stream = Lingering::new(stream, Arc::clone(&linger), limits.write_idle);
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        let linger = Arc::clone(&linger);
-        let (answer, draining) = (service(request), draining.clone());
-        async move {
-            let mut answer = answer.await;
-            let status = answer.status();
-            linger.store(status.is_client_error() || status.is_server_error(), Ordering::Relaxed);
-            // An upgrade says something else in that field, and ends as the two sides agree.
-            if draining.is_requested() && status != StatusCode::SWITCHING_PROTOCOLS {
-                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(answer)
-        }
-    });
-    builder.serve_connection(TokioIo::new(stream), service).with_upgrades()
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use http::StatusCode;
     use http_body_util::Full;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
 
     use super::*;
 
@@ -244,6 +237,8 @@ mod tests {
         };
         assert_eq!(field(&|_| {}), Ok(()));
         assert_eq!(field(&|limits| limits.connections = 0), Err("connections"));
+        assert_eq!(field(&|limits| limits.connections_per_address = 0), Err("connections_per_address"));
+        assert_eq!(field(&|limits| limits.streams = 0), Err("streams"));
         assert_eq!(field(&|limits| limits.head_bytes = 10), Err("head_bytes"));
         assert_eq!(field(&|limits| limits.headers = 0), Err("headers"));
         assert_eq!(field(&|limits| limits.head = Duration::ZERO), Err("head"));
@@ -300,6 +295,31 @@ mod tests {
         is_asked.recv().await.unwrap();
         drain.begin();
         assert_eq!(served.await.unwrap(), Served { cut: 0 }, "it was still there when the drain was over");
+    }
+
+    /// One address alone once could take all places, and everybody else waited.
+    #[tokio::test]
+    async fn an_address_with_too_many_connections_gets_no_more_and_one_back_for_each_that_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_drain, draining) = Drain::new();
+        let accept = |_: Request<Incoming>| async { Response::new(Full::<Bytes>::default()) };
+        let limits = Limits { connections_per_address: 1, ..Limits::default() };
+        let _served = tokio::spawn(async move { serve(listener, accept, &limits, draining).await });
+        let ask = async |client: &mut TcpStream| {
+            let _ = client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            client.read_u8().await.is_ok()
+        };
+        let mut first = TcpStream::connect(address).await.unwrap();
+        assert!(ask(&mut first).await);
+        assert!(!ask(&mut TcpStream::connect(address).await.unwrap()).await);
+        drop(first);
+        let again = async {
+            while !ask(&mut TcpStream::connect(address).await.unwrap()).await {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(10), again).await.unwrap();
     }
 
     #[tokio::test]

@@ -17,8 +17,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Buf as _, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
@@ -36,6 +37,8 @@ const WRITE_BYTES_A_SECOND_MIN: u64 = 1024;
 #[derive(Debug)]
 pub(super) struct Lingering {
     stream: TcpStream,
+    /// Read already, to find out what is spoken; comes first again.
+    ahead: BytesMut,
     /// Whether the other side may have sent bytes that nobody read.
     wanted: Arc<AtomicBool>,
     limit: Option<Pin<Box<Sleep>>>,
@@ -62,7 +65,33 @@ fn patience(since: Instant, now: Instant, taken: u64, write_idle: Duration) -> I
 impl Lingering {
     /// `write_idle` is how long the other side may take nothing of what is written.
     pub(super) fn new(stream: TcpStream, wanted: Arc<AtomicBool>, write_idle: Duration) -> Self {
-        Self { stream, wanted, limit: None, thrown_away: 0, write_idle, behind: None }
+        Self {
+            stream,
+            ahead: BytesMut::new(),
+            wanted,
+            limit: None,
+            thrown_away: 0,
+            write_idle,
+            behind: None,
+        }
+    }
+
+    /// Whether the other side begins with `preface`. Waits for as many bytes as it takes to know; they are read again
+    /// by whoever reads next.
+    ///
+    /// # Cancel safety
+    /// What was read is kept.
+    pub(super) async fn begins_with(&mut self, preface: &[u8]) -> io::Result<bool> {
+        while let Some(missing) = preface.strip_prefix(self.ahead.as_ref()) {
+            if missing.is_empty() {
+                return Ok(true);
+            }
+            let mut limited = (&mut self.stream).take(missing.len() as u64);
+            if limited.read_buf(&mut self.ahead).await? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(false)
     }
 
     /// Passes a write's result on; one that has been waiting for too long becomes an error.
@@ -110,6 +139,12 @@ impl AsyncRead for Lingering {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let taken = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(self.ahead.get(..taken).unwrap_or_default());
+            self.ahead.advance(taken);
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
