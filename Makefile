@@ -13,8 +13,7 @@ endif
 # The bench is a workspace of its own, so its programs are in a folder of its own.
 BENCH := $(CARGO) run --quiet --release --manifest-path bench/Cargo.toml --
 
-.PHONY: help setup build demo up test explore foreign-clients httplint self-test soak soak-pairs soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
-.PHONY: help setup build demo up test explore foreign-clients schemathesis self-test soak soak-pairs soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
+.PHONY: help setup build demo up test explore foreign-clients h2spec httplint schemathesis self-test soak soak-pairs soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
 
 help: ## list the targets
 	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
@@ -37,6 +36,9 @@ test: setup ## everything CI checks
 
 foreign-clients: ## drive the fault proxy through toxiproxy's clients for Python and Node, fetched from their registries
 	@scripts/foreign-clients.sh
+
+h2spec: build ## hold the proxy against h2spec, all 146 cases (H2SPEC=/path/to/h2spec)
+	@scripts/h2spec.sh $(TARGET_DIR)/debug/ridethrough-proxy $(H2SPEC)
 
 httplint: build ## hold every answer that the proxy makes by itself against the rules of HTTP, with httplint from PyPI
 	@scripts/httplint.sh

@@ -20,7 +20,7 @@ use crate::upstream::Lease;
 
 mod upload;
 
-pub(crate) use self::upload::{RequestBody, Upload, UploadError};
+pub(crate) use self::upload::{KeptBytes, RequestBody, Upload, UploadError};
 
 /// Why an answer was cut on its way to the client. The client sees a connection that ends too early, never a clean
 /// end.

@@ -11,12 +11,12 @@ use ridethrough::{
     breaker::BreakerConfig,
     budget::RetryBudgetConfig,
     duration_text,
-    service::{FilterError, Limits, LogFormat, LogLevels},
+    service::{FilterError, Limits, LogFormat, LogLevels, TlsFiles},
 };
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::fallback::{FallbackRoute, FallbackSection};
-use crate::SPEAKERS;
+use crate::{SPEAKERS, headers::Trusted};
 
 /// More backends than this need a balancer in front; the set of those already asked is one machine word.
 pub(crate) const BACKENDS_MAX: usize = 64;
@@ -27,6 +27,8 @@ pub(crate) const BACKENDS_MAX: usize = 64;
 pub(crate) struct Config {
     /// The proxy itself: addresses, limits of a request, log.
     pub(crate) proxy: ProxySection,
+    /// What is spoken on the main listener.
+    pub(crate) listen: ListenSection,
     /// Bounds of the main listener and of the drain.
     pub(crate) limits: Limits,
     /// Who answers, and how long we wait for it.
@@ -65,8 +67,17 @@ pub(crate) struct ProxySection {
     /// A request body that brings nothing for this long is given up with 408. Default 30 s.
     #[serde(with = "duration_text")]
     pub(crate) body_idle: Duration,
+    /// A request body that is not over after this is given up with 408. Default 10 min.
+    #[serde(with = "duration_text")]
+    pub(crate) body_total: Duration,
+    /// Bytes of request bodies that all requests together keep for a second attempt; past it a body is sent once only.
+    /// Default 64 MiB.
+    pub(crate) replay_bytes_max: usize,
     /// Paths of the backends nobody reaches through here, with everything below them. Default /metrics and /debug.
     pub(crate) hidden_paths: Vec<String>,
+    /// Networks and addresses of proxies in front of this one, such as `10.0.0.0/8`. What they say in `X-Forwarded-For`,
+    /// `-Proto` and `-Host` is believed. Default none: whoever connects is the client.
+    pub(crate) trusted: Vec<String>,
     /// Our name in `Via`; unset, one is made that is different for each process, so that two proxies in a row are no
     /// loop.
     pub(crate) via: Option<String>,
@@ -84,9 +95,29 @@ impl Default for ProxySection {
             target_bytes_max: 8 * 1024,
             body_bytes_max: 10 * 1024 * 1024,
             body_idle: Duration::from_secs(30),
+            body_total: Duration::from_secs(600),
+            replay_bytes_max: 64 * 1024 * 1024,
             hidden_paths: vec!["/metrics".to_owned(), "/debug".to_owned()],
+            trusted: Vec::new(),
             via: None,
         }
+    }
+}
+
+/// The section `[listen]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ListenSection {
+    /// HTTP/2 beside HTTP/1.1: by ALPN under TLS, without it for clients that know. Default true.
+    pub(crate) http2: bool,
+    /// Certificate and key in PEM; both set, the main listener speaks TLS only. SIGHUP reads them again, and so does a
+    /// change of the files. Default none.
+    pub(crate) tls: TlsFiles,
+}
+
+impl Default for ListenSection {
+    fn default() -> Self {
+        Self { http2: true, tls: TlsFiles::default() }
     }
 }
 
@@ -323,6 +354,13 @@ impl Config {
         if via.is_empty() || !via.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
             return wrong("proxy.via", "must be letters, digits, `-`, `.` or `_`");
         }
+        if Trusted::read(&self.proxy.trusted).is_none() {
+            return wrong("proxy.trusted", "each must be an address or a network, such as 10.0.0.0/8");
+        }
+        let tls = &self.listen.tls;
+        if tls.are_given() && (tls.certificate.as_os_str().is_empty() || tls.key.as_os_str().is_empty()) {
+            return wrong("listen.tls", "needs both, certificate and key");
+        }
         if self.backends.in_flight_max == 0 || self.proxy.target_bytes_max == 0 {
             return wrong("backends.in_flight_max, proxy.target_bytes_max", "must be at least 1");
         }
@@ -333,10 +371,11 @@ impl Config {
         Ok(backends)
     }
 
-    fn durations(&self) -> [(&'static str, Duration); 12] {
+    fn durations(&self) -> [(&'static str, Duration); 13] {
         let (backends, checks) = (&self.backends, &self.checks);
         [
             ("proxy.body_idle", self.proxy.body_idle),
+            ("proxy.body_total", self.proxy.body_total),
             ("backends.connect", backends.connect),
             ("backends.head", backends.head),
             ("backends.body_idle", backends.body_idle),
@@ -356,9 +395,9 @@ impl Config {
         self.proxy.via.clone().unwrap_or_else(|| format!("ridethrough-proxy-{random:08x}"))
     }
 
-    /// The line added to `Via`.
-    pub(crate) fn via_line(name: &str) -> HeaderValue {
-        HeaderValue::from_str(&format!("1.1 {name}"))
+    /// The line added to `Via` for a request that came over this version of HTTP.
+    pub(crate) fn via_line(version: &str, name: &str) -> HeaderValue {
+        HeaderValue::from_str(&format!("{version} {name}"))
             .expect("validated: the name has only visible characters")
     }
 }
@@ -429,6 +468,12 @@ mod tests {
         let mut config = with("http://a:1");
         config.proxy.via = Some("two words".to_owned());
         assert!(config.validate().unwrap_err().to_string().starts_with("proxy.via"));
+        let mut config = with("http://a:1");
+        config.proxy.trusted = vec!["10.0.0.0/33".to_owned()];
+        assert!(config.validate().unwrap_err().to_string().starts_with("proxy.trusted"));
+        let mut config = with("http://a:1");
+        config.listen.tls.certificate = "a.pem".into();
+        assert!(config.validate().unwrap_err().to_string().starts_with("listen.tls"));
     }
 
     #[test]

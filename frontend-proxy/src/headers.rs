@@ -1,14 +1,18 @@
 //! Header fields on their way through: hop-by-hop fields, `Via`, `Forwarded`, the ids of a request.
 //!
-//! Pure functions over header maps. Whether a request is let through at all is decided in `target`.
+//! Pure functions over header maps; `forwarded` has what a backend is told of the client. Whether a request is let through at all is decided in `target`.
 
-use std::{fmt::Write as _, net::IpAddr};
+mod forwarded;
+
+use std::time::Duration;
 
 use http::{
     HeaderMap, HeaderValue,
     header::{self, HeaderName},
 };
 use ridethrough::http::TraceContext;
+
+pub(crate) use self::forwarded::{Origin, Trusted};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -17,9 +21,6 @@ pub(crate) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PROXY: HeaderName = HeaderName::from_static("proxy");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Fields that belong to one connection, besides those that `Connection` names. `TE` and `Upgrade` are put back by
 /// whoever understands them; `Trailer` describes the message and stays.
@@ -122,8 +123,8 @@ pub(crate) fn set_websocket(headers: &mut HeaderMap) {
 /// What a request needs to leave us.
 #[derive(Debug)]
 pub(crate) struct Onward<'a> {
-    /// The client's address, where it is known.
-    pub(crate) client: Option<IpAddr>,
+    /// Where the request comes from.
+    pub(crate) origin: &'a Origin,
     /// The host the client asked for.
     pub(crate) host: &'a HeaderValue,
     /// Our line in `Via`.
@@ -150,35 +151,18 @@ pub(crate) fn prepare_request(headers: &mut HeaderMap, onward: &Onward<'_>) {
     }
     headers.append(header::VIA, onward.via.clone());
     headers.insert(header::HOST, onward.host.clone());
-    headers.insert(X_FORWARDED_HOST, onward.host.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    let (plain, forwarded) = client_fields(onward.client, onward.host);
-    match plain {
-        Some(address) => headers.insert(X_FORWARDED_FOR, address),
-        None => headers.remove(X_FORWARDED_FOR),
-    };
-    match forwarded {
-        Some(forwarded) => headers.insert(header::FORWARDED, forwarded),
-        None => headers.remove(header::FORWARDED),
-    };
+    join_cookies(headers);
+    onward.origin.write(headers, onward.host);
 }
 
-fn client_fields(client: Option<IpAddr>, host: &HeaderValue) -> (Option<HeaderValue>, Option<HeaderValue>) {
-    let mut text = String::with_capacity(64);
-    let plain = client.and_then(|address| {
-        let _ = write!(text, "{address}");
-        let plain = HeaderValue::from_str(&text).ok();
-        text.clear();
-        plain
-    });
-    let _ = match client {
-        Some(IpAddr::V4(address)) => write!(text, "for={address}"),
-        Some(IpAddr::V6(address)) => write!(text, "for=\"[{address}]\""),
-        None => write!(text, "for=unknown"),
-    };
-    // A valid host has no quote in it, so it can stand between quotes as it is.
-    let _ = write!(text, ";host=\"{}\";proto=http", host.to_str().unwrap_or_default());
-    (plain, HeaderValue::from_str(&text).ok())
+/// HTTP/2 may send a cookie in crumbs, which HTTP/1.1 has in one field.
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(b"; ".as_slice()))
+    {
+        headers.insert(header::COOKIE, whole);
+    }
 }
 
 /// Makes the fields of an answer fit for the client.
@@ -187,6 +171,29 @@ pub(crate) fn prepare_response(headers: &mut HeaderMap, websocket: bool) {
     if websocket {
         set_websocket(headers);
     }
+}
+
+/// Whether an answer says in one way only where it ends. Of two ways the parser takes one, and the client behind us might
+/// take the other.
+pub(crate) fn framing_is_clear(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (lengths.next(), codings.next()) {
+        (None, None) => true,
+        (Some(length), None) => lengths.next().is_none() && length.as_bytes().iter().all(u8::is_ascii_digit),
+        (None, Some(coding)) => {
+            codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+        }
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// How long a backend keeps an unused connection, where it says so.
+pub(crate) fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
+    let (_, seconds) =
+        list(value).filter_map(|item| item.split_once('=')).find(|(name, _)| name.trim() == "timeout")?;
+    seconds.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Whether the request has been here before: our own name stands in `Via`.

@@ -29,7 +29,8 @@ use ridethrough::{
     http::{HealthReport, Probes, Verbosity},
     mode::Mode,
     service::{
-        Admin, LogLevels, Signal, Signals, Watchdog, changed_keys, install_metrics, install_tracing, serve,
+        Admin, Certificate, Entrance, LogLevels, Signal, Signals, TlsProblem, Watchdog, changed_keys,
+        install_metrics, install_tracing, serve,
     },
 };
 use serde_json::json;
@@ -40,7 +41,7 @@ use tokio::{
 
 use crate::{
     cli::{Cli, Command, Unusable},
-    config::{Authority, Config},
+    config::{Authority, Config, ListenSection},
     proxy::Proxy,
 };
 
@@ -70,6 +71,13 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIGURATION);
         }
     };
+    let certificate = match certificate(&config.listen) {
+        Ok(certificate) => certificate,
+        Err(problem) => {
+            complain(&format!("listen.tls: {problem}"));
+            return ExitCode::from(EXIT_CONFIGURATION);
+        }
+    };
     if matches!(cli.command, Some(Command::CheckConfig)) {
         return match say("the configuration is in order") {
             Ok(()) => ExitCode::SUCCESS,
@@ -84,7 +92,7 @@ fn main() -> ExitCode {
         }
     };
     let started_with = serde_json::to_value(&config).unwrap_or_default();
-    match run(config, backends, Anew { cli, levels, started_with }) {
+    match run(config, backends, Anew { cli, levels, started_with, certificate }) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(EXIT_CUT),
         Err(error) => {
@@ -92,6 +100,16 @@ fn main() -> ExitCode {
             ExitCode::from(if error.is::<WrongAddress>() { EXIT_CONFIGURATION } else { EXIT_FAULT })
         }
     }
+}
+
+/// The certificate to show, where there is to be TLS.
+fn certificate(listen: &ListenSection) -> Result<Option<Arc<Certificate>>, TlsProblem> {
+    if !listen.tls.are_given() {
+        return Ok(None);
+    }
+    // An error means that there is one already, which does as well.
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    Ok(Some(Arc::new(Certificate::load(listen.tls.clone(), listen.http2)?)))
 }
 
 /// An address that cannot be listened on: somebody else has it, or it is not ours. A matter of configuration.
@@ -150,14 +168,19 @@ async fn run(config: Config, backends: Vec<Authority>, anew: Anew) -> anyhow::Re
         let checks = health::watch(Arc::clone(backend), config.checks.clone());
         tokio::spawn(end_is_noticed("health checks", checks, Arc::clone(&watchdog)));
     }
+    let certificate = anew.certificate.clone();
+    if let Some(certificate) = certificate.clone() {
+        tokio::spawn(end_is_noticed("certificate", certificate.follow(), Arc::clone(&watchdog)));
+    }
     tokio::spawn(obey(signals, drain, anew, Arc::clone(&proxy)));
 
     say(&format!("listening main={main_address} admin={}", admin.address))
         .context("failed to say where we listen")?;
     tracing::info!(main = %main_address, admin = %admin.address, backends = config.backends.urls.len(), "serving");
     let handler = Arc::clone(&proxy);
+    let entrance = Entrance { listener, http2: config.listen.http2, tls: certificate };
     let served =
-        serve(listener, move |request| Arc::clone(&handler).handle(request), &config.limits, draining).await;
+        serve(entrance, move |request| Arc::clone(&handler).handle(request), &config.limits, draining).await;
     let cut = served.cut + proxy.tunnels.count();
     tracing::info!(cut, "stopped");
     Ok(cut)
@@ -184,14 +207,18 @@ struct Anew {
     levels: LogLevels,
     /// The configuration that it was started with.
     started_with: serde_json::Value,
+    certificate: Option<Arc<Certificate>>,
 }
 
 impl Anew {
-    /// Puts in force what can change while the process runs: the log's filter and the operator's pages. What cannot be
-    /// read changes nothing.
+    /// Puts in force what can change while the process runs: the certificate, the log's filter and the operator's pages.
+    /// What cannot be read changes nothing.
     async fn read(&self, proxy: &Arc<Proxy>) {
-        let (cli, proxy) = (self.cli.clone(), Arc::clone(proxy));
+        let (cli, proxy, certificate) = (self.cli.clone(), Arc::clone(proxy), self.certificate.clone());
         let reading = tokio::task::spawn_blocking(move || {
+            if let Some(certificate) = certificate {
+                certificate.reload_or_keep();
+            }
             let (config, _) = cli.configuration(environment())?;
             proxy.reload_pages(&config.fallback)?;
             Ok::<_, Unusable>(config)

@@ -10,16 +10,21 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use ridethrough::{budget::RetryBudget, drain::InFlight, http::Probes, service::Peer};
+use ridethrough::{
+    budget::RetryBudget,
+    drain::InFlight,
+    http::Probes,
+    service::{Encrypted, Peer},
+};
 use tokio::time::Instant;
 
 use crate::{
     access::Line,
     backend::{Backends, Choice, Excluded, NoBackend},
-    body::{Download, ProxyBody, Upload, UploadError},
+    body::{Download, KeptBytes, ProxyBody, Upload, UploadError},
     config::{Authority, Config, FallbackSection},
     fallback::{self, Asked, Failure, Fallback, Form, Kind, Outlook, TemplateProblem, Trouble},
-    headers::{self, EXPECTED_TIMEOUT, Identity, Onward, TRACEPARENT, X_REQUEST_ID},
+    headers::{self, EXPECTED_TIMEOUT, Identity, Onward, TRACEPARENT, Trusted, X_REQUEST_ID},
     meters::{self, Meters, Rung, method_label},
     retry::{self, Nature, Next},
     target::{Gate, Refusal},
@@ -35,9 +40,13 @@ const EXPECTED_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 pub(crate) struct Proxy {
     config: Config,
     gate: Gate,
-    via: HeaderValue,
+    trusted: Trusted,
+    /// Our line in `Via`, for requests that came over HTTP/1.1 and over HTTP/2.
+    via: (HeaderValue, HeaderValue),
     pub(crate) backends: Backends,
     budget: RetryBudget,
+    /// What all requests together keep for second attempts.
+    kept_bytes: Arc<KeptBytes>,
     fallback: Fallback,
     probes: Probes,
     meters: Meters,
@@ -63,6 +72,7 @@ struct Forward {
     is_form: bool,
     /// Set where the request asks to become a websocket.
     upgrade: Option<OnUpgrade>,
+    began: Instant,
     /// The caller's own time, where it named one.
     deadline: Option<Instant>,
 }
@@ -86,15 +96,19 @@ impl Proxy {
         let via_name = config.via_name(fastrand::u32(..));
         let gate = Gate {
             target_bytes_max: config.proxy.target_bytes_max,
+            fields_max: config.limits.headers,
             body_bytes_max: config.proxy.body_bytes_max,
             hidden_paths: config.proxy.hidden_paths.clone(),
             via_name: via_name.clone(),
         };
         Self {
             gate,
-            via: Config::via_line(&via_name),
+            // Validated: a list that cannot be read is a wrong configuration.
+            trusted: Trusted::read(&config.proxy.trusted).unwrap_or_default(),
+            via: (Config::via_line("1.1", &via_name), Config::via_line("2", &via_name)),
             backends: Backends::new(authorities, &config, now),
             budget: RetryBudget::new(config.retry.clone(), now),
+            kept_bytes: Arc::new(KeptBytes::new(config.proxy.replay_bytes_max)),
             fallback: Fallback::new(&config.fallback, now),
             probes,
             meters: Meters::default(),
@@ -146,7 +160,7 @@ impl Proxy {
 
     async fn answer(&self, request: Request<Incoming>, now: Instant, random: &mut fastrand::Rng) -> Answer {
         let nature = Nature::of(request.method(), request.headers());
-        let host = match self.gate.admit(request.method(), request.uri(), request.headers()) {
+        let host = match self.gate.admit(&request) {
             Ok(host) => host,
             Err(refusal) => {
                 let (parts, _body) = request.into_parts();
@@ -222,19 +236,22 @@ impl Proxy {
     ) -> Forward {
         let websocket = request.method() == Method::GET && headers::asks_for_websocket(request.headers());
         let upgrade = websocket.then(|| hyper::upgrade::on(&mut request));
-        let client = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+        let is_encrypted = request.extensions().get::<Encrypted>().is_some();
+        let origin = self.trusted.origin(peer, is_encrypted, request.headers());
         let deadline = headers::expected_timeout_ms(request.headers())
             .map(|milliseconds| now + Duration::from_millis(milliseconds).min(EXPECTED_TIMEOUT_MAX));
         let (mut parts, body) = request.into_parts();
-        let onward = Onward { client, host, via: &self.via, websocket };
+        let via = if parts.version == Version::HTTP_2 { &self.via.1 } else { &self.via.0 };
+        let onward = Onward { origin: &origin, host, via, websocket };
         headers::prepare_request(&mut parts.headers, &onward);
         let is_form = Form::is_small(&parts.method, &parts.headers, self.config.fallback.form_bytes_max)
             && Kind::of(&parts.method, &parts.headers) == Kind::Page;
         if is_form {
             fallback::give_key(&mut parts.uri, &mut parts.headers, random);
         }
-        let upload =
-            Upload::new(body, nature.is_idempotent || is_form, self.config.proxy.body_bytes_max, now);
+        let keep = (nature.is_idempotent || is_form).then(|| Arc::clone(&self.kept_bytes));
+        let upload = Upload::new(body, keep, self.config.proxy.body_bytes_max, now);
         Forward {
             method: parts.method,
             uri: origin_form(parts.uri),
@@ -243,6 +260,7 @@ impl Proxy {
             nature,
             is_form,
             upgrade,
+            began: now,
             deadline,
         }
     }
@@ -338,6 +356,7 @@ impl Proxy {
             fresh,
             deadline: forward.deadline,
             body_idle: self.config.proxy.body_idle,
+            body_deadline: forward.began + self.config.proxy.body_total,
             give_up: may_go_elsewhere.then_some(&choice.backend.health.fell_silent),
         };
         let upstream = Arc::clone(&choice.backend.upstream);

@@ -4,8 +4,8 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderValue, Method, Uri, header};
-use ridethrough::http::Probes;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use ridethrough::{http::Probes, service::Encrypted};
 
 use crate::headers;
 
@@ -22,6 +22,8 @@ pub(crate) enum Refusal {
     ControlCharacter,
     /// Longer than the limit.
     TargetTooLong,
+    /// More fields than the limit. HTTP/1.1 is refused by the parser.
+    TooManyFields,
     /// `Connection` names a field that must not be stripped.
     ConnectionOption,
     /// It has been here before.
@@ -41,6 +43,8 @@ pub(crate) enum Refusal {
 pub(crate) struct Gate {
     /// Longest target in bytes.
     pub(crate) target_bytes_max: usize,
+    /// Fields in one head.
+    pub(crate) fields_max: usize,
     /// Longest body in bytes, as far as the request declares it.
     pub(crate) body_bytes_max: u64,
     /// Paths that stay inside, with everything below them.
@@ -54,16 +58,19 @@ impl Gate {
     ///
     /// # Errors
     /// The first [`Refusal`] that applies.
-    pub(crate) fn admit(
-        &self,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-    ) -> Result<HeaderValue, Refusal> {
-        if matches!(*method, Method::CONNECT | Method::TRACE) {
+    pub(crate) fn admit<B>(&self, request: &Request<B>) -> Result<HeaderValue, Refusal> {
+        let (uri, headers) = (request.uri(), request.headers());
+        if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
             return Err(Refusal::Method);
         }
-        let host = host(uri, headers)?;
+        if headers.len() > self.fields_max {
+            return Err(Refusal::TooManyFields);
+        }
+        let host = if request.version() == Version::HTTP_2 {
+            host_of_http2(uri, headers)?
+        } else {
+            host(uri, headers, request.extensions().get::<Encrypted>().is_some())?
+        };
         if target_bytes(uri) > self.target_bytes_max {
             return Err(Refusal::TargetTooLong);
         }
@@ -104,14 +111,11 @@ fn declared_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// The host a request is for: of the target where it has one, else of `Host`, which has to be right in any case.
-fn host(uri: &Uri, headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
-    let mut values = headers.get_all(header::HOST).iter();
-    let (Some(host), None) = (values.next(), values.next()) else { return Err(Refusal::Host) };
-    if !is_host(host.as_bytes()) {
-        return Err(Refusal::Host);
-    }
+fn host(uri: &Uri, headers: &HeaderMap, is_encrypted: bool) -> Result<HeaderValue, Refusal> {
+    let host = host_field(headers)?.ok_or(Refusal::Host)?;
     let Some(authority) = uri.authority() else { return Ok(host.clone()) };
-    if uri.scheme_str().is_none_or(|scheme| !scheme.eq_ignore_ascii_case("http")) {
+    let scheme = if is_encrypted { "https" } else { "http" };
+    if uri.scheme_str().is_none_or(|asked| !asked.eq_ignore_ascii_case(scheme)) {
         return Err(Refusal::Target);
     }
     let authority = authority.as_str();
@@ -121,8 +125,34 @@ fn host(uri: &Uri, headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
     HeaderValue::from_str(authority).map_err(|_| Refusal::Target)
 }
 
+/// The same in HTTP/2, where `:authority` stands for `Host`, and a message that has both must mean one. The scheme says
+/// nothing: behind a proxy that speaks TLS it is the client's.
+fn host_of_http2(uri: &Uri, headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
+    let host = host_field(headers)?;
+    if uri.scheme_str().is_none_or(|scheme| !matches!(scheme, "http" | "https")) {
+        return Err(Refusal::Target);
+    }
+    let Some(authority) = uri.authority() else { return host.cloned().ok_or(Refusal::Host) };
+    let authority = authority.as_str().as_bytes();
+    if !is_host(authority) {
+        return Err(Refusal::Target);
+    }
+    if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority)) {
+        return Err(Refusal::Host);
+    }
+    HeaderValue::from_bytes(authority).map_err(|_| Refusal::Target)
+}
+
+/// The one `Host`, if there is any.
+fn host_field(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Refusal> {
+    let mut values = headers.get_all(header::HOST).iter();
+    let host = values.next();
+    let is_clear = values.next().is_none() && host.is_none_or(|host| is_host(host.as_bytes()));
+    if is_clear { Ok(host) } else { Err(Refusal::Host) }
+}
+
 /// `name`, `name:port`, `[v6]`, `[v6]:port`: no user name, no path, no blank, nothing quoted.
-fn is_host(host: &[u8]) -> bool {
+pub(crate) fn is_host(host: &[u8]) -> bool {
     let (name, rest) = match host.strip_prefix(b"[") {
         Some(inner) => {
             let Some(end) = inner.iter().position(|byte| *byte == b']') else { return false };
@@ -195,6 +225,7 @@ mod tests {
     fn gate() -> Gate {
         Gate {
             target_bytes_max: 100,
+            fields_max: 10,
             body_bytes_max: 10,
             hidden_paths: vec!["/metrics".to_owned(), "/debug".to_owned()],
             via_name: "me".to_owned(),
@@ -202,12 +233,38 @@ mod tests {
     }
 
     fn judge(method: Method, target: &str, fields: &[(&'static str, &str)]) -> Result<String, Refusal> {
-        let mut headers = HeaderMap::new();
+        judge_as(Version::HTTP_11, method, target, fields)
+    }
+
+    fn judge_as(
+        version: Version,
+        method: Method,
+        target: &str,
+        fields: &[(&'static str, &str)],
+    ) -> Result<String, Refusal> {
+        let mut request = Request::builder().version(version).method(method).uri(target).body(()).unwrap();
         for (name, value) in fields {
-            headers.append(*name, value.parse().unwrap());
+            request.headers_mut().append(*name, value.parse().unwrap());
         }
-        let host = gate().admit(&method, &target.parse().unwrap(), &headers)?;
+        let host = gate().admit(&request)?;
         Ok(host.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn in_http2_the_authority_stands_for_host_and_both_must_mean_one() {
+        let judge = |target, fields| judge_as(Version::HTTP_2, Method::GET, target, fields);
+        assert_eq!(judge("http://a:81/x", &[]).as_deref(), Ok("a:81"));
+        assert_eq!(judge("https://a/x", &[("host", "A")]).as_deref(), Ok("a"));
+        assert_eq!(judge("http://a/x", &[("host", "b")]), Err(Refusal::Host));
+        assert_eq!(judge("http://a/x", &[("host", "a"), ("host", "a")]), Err(Refusal::Host));
+        assert_eq!(judge("http://me@a/x", &[]), Err(Refusal::Target));
+        assert_eq!(judge("ftp://a/x", &[]), Err(Refusal::Target));
+    }
+
+    #[test]
+    fn too_many_fields_are_refused_whatever_is_spoken() {
+        let fields = ["x"; 11].map(|name| (name, "1"));
+        assert_eq!(judge_as(Version::HTTP_2, Method::GET, "http://a/", &fields), Err(Refusal::TooManyFields));
     }
 
     #[test]

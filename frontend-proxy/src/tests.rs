@@ -3,8 +3,12 @@
 //! No test sleeps: each waits for something to happen, for ten seconds at the most.
 
 mod access;
+mod backends;
 mod fallbacks;
 mod framing;
 mod harness;
+mod http2;
+mod http2_abuse;
 mod outage;
 mod streaming;
+mod tls;

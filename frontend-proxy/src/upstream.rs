@@ -30,6 +30,7 @@ use self::{
 use crate::{
     body::{RequestBody, Upload, UploadError},
     config::{Authority, BackendsSection},
+    headers,
 };
 
 /// The way to one backend: its address, its idle connections, what is in flight.
@@ -50,6 +51,8 @@ pub(crate) struct Lease {
     connection: Connection,
     upload: Arc<Upload>,
     in_flight: InFlight,
+    /// How long the backend keeps the connection unused, where it says so.
+    kept_there: Option<Duration>,
 }
 
 /// Counts a request at a backend until dropped.
@@ -69,6 +72,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) deadline: Option<Instant>,
     /// A request body that brings nothing for this long is given up.
     pub(crate) body_idle: Duration,
+    /// A request body that is not over by then is given up.
+    pub(crate) body_deadline: Instant,
     /// Ends the wait for an answer: somebody else could give it, and this backend has fallen silent.
     pub(crate) give_up: Option<&'a Notify>,
 }
@@ -177,7 +182,11 @@ impl Upstream {
         let moved = connection.tally().since(before);
         let sent = moved.written > 0;
         match answer {
-            Ok(Ok(answer)) => Ok((answer, Lease { connection, upload: Arc::clone(upload), in_flight })),
+            Ok(Ok(answer)) if !headers::framing_is_clear(answer.headers()) => Err(AttemptError::Invalid),
+            Ok(Ok(answer)) => {
+                let kept_there = headers::keep_alive(answer.headers());
+                Ok((answer, Lease { connection, upload: Arc::clone(upload), in_flight, kept_there }))
+            }
             Ok(Err(_)) if upload.failure().is_some() => {
                 Err(AttemptError::Upload(upload.failure().unwrap_or(UploadError::ClientBroke)))
             }
@@ -185,7 +194,7 @@ impl Upstream {
             Ok(Err(_)) => Err(AttemptError::Invalid),
             Err(Overdue::Backend) => Err(AttemptError::TimedOut { sent, by_caller: false }),
             Err(Overdue::Caller) => Err(AttemptError::TimedOut { sent, by_caller: true }),
-            Err(Overdue::Client) => Err(AttemptError::UploadIdle),
+            Err(Overdue::Client | Overdue::ClientAtAll) => Err(AttemptError::UploadIdle),
             Err(Overdue::Silent) => Err(AttemptError::Silent { sent }),
         }
     }
@@ -233,6 +242,11 @@ impl Upstream {
             } else {
                 (moved_at + self.limits.head, Overdue::Backend)
             };
+            let (limit, why) = if !progress.ended && outgoing.body_deadline < limit {
+                (outgoing.body_deadline, Overdue::ClientAtAll)
+            } else {
+                (limit, why)
+            };
             let (limit, why) = match outgoing.deadline {
                 Some(deadline) if deadline < limit => (deadline, Overdue::Caller),
                 _ => (limit, why),
@@ -245,7 +259,7 @@ impl Upstream {
             match answer {
                 Ok(answer) => return Ok(answer),
                 // While we slept something may have moved, which starts the limit anew.
-                Err(_) if why != Overdue::Caller && outgoing.upload.progress().differs(&progress) => {}
+                Err(_) if !why.is_final() && outgoing.upload.progress().differs(&progress) => {}
                 Err(_) => return Err(why),
             }
         }
@@ -256,8 +270,17 @@ impl Upstream {
 enum Overdue {
     Backend,
     Client,
+    /// The client goes on sending, and has done so for too long.
+    ClientAtAll,
     Caller,
     Silent,
+}
+
+impl Overdue {
+    /// Whether something that moves makes no difference.
+    fn is_final(self) -> bool {
+        matches!(self, Self::Caller | Self::ClientAtAll)
+    }
 }
 
 fn request(outgoing: &Outgoing<'_>, body: RequestBody) -> Request<RequestBody> {
@@ -285,9 +308,9 @@ impl Drop for InFlight {
 impl Lease {
     /// The answer was read to its end: keeps the connection for the next request, if the request had ended too.
     pub(crate) fn give_back(self) {
-        let Self { connection, upload, in_flight } = self;
+        let Self { connection, upload, in_flight, kept_there } = self;
         if upload.progress().ended {
-            in_flight.0.pool.put(connection, Instant::now());
+            in_flight.0.pool.put(connection, kept_there, Instant::now());
         }
     }
 

@@ -4,7 +4,10 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -19,6 +22,28 @@ use tokio::time::Instant;
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
 /// Frames kept: a client that sends a byte at a time must not make us keep 65,536 of them.
 const REPLAY_FRAMES_MAX: usize = 256;
+
+/// What all requests together keep for a second attempt; past it bodies stream on and are sent once only.
+#[derive(Debug)]
+pub(crate) struct KeptBytes {
+    max: usize,
+    now: AtomicUsize,
+}
+
+impl KeptBytes {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { max, now: AtomicUsize::new(0) }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let sum = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= self.max);
+        self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.now.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
 
 /// Why the body of a request ended too early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,8 +63,8 @@ pub(crate) struct Upload(Option<Arc<Mutex<Shared<Incoming>>>>);
 #[derive(Debug)]
 struct Shared<B> {
     source: B,
-    /// Whether the beginning is kept at all.
-    keep: bool,
+    /// Out of which the beginning is kept, where it is.
+    keep: Option<Arc<KeptBytes>>,
     kept: Vec<Bytes>,
     kept_trailers: Option<HeaderMap>,
     kept_bytes: usize,
@@ -73,8 +98,8 @@ impl UploadProgress {
 }
 
 impl Upload {
-    /// Takes the body of a request. Its beginning is kept for a second attempt where `keep` says so.
-    pub(crate) fn new(source: Incoming, keep: bool, bytes_max: u64, now: Instant) -> Self {
+    /// Takes the body of a request. Its beginning is kept for a second attempt where `keep` gives room for it.
+    pub(crate) fn new(source: Incoming, keep: Option<Arc<KeptBytes>>, bytes_max: u64, now: Instant) -> Self {
         if source.is_end_stream() {
             return Self(None);
         }
@@ -142,7 +167,7 @@ pub(crate) struct Reader<B> {
 }
 
 impl<B> Shared<B> {
-    fn new(source: B, keep: bool, bytes_max: u64, now: Instant) -> Self {
+    fn new(source: B, keep: Option<Arc<KeptBytes>>, bytes_max: u64, now: Instant) -> Self {
         Self {
             source,
             keep,
@@ -160,25 +185,37 @@ impl<B> Shared<B> {
     }
 
     fn is_replayable(&self) -> bool {
-        self.failure.is_none() && (self.keep || (self.total == 0 && !self.ended))
+        self.failure.is_none() && (self.keep.is_some() || (self.total == 0 && !self.ended))
     }
 
     fn remember(&mut self, data: &Bytes) {
-        if !self.keep {
-            return;
-        }
-        if self.kept_bytes + data.len() > REPLAY_BYTES_MAX || self.kept.len() >= REPLAY_FRAMES_MAX {
-            self.keep = false;
-            self.kept = Vec::new();
+        let Some(room) = &self.keep else { return };
+        let is_too_much =
+            self.kept_bytes + data.len() > REPLAY_BYTES_MAX || self.kept.len() >= REPLAY_FRAMES_MAX;
+        if is_too_much || !room.take(data.len()) {
+            self.forget();
             return;
         }
         self.kept_bytes += data.len();
         self.kept.push(data.clone());
     }
 
+    fn forget(&mut self) {
+        self.kept = Vec::new();
+        if let Some(room) = self.keep.take() {
+            room.give_back(std::mem::take(&mut self.kept_bytes));
+        }
+    }
+
     fn fail(&mut self, why: UploadError) -> UploadError {
         self.failure = Some(why);
         why
+    }
+}
+
+impl<B> Drop for Shared<B> {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 
@@ -239,11 +276,11 @@ impl<B: Body<Data = Bytes>> Reader<B> {
                 return Err(shared.fail(UploadError::TooLarge));
             }
             shared.remember(data);
-            if shared.keep {
+            if shared.keep.is_some() {
                 self.next += 1;
             }
         } else if let Some(trailers) = frame.trailers_ref() {
-            shared.kept_trailers = shared.keep.then(|| trailers.clone());
+            shared.kept_trailers = shared.keep.is_some().then(|| trailers.clone());
             self.trailers_sent = true;
         }
         if shared.source.is_end_stream() {

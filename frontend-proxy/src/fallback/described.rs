@@ -80,6 +80,7 @@ fn describe_failure(failure: Failure) -> Described {
 
 fn describe_refusal(refusal: Refusal) -> Described {
     const BAD: StatusCode = StatusCode::BAD_REQUEST;
+    const LARGE: StatusCode = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     const WRONG: &str = "http_request_error";
     const DENIED: &str = "http_request_denied";
     let (status, error, slug, title, detail) = match refusal {
@@ -103,6 +104,9 @@ fn describe_refusal(refusal: Refusal) -> Described {
         ),
         Refusal::TargetTooLong => {
             (StatusCode::URI_TOO_LONG, WRONG, "target-too-long", "the address is too long", "shorten it")
+        }
+        Refusal::TooManyFields => {
+            (LARGE, WRONG, "head-too-large", "the request has too many fields", "send fewer of them")
         }
         Refusal::ConnectionOption => (
             BAD,

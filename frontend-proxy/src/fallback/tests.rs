@@ -281,6 +281,7 @@ async fn each_failure_has_its_status_and_its_token() {
         (Refusal::Target, 400, "http_request_error"),
         (Refusal::ControlCharacter, 400, "http_request_error"),
         (Refusal::TargetTooLong, 414, "http_request_error"),
+        (Refusal::TooManyFields, 431, "http_request_error"),
         (Refusal::ConnectionOption, 400, "http_request_error"),
         (Refusal::Loop, 508, "proxy_loop_detected"),
         (Refusal::Hidden, 404, "http_request_denied"),

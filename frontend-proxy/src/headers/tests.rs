@@ -19,7 +19,8 @@ fn names(headers: &HeaderMap) -> Vec<&str> {
 fn onward(headers: &mut HeaderMap, client: Option<&str>, websocket: bool) {
     let (host, via) = (HeaderValue::from_static("a:80"), HeaderValue::from_static("1.1 me"));
     let client = client.map(|address| address.parse().unwrap());
-    prepare_request(headers, &Onward { client, host: &host, via: &via, websocket });
+    let origin = Trusted::default().origin(client, false, headers);
+    prepare_request(headers, &Onward { origin: &origin, host: &host, via: &via, websocket });
 }
 
 #[test]
@@ -101,6 +102,49 @@ fn only_a_websocket_is_an_upgrade() {
         (&headers["connection"], &headers["upgrade"]),
         (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap())
     );
+}
+
+#[test]
+fn a_cookie_in_crumbs_is_put_together() {
+    let mut headers = fields(&[("cookie", "a=1"), ("x", "1"), ("cookie", "b=2; c=3"), ("cookie", "d=4")]);
+    onward(&mut headers, None, false);
+    let cookies: Vec<_> = headers.get_all("cookie").iter().collect();
+    assert_eq!(cookies, ["a=1; b=2; c=3; d=4"]);
+}
+
+#[test]
+fn an_answer_ends_in_one_way() {
+    for (list, clear) in [
+        (&[][..], true),
+        (&[("content-length", "5")], true),
+        (&[("transfer-encoding", "Chunked")], true),
+        (&[("content-length", "5"), ("transfer-encoding", "chunked")], false),
+        (&[("content-length", "5"), ("content-length", "5")], false),
+        (&[("content-length", "5, 5")], false),
+        (&[("content-length", "+5")], false),
+        (&[("transfer-encoding", "gzip, chunked")], false),
+        (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], false),
+        (&[("transfer-encoding", "identity")], false),
+    ] {
+        assert_eq!(framing_is_clear(&fields(list)), clear, "{list:?}");
+    }
+}
+
+#[test]
+fn a_backend_says_how_long_it_keeps_a_connection() {
+    for (value, seconds) in [
+        ("timeout=5", Some(5)),
+        ("max=100, timeout = 7", Some(7)),
+        ("timeout=soon", None),
+        ("max=1", None),
+        ("", None),
+    ] {
+        assert_eq!(
+            keep_alive(&fields(&[("keep-alive", value)])).map(|limit| limit.as_secs()),
+            seconds,
+            "{value}"
+        );
+    }
 }
 
 #[test]

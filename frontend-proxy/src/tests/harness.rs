@@ -15,10 +15,10 @@ use ridethrough::{
     health::{Health, Reads, Status, Writes},
     http::{HealthReport, Probes, Verbosity},
     mode::Mode,
-    service::serve,
+    service::{Certificate, Entrance, serve},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
     time::timeout,
@@ -167,7 +167,7 @@ pub(super) async fn read_head(stream: &mut TcpStream) -> Option<String> {
 }
 
 /// Reads byte by byte up to `end`, so that nothing after it is taken.
-pub(super) async fn read_until(stream: &mut TcpStream, end: &str) -> Option<String> {
+pub(super) async fn read_until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> Option<String> {
     let mut read = Vec::new();
     loop {
         let byte = stream.read_u8().await.ok()?;
@@ -181,7 +181,8 @@ pub(super) async fn read_until(stream: &mut TcpStream, end: &str) -> Option<Stri
 /// A proxy in this process.
 pub(super) struct Running {
     pub(super) address: SocketAddr,
-    _drain: Drain,
+    pub(super) drain: Drain,
+    pub(super) certificate: Option<Arc<Certificate>>,
     _tasks: JoinSet<()>,
 }
 
@@ -199,6 +200,11 @@ pub(super) async fn proxy(backends: &[SocketAddr], change: impl FnOnce(&mut Conf
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (drain, draining) = Drain::new();
+    let tls = config.listen.tls.are_given().then(|| {
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+        Arc::new(Certificate::load(config.listen.tls.clone(), config.listen.http2).unwrap())
+    });
+    let certificate = tls.clone();
     let proxy = Arc::new(Proxy::new(config.clone(), authorities, probes()));
     let mut tasks = JoinSet::new();
     for backend in proxy.backends.iter() {
@@ -206,9 +212,10 @@ pub(super) async fn proxy(backends: &[SocketAddr], change: impl FnOnce(&mut Conf
     }
     tasks.spawn(async move {
         let handler = move |request| Arc::clone(&proxy).handle(request);
-        let _ = serve(listener, handler, &config.limits, draining).await;
+        let entrance = Entrance { listener, http2: config.listen.http2, tls };
+        let _ = serve(entrance, handler, &config.limits, draining).await;
     });
-    Running { address, _drain: drain, _tasks: tasks }
+    Running { address, drain, certificate, _tasks: tasks }
 }
 
 fn probes() -> Probes {

@@ -11,13 +11,16 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 
+/// A backend that closes a connection after so long must not do so while a request is on its way to it.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
+
 /// Last in, first out: the connection used last is the one most surely alive, and the surplus of a busy minute grows
 /// old and goes.
 #[derive(Debug)]
 pub(super) struct Pool<C = Connection> {
     idle_max: usize,
     idle: Duration,
-    /// Oldest first.
+    /// The one used last is last; each with the moment at which it is too old.
     connections: Mutex<Vec<(C, Instant)>>,
 }
 
@@ -33,19 +36,16 @@ impl Pool<Connection> {
         None
     }
 
-    /// Keeps a connection that is free again.
-    pub(super) fn put(&self, connection: Connection, now: Instant) {
+    /// Keeps a connection that is free again, for less time than the backend says that it does.
+    pub(super) fn put(&self, connection: Connection, kept_there: Option<Duration>, now: Instant) {
         if !connection.is_closed() {
-            self.put_any(connection, now);
+            self.put_any(connection, kept_there, now);
         }
     }
 
     /// Drops what is too old or closed.
     pub(super) fn sweep(&self, now: Instant) {
-        let idle = self.idle;
-        self.lock().retain(|(connection, since)| {
-            !connection.is_closed() && now.saturating_duration_since(*since) < idle
-        });
+        self.lock().retain(|(connection, until)| !connection.is_closed() && now < *until);
     }
 }
 
@@ -65,19 +65,19 @@ impl<C> Pool<C> {
 
     fn take_any(&self, now: Instant) -> Option<C> {
         let mut connections = self.lock();
-        let (connection, since) = connections.pop()?;
-        if now.saturating_duration_since(since) < self.idle {
-            return Some(connection);
+        while let Some((connection, until)) = connections.pop() {
+            if now < until {
+                return Some(connection);
+            }
         }
-        // What lies below is older still.
-        connections.clear();
         None
     }
 
-    fn put_any(&self, connection: C, now: Instant) {
+    fn put_any(&self, connection: C, kept_there: Option<Duration>, now: Instant) {
+        let idle = kept_there.map_or(self.idle, |kept| kept.saturating_sub(CLOSING_TIME).min(self.idle));
         let mut connections = self.lock();
-        if connections.len() < self.idle_max {
-            connections.push((connection, now));
+        if connections.len() < self.idle_max && !idle.is_zero() {
+            connections.push((connection, now + idle));
         }
     }
 
@@ -93,8 +93,8 @@ mod tests {
     #[test]
     fn the_connection_used_last_is_taken_first() {
         let (pool, now) = (Pool::new(8, Duration::from_secs(4)), Instant::now());
-        pool.put_any("old", now);
-        pool.put_any("new", now + Duration::from_secs(1));
+        pool.put_any("old", None, now);
+        pool.put_any("new", None, now + Duration::from_secs(1));
         assert_eq!(pool.take_any(now + Duration::from_secs(2)), Some("new"));
         assert_eq!(pool.take_any(now + Duration::from_secs(2)), Some("old"));
         assert_eq!(pool.take_any(now), None);
@@ -103,17 +103,28 @@ mod tests {
     #[test]
     fn what_is_too_old_goes_and_takes_the_older_with_it() {
         let (pool, now) = (Pool::new(8, Duration::from_secs(4)), Instant::now());
-        pool.put_any("older", now);
-        pool.put_any("old", now);
+        pool.put_any("older", None, now);
+        pool.put_any("old", None, now);
         assert_eq!(pool.take_any(now + Duration::from_secs(4)), None);
         assert_eq!(pool.len(), 0);
+    }
+
+    #[test]
+    fn a_connection_goes_before_the_backend_closes_it() {
+        let (pool, now) = (Pool::new(8, Duration::from_secs(4)), Instant::now());
+        pool.put_any("long", Some(Duration::from_secs(60)), now);
+        pool.put_any("short", Some(Duration::from_secs(3)), now);
+        pool.put_any("at once", Some(Duration::from_secs(1)), now);
+        assert_eq!(pool.len(), 2);
+        assert_eq!(pool.take_any(now + Duration::from_secs(2)), Some("long"));
+        assert_eq!(pool.take_any(now), None);
     }
 
     #[test]
     fn the_number_is_bounded() {
         let (pool, now) = (Pool::new(2, Duration::from_secs(4)), Instant::now());
         for connection in 0..5 {
-            pool.put_any(connection, now);
+            pool.put_any(connection, None, now);
         }
         assert_eq!(pool.len(), 2);
     }

@@ -65,15 +65,7 @@ fn patience(since: Instant, now: Instant, taken: u64, write_idle: Duration) -> I
 impl Lingering {
     /// `write_idle` is how long the other side may take nothing of what is written.
     pub(super) fn new(stream: TcpStream, wanted: Arc<AtomicBool>, write_idle: Duration) -> Self {
-        Self {
-            stream,
-            ahead: BytesMut::new(),
-            wanted,
-            limit: None,
-            thrown_away: 0,
-            write_idle,
-            behind: None,
-        }
+        Self { stream, ahead: BytesMut::new(), wanted, limit: None, thrown_away: 0, write_idle, behind: None }
     }
 
     /// Whether the other side begins with `preface`. Waits for as many bytes as it takes to know; they are read again

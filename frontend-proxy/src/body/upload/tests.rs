@@ -25,6 +25,7 @@ fn frames(parts: &[&str]) -> Vec<Option<Frame<Bytes>>> {
 }
 
 fn upload(frames: Vec<Option<Frame<Bytes>>>, keep: bool, bytes_max: u64) -> Arc<Mutex<Shared<Source>>> {
+    let keep = keep.then(|| Arc::new(KeptBytes::new(usize::MAX)));
     Arc::new(Mutex::new(Shared::new(Source(frames.into()), keep, bytes_max, Instant::now())))
 }
 
@@ -121,4 +122,22 @@ fn a_client_that_breaks_off_is_remembered() {
     assert_eq!(next(&mut reader), "one");
     assert_eq!(next(&mut reader), "<the client broke off>");
     assert_eq!(lock(&shared).failure, Some(UploadError::ClientBroke));
+}
+
+#[test]
+fn all_requests_together_keep_only_so_much_and_give_it_back() {
+    let room = Arc::new(KeptBytes::new(5));
+    let upload = |text: &str| {
+        let source = Source(frames(&[text]).into());
+        Arc::new(Mutex::new(Shared::new(source, Some(Arc::clone(&room)), 100, Instant::now())))
+    };
+    let (one, two) = (upload("1234"), upload("5678"));
+    assert_eq!((next(&mut attempt(&one)), next(&mut attempt(&two))), ("1234".into(), "5678".into()));
+    assert!(lock(&one).is_replayable() && !lock(&two).is_replayable());
+    drop(one);
+    let three = upload("12345");
+    assert_eq!(next(&mut attempt(&three)), "12345");
+    assert!(lock(&three).is_replayable());
+    drop((two, three));
+    assert_eq!(room.now.load(Ordering::Relaxed), 0);
 }
