@@ -138,25 +138,6 @@ async fn the_body_is_not_invited_where_nobody_would_take_it() {
     assert!(!refused.text.contains("100 Continue"));
 }
 
-/// The rest of the upload, left unread, once made the kernel send a reset, and the reset took the answer with it.
-#[tokio::test]
-async fn an_answer_that_comes_before_the_end_of_the_upload_is_not_lost() {
-    let stub = Stub::start(|_, mut stream, _| async move {
-        stream.write_all(OK_CLOSE.as_bytes()).await.unwrap();
-        // Reads on, so that it is not the backend that resets.
-        let mut sink = vec![0; 65_536];
-        while stream.read(&mut sink).await.is_ok_and(|read| read > 0) {}
-    })
-    .await;
-    let proxy = proxy(&[stub.address], |_| {}).await;
-    let upload = "a".repeat(4 * 1024 * 1024);
-    let bytes = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{upload}", upload.len() + 1);
-    let mut client = TcpStream::connect(proxy.address).await.unwrap();
-    soon("the upload", client.write_all(bytes.as_bytes())).await.unwrap();
-    let answer = soon("the answer", read_until(&mut client, "ok")).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-}
-
 #[tokio::test]
 async fn a_backend_that_closes_soon_is_not_asked_on_an_old_connection() {
     const SHORT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nKeep-Alive: timeout=1\r\n\r\nok";

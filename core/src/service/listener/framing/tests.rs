@@ -172,7 +172,7 @@ fn the_verdict_does_not_depend_on_the_pieces_that_bytes_come_in() {
         "X: \u{e4}\0\r\n",
     ];
     let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut clear, mut refused) = (0, 0);
     for _ in 0..20_000 {
