@@ -17,7 +17,7 @@ mod watchdog;
 pub use self::{
     admin::{Admin, AdminError, AdminThread},
     config::{ConfigError, changed_keys, load},
-    listener::{Encrypted, Entrance, Limits, Peer, Served, serve},
+    listener::{Encrypted, Entrance, Interim, Limits, Peer, Served, serve},
     log::{FilterError, LogFormat, LogLayer, LogLevels, install_tracing, install_tracing_beside},
     recorder::install_metrics,
     signals::{Signal, Signals},

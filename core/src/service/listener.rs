@@ -5,6 +5,7 @@
 mod addresses;
 mod connection;
 mod framing;
+mod interim;
 mod lingering;
 mod streams;
 
@@ -19,6 +20,7 @@ use tokio::{
 };
 
 pub(super) use self::connection::ALPN_HTTP2;
+pub use self::interim::Interim;
 use self::{addresses::Addresses, connection::Terms};
 use super::{files, tls::Certificate};
 use crate::drain::{Drain, Draining, InFlight};
@@ -323,6 +325,50 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(10), again).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn interim_answers_come_before_the_final_one_and_never_after() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_drain, draining) = Drain::new();
+        let (keep, mut kept) = tokio::sync::mpsc::channel::<Interim>(2);
+        let (go_on, going) = (Arc::new(tokio::sync::Notify::new()), keep);
+        let released = Arc::clone(&go_on);
+        let hint = move |request: Request<Incoming>| {
+            let interim = request.extensions().get::<Interim>().unwrap().clone();
+            let (going, released) = (going.clone(), Arc::clone(&released));
+            async move {
+                let mut headers = http::HeaderMap::new();
+                headers.insert("link", http::HeaderValue::from_static("</a.css>"));
+                assert!(interim.send(StatusCode::EARLY_HINTS, &headers));
+                assert!(
+                    !interim.send(StatusCode::CONTINUE, &headers) && !interim.send(StatusCode::OK, &headers)
+                );
+                going.send(interim).await.unwrap();
+                released.notified().await;
+                Response::new(Full::new(Bytes::from_static(b"ok")))
+            }
+        };
+        let limits = Limits::default();
+        let _served = tokio::spawn(async move { serve(listener, hint, &limits, draining).await });
+        let mut client = TcpStream::connect(address).await.unwrap();
+        for _ in 0..2 {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let early = b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+            let mut read = vec![0; early.len()];
+            // It is here before the final answer is.
+            client.read_exact(&mut read).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&read), String::from_utf8_lossy(early));
+            go_on.notify_one();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"ok") {
+                answer.push(client.read_u8().await.unwrap());
+            }
+            assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+            let late = kept.recv().await.unwrap();
+            assert!(!late.send(StatusCode::EARLY_HINTS, &http::HeaderMap::new()));
+        }
     }
 
     #[tokio::test]

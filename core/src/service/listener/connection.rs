@@ -28,6 +28,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{
     Encrypted, Limits, Peer,
     framing::Clear,
+    interim::{Between, Waiting},
     lingering::Lingering,
     streams::{Streams, Watched},
 };
@@ -128,15 +129,18 @@ where
         let limits = &terms.limits;
         let draining = terms.draining.clone();
         let is_upgraded = Arc::new(AtomicBool::new(false));
-        let stream = Clear::new(stream, Arc::clone(&is_upgraded));
+        let interim = Waiting::default();
+        let stream = Between::new(Clear::new(stream, Arc::clone(&is_upgraded)), interim.clone());
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             introduce(&mut request, peer, encrypted);
+            request.extensions_mut().insert(interim.open());
             // An answer may come before the end of the upload, whatever it says.
             let has_body = !request.body().is_end_stream();
             let (linger, is_upgraded) = (Arc::clone(&linger), Arc::clone(&is_upgraded));
-            let (answer, draining) = (service(request), draining.clone());
+            let (answer, draining, interim) = (service(request), draining.clone(), interim.clone());
             async move {
                 let mut answer = answer.await;
+                interim.close();
                 let status = answer.status();
                 let is_wanted = has_body || status.is_client_error() || status.is_server_error();
                 linger.store(is_wanted, Ordering::Relaxed);
