@@ -4,7 +4,7 @@
 use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
-use crate::meters::Rung;
+use crate::ladder::{CacheNote, Rung};
 
 /// Logged where a client left before its answer; no such status is ever sent.
 const CLIENT_LEFT: u16 = 499;
@@ -17,8 +17,8 @@ pub(crate) struct Line {
     pub(crate) trace_id: String,
     /// Out of a closed list.
     pub(crate) method: &'static str,
-    /// How it was answered, and by which backend.
-    pub(crate) end: Option<(StatusCode, Rung, Option<usize>)>,
+    /// How it was answered, by which backend, and the cache's part in it.
+    pub(crate) end: Option<(StatusCode, Rung, Option<usize>, Option<CacheNote>)>,
 }
 
 impl Drop for Line {
@@ -32,8 +32,9 @@ impl Drop for Line {
             trace_id = self.trace_id,
             method = self.method,
             status = self.end.map_or(CLIENT_LEFT, |(status, ..)| status.as_u16()),
-            rung = self.end.map(|(_, rung, _)| rung.as_str()),
-            backend = self.end.and_then(|(.., backend)| backend),
+            rung = self.end.map(|(_, rung, ..)| rung.as_str()),
+            backend = self.end.and_then(|(_, _, backend, _)| backend),
+            cache = self.end.and_then(|(.., cache)| cache).map(|note| note.to_string()),
             microseconds = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
             "request"
         );

@@ -18,9 +18,13 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::upstream::Lease;
 
+mod shared;
 mod upload;
 
-pub(crate) use self::upload::{KeptBytes, RequestBody, Upload, UploadError};
+pub(crate) use self::{
+    shared::{Reader, Room, Source, Spring},
+    upload::{KeptBytes, RequestBody, Upload, UploadError},
+};
 
 /// Why an answer was cut on its way to the client. The client sees a connection that ends too early, never a clean
 /// end.
@@ -32,6 +36,10 @@ pub(crate) enum CutShort {
     Idle,
     #[error("the caller's time is over")]
     Deadline,
+    #[error("what others wait for too broke off")]
+    Unfinished,
+    #[error("the client took it too slowly")]
+    TooSlow,
 }
 
 pin_project! {
@@ -42,6 +50,8 @@ pin_project! {
         Own { #[pin] body: Full<Bytes> },
         /// Passed on as it comes.
         Passed { #[pin] body: Download },
+        /// Passed on to several, or into the cache too.
+        Shared { #[pin] body: Reader },
     }
 }
 
@@ -164,6 +174,7 @@ impl Body for ProxyBody {
         match self.project() {
             ProxyBodyProjection::Own { body } => body.poll_frame(context).map_err(|never| match never {}),
             ProxyBodyProjection::Passed { body } => body.poll_frame(context),
+            ProxyBodyProjection::Shared { body } => body.poll_frame(context),
         }
     }
 
@@ -171,6 +182,7 @@ impl Body for ProxyBody {
         match self {
             Self::Own { body } => body.is_end_stream(),
             Self::Passed { body } => body.is_end_stream(),
+            Self::Shared { body } => body.is_end_stream(),
         }
     }
 
@@ -178,6 +190,7 @@ impl Body for ProxyBody {
         match self {
             Self::Own { body } => body.size_hint(),
             Self::Passed { body } => body.size_hint(),
+            Self::Shared { body } => body.size_hint(),
         }
     }
 }

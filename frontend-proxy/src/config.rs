@@ -41,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) retry: RetryBudgetConfig,
     /// What is answered here, and how those who wait come back.
     pub(crate) fallback: FallbackSection,
+    /// What is kept of answers, and for how long it may stand in.
+    pub(crate) cache: CacheSection,
 }
 
 /// The section `[proxy]`.
@@ -248,6 +250,39 @@ impl BreakerSection {
     }
 }
 
+/// The section `[cache]`. What may be kept, and for whom, is said by the backends' `Cache-Control`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CacheSection {
+    /// Whether answers are kept at all. Default true: only what may be is.
+    pub(crate) enabled: bool,
+    /// Memory for kept answers, in bytes. Default 64 MiB.
+    pub(crate) bytes: u64,
+    /// Largest answer that is kept, in bytes. Default 1 MiB.
+    pub(crate) object_bytes_max: u64,
+    /// Whether an answer without a lifetime gets one from `Last-Modified`: a tenth of the time since. Default true.
+    pub(crate) heuristics: bool,
+    /// The longest lifetime made up so. Default 1 h.
+    #[serde(with = "duration_text")]
+    pub(crate) heuristic_max: Duration,
+    /// How long an answer that says nothing of it may stand in past its lifetime while no backend answers. Default 1 h.
+    #[serde(with = "duration_text")]
+    pub(crate) stale_when_away: Duration,
+}
+
+impl Default for CacheSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            bytes: 64 * 1024 * 1024,
+            object_bytes_max: 1024 * 1024,
+            heuristics: true,
+            heuristic_max: Duration::from_secs(3_600),
+            stale_when_away: Duration::from_secs(3_600),
+        }
+    }
+}
+
 /// What is wrong with a configuration. The text names the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -363,6 +398,17 @@ impl Config {
         }
         if self.backends.in_flight_max == 0 || self.proxy.target_bytes_max == 0 {
             return wrong("backends.in_flight_max, proxy.target_bytes_max", "must be at least 1");
+        }
+        let (kept, largest) = (self.cache.bytes, self.cache.object_bytes_max);
+        if !(1024 * 1024..=1 << 40).contains(&kept) || largest == 0 || largest > kept / 8 {
+            return wrong(
+                "cache.bytes, cache.object_bytes_max",
+                "1 MiB to 1 TiB, and at most an eighth of that",
+            );
+        }
+        let day = Duration::from_secs(86_400);
+        if self.cache.heuristic_max > 7 * day || self.cache.stale_when_away > 30 * day {
+            return wrong("cache.heuristic_max, cache.stale_when_away", "must be at most 7d and 30d");
         }
         if !(0.0..=1.0).contains(&self.retry.ratio) || !(0.0..=1e6).contains(&self.retry.floor_per_second) {
             return wrong("retry", "ratio must be 0.0 to 1.0, floor_per_second 0.0 or more");

@@ -23,16 +23,17 @@ use http_body_util::Full;
 use ridethrough::http::retry_after_seconds;
 use tokio::time::Instant;
 
+pub(crate) use self::{
+    described::error_token,
+    kept::{Form, give_key},
+    kind::Kind,
+    templates::TemplateProblem,
+};
 use self::{
     described::{Described, describe},
     language::Language,
     page::{Content, Pages, Recovery},
     slots::{Slots, Waiter},
-};
-pub(crate) use self::{
-    kept::{Form, give_key},
-    kind::Kind,
-    templates::TemplateProblem,
 };
 use crate::{
     backend::NoBackend,

@@ -12,7 +12,7 @@ use http::{
 };
 use ridethrough::http::TraceContext;
 
-pub(crate) use self::forwarded::{Origin, Trusted};
+pub(crate) use self::forwarded::{Origin, Trusted, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

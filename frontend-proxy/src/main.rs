@@ -3,13 +3,16 @@
 //! It decides nothing about a request; see `proxy`.
 
 mod access;
+mod attempts;
 mod backend;
 mod body;
+mod cache;
 mod cli;
 mod config;
 mod fallback;
 mod headers;
 mod health;
+mod ladder;
 mod meters;
 mod proxy;
 mod retry;
@@ -154,7 +157,11 @@ async fn run(config: Config, backends: Vec<Authority>, anew: Anew) -> anyhow::Re
 
     let state = {
         let proxy = Arc::clone(&proxy);
-        move || json!({ "backends": proxy.backends.describe(Instant::now()), "tunnels": proxy.tunnels.count() })
+        move || {
+            let cache = proxy.cache.as_ref().map(cache::Cache::describe);
+            let backends = proxy.backends.describe(Instant::now());
+            json!({ "backends": backends, "tunnels": proxy.tunnels.count(), "cache": cache })
+        }
     };
     let shown = anew.started_with.clone();
     let admin = Admin::new(proxy.probes(), recorder, state, move || shown.clone())

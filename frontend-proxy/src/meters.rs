@@ -11,22 +11,9 @@ use metrics::{Counter, Histogram};
 use ridethrough::metrics::{describe_each, start_at_zero};
 
 use self::catalogue::CATALOGUE;
-use crate::health::CheckState;
+use crate::{health::CheckState, ladder::Rung};
 
-/// Where an answer came from: the rung of the ladder it stands on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rung {
-    /// From a backend, at the first attempt.
-    Passed,
-    /// From a backend, at the second attempt.
-    Retried,
-    /// Made here because no backend answered.
-    Fallback,
-    /// Made here because of what the request was.
-    Refused,
-}
-
-const RUNGS: [Rung; 4] = [Rung::Passed, Rung::Retried, Rung::Fallback, Rung::Refused];
+const RUNGS: [Rung; Rung::ALL.len()] = Rung::ALL;
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -36,17 +23,6 @@ pub(crate) struct Meters {
     responses: [OnceLock<Counter>; RUNGS.len()],
     requests: [[OnceLock<Counter>; CLASSES.len()]; METHODS.len()],
     seconds: [OnceLock<Histogram>; RUNGS.len()],
-}
-
-impl Rung {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Passed => "passed",
-            Self::Retried => "retried",
-            Self::Fallback => "fallback",
-            Self::Refused => "refused",
-        }
-    }
 }
 
 /// A closed set: anybody can send any method.

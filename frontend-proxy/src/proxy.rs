@@ -1,35 +1,37 @@
 //! One request from top to bottom. START HERE.
 //!
-//! Probes, then the gate, then up to three attempts at backends, then a fallback. The decisions themselves are made
-//! elsewhere: `target` lets in, `backend` chooses, `retry` repeats, `fallback` speaks.
+//! Probes, then the gate, then the ladder (kept answers and up to three attempts at backends), then a fallback. The
+//! decisions themselves are made elsewhere: `target` lets in, `ladder` takes the best rung that holds, `attempts` asks,
+//! `fallback` speaks.
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use hyper::body::Incoming;
 use ridethrough::{
     budget::RetryBudget,
     drain::InFlight,
     http::Probes,
-    service::{Encrypted, Peer},
+    service::{Encrypted, Interim, Peer},
 };
 use tokio::time::Instant;
 
 use crate::{
     access::Line,
-    backend::{Backends, Choice, Excluded, NoBackend},
-    body::{Download, KeptBytes, ProxyBody, Upload, UploadError},
+    attempts::{Ended, Forward},
+    backend::{Backends, NoBackend},
+    body::{KeptBytes, ProxyBody, Upload},
+    cache::Cache,
     config::{Authority, Config, FallbackSection},
     fallback::{self, Asked, Failure, Fallback, Form, Kind, Outlook, TemplateProblem, Trouble},
-    headers::{self, EXPECTED_TIMEOUT, Identity, Onward, TRACEPARENT, Trusted, X_REQUEST_ID},
-    meters::{self, Meters, Rung, method_label},
-    retry::{self, Nature, Next},
-    target::{Gate, Refusal},
-    tunnel,
-    upstream::{AttemptError, Lease, Outgoing},
+    headers::{self, Identity, Onward, TRACEPARENT, Trusted, X_REQUEST_ID},
+    ladder::{Answer, Rung},
+    meters::{Meters, method_label},
+    retry::Nature,
+    target::Gate,
 };
 
 /// A caller that names a longer time than this names none.
@@ -38,56 +40,22 @@ const EXPECTED_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 /// Everything a request meets on its way. Shared by all connections.
 #[derive(Debug)]
 pub(crate) struct Proxy {
-    config: Config,
+    pub(crate) config: Config,
     gate: Gate,
     trusted: Trusted,
     /// Our line in `Via`, for requests that came over HTTP/1.1 and over HTTP/2.
     via: (HeaderValue, HeaderValue),
     pub(crate) backends: Backends,
-    budget: RetryBudget,
+    pub(crate) budget: RetryBudget,
     /// What all requests together keep for second attempts.
     kept_bytes: Arc<KeptBytes>,
+    /// Kept answers; none where the configuration wants none.
+    pub(crate) cache: Option<Cache>,
     fallback: Fallback,
     probes: Probes,
     meters: Meters,
     /// Upgraded connections, which outlive their request.
     pub(crate) tunnels: InFlight,
-}
-
-/// An answer and how it came about.
-struct Answer {
-    response: Response<ProxyBody>,
-    rung: Rung,
-    backend: Option<usize>,
-}
-
-/// The parts of a request that stay the same through all attempts.
-struct Forward {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    upload: Arc<Upload>,
-    nature: Nature,
-    /// Whether it is a form whose fields a page could keep.
-    is_form: bool,
-    /// Set where the request asks to become a websocket.
-    upgrade: Option<OnUpgrade>,
-    began: Instant,
-    /// The caller's own time, where it named one.
-    deadline: Option<Instant>,
-}
-
-/// Why the attempts ended without an answer.
-enum Ended {
-    Failed(Failure),
-    Refused(Refusal),
-}
-
-/// An answer of a backend that may have to do, while a better one is looked for.
-struct Spare {
-    response: Response<Incoming>,
-    lease: Lease,
-    backend: usize,
 }
 
 impl Proxy {
@@ -109,6 +77,7 @@ impl Proxy {
             backends: Backends::new(authorities, &config, now),
             budget: RetryBudget::new(config.retry.clone(), now),
             kept_bytes: Arc::new(KeptBytes::new(config.proxy.replay_bytes_max)),
+            cache: config.cache.enabled.then(|| Cache::new(&config.cache)),
             fallback: Fallback::new(&config.fallback, now),
             probes,
             meters: Meters::default(),
@@ -152,13 +121,19 @@ impl Proxy {
         let mut answer = self.answer(request, started, &mut random).await;
         let status = answer.response.status();
         self.meters.answered(&method, status, answer.rung, started.elapsed());
-        line.end = Some((status, answer.rung, answer.backend));
+        line.end = Some((status, answer.rung, answer.backend, answer.cache));
+        answer.label();
         answer.response.headers_mut().entry(X_REQUEST_ID).or_insert(request_id);
         answer.response.headers_mut().entry(TRACEPARENT).or_insert(trace);
         answer.response
     }
 
-    async fn answer(&self, request: Request<Incoming>, now: Instant, random: &mut fastrand::Rng) -> Answer {
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        now: Instant,
+        random: &mut fastrand::Rng,
+    ) -> Answer {
         let nature = Nature::of(request.method(), request.headers());
         let host = match self.gate.admit(&request) {
             Ok(host) => host,
@@ -176,7 +151,7 @@ impl Proxy {
             }
         };
         let mut forward = self.prepare(request, &host, nature, now, random);
-        let (ended, may_have_acted) = self.attempts(&mut forward, now, random).await;
+        let (ended, may_have_acted) = self.climb(&mut forward, now, random).await;
         let trouble = match ended {
             Ok(answer) => return answer,
             Err(Ended::Refused(refusal)) => Trouble::Refused(refusal),
@@ -218,11 +193,12 @@ impl Proxy {
 
     fn made_here(&self, trouble: Trouble, asked: &Asked<'_>, random: &mut fastrand::Rng) -> Answer {
         let rung = match trouble {
+            Trouble::Failed(Failure::NoBackend(NoBackend::Full), _) => Rung::Shed,
             Trouble::Failed(..) => Rung::Fallback,
             Trouble::Refused(_) => Rung::Refused,
         };
         let response = self.fallback.answer(trouble, asked, random).map(ProxyBody::from);
-        Answer { response, rung, backend: None }
+        Answer { response, rung, backend: None, cache: None, trouble: None }
     }
 
     /// Makes a request ready to leave.
@@ -239,6 +215,8 @@ impl Proxy {
         let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
         let is_encrypted = request.extensions().get::<Encrypted>().is_some();
         let origin = self.trusted.origin(peer, is_encrypted, request.headers());
+        let interim =
+            request.extensions().get::<Interim>().filter(|_| request.version() == Version::HTTP_11).cloned();
         let deadline = headers::expected_timeout_ms(request.headers())
             .map(|milliseconds| now + Duration::from_millis(milliseconds).min(EXPECTED_TIMEOUT_MAX));
         let (mut parts, body) = request.into_parts();
@@ -262,165 +240,8 @@ impl Proxy {
             upgrade,
             began: now,
             deadline,
+            interim,
         }
-    }
-
-    /// Tries backends until one answers or the rules end it. The second part says whether any can have acted.
-    async fn attempts(
-        &self,
-        forward: &mut Forward,
-        now: Instant,
-        random: &mut fastrand::Rng,
-    ) -> (Result<Answer, Ended>, bool) {
-        self.budget.deposit(now);
-        let mut avoid = Excluded::default();
-        let mut spare: Option<Spare> = None;
-        let mut last_error = None;
-        let mut may_have_acted = false;
-        let mut only_elsewhere = false;
-        for attempt in 1..=retry::ATTEMPTS_MAX {
-            let now = Instant::now();
-            let choice = match self.backends.choose(avoid, now, random) {
-                Ok(choice) if !(only_elsewhere && avoid.contains(choice.backend.index)) => choice,
-                Ok(_) => break,
-                Err(nobody) => {
-                    last_error = last_error.or(Some(Failure::NoBackend(nobody)));
-                    break;
-                }
-            };
-            let index = choice.backend.index;
-            let result = self.attempt(forward, choice, attempt > 1).await;
-            avoid = avoid.with(index);
-            let is_replayable = forward.upload.is_replayable();
-            match result {
-                Ok((response, lease)) => {
-                    let again =
-                        retry::after_answer(forward.nature, attempt, response.status(), is_replayable);
-                    if again && self.may_repeat(forward) {
-                        spare = Some(Spare { response, lease, backend: index });
-                        only_elsewhere = true;
-                        continue;
-                    }
-                    // True of the second attempt alone: the first may still be carried out where it went.
-                    if may_have_acted && speaks_for_itself(&response) {
-                        break;
-                    }
-                    let rung = if attempt == 1 { Rung::Passed } else { Rung::Retried };
-                    return (Ok(self.pass(forward, response, lease, rung, index)), true);
-                }
-                Err(error) => {
-                    may_have_acted |= error.may_have_acted();
-                    last_error = Some(Failure::Attempt(error));
-                    let next = retry::after_error(forward.nature, attempt, error, is_replayable);
-                    if next == Next::GiveUp || spare.is_some() || !self.may_repeat(forward) {
-                        break;
-                    }
-                    only_elsewhere = next == Next::Elsewhere;
-                }
-            }
-        }
-        if let Some(Spare { response, lease, backend }) = spare {
-            return (Ok(self.pass(forward, response, lease, Rung::Passed, backend)), true);
-        }
-        let failure = last_error.unwrap_or(Failure::NoBackend(NoBackend::Away));
-        (Err(refused_or_failed(failure)), may_have_acted)
-    }
-
-    /// Whether there is time and budget for another attempt; takes it out of the budget.
-    fn may_repeat(&self, forward: &Forward) -> bool {
-        let now = Instant::now();
-        forward.deadline.is_none_or(|deadline| now < deadline) && self.budget.withdraw(now)
-    }
-
-    async fn attempt(
-        &self,
-        forward: &mut Forward,
-        choice: Choice,
-        fresh: bool,
-    ) -> Result<(Response<Incoming>, Lease), AttemptError> {
-        let now = Instant::now();
-        let remaining = forward.deadline.map_or(self.config.backends.head, |deadline| {
-            deadline.saturating_duration_since(now).min(self.config.backends.head)
-        });
-        let remaining = u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX).max(1);
-        forward.headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(remaining));
-        // Only where another attempt is allowed and has somewhere to go is a wait cut short.
-        let may_go_elsewhere = !fresh
-            && (forward.nature.is_read || forward.nature.has_key)
-            && self.backends.another_is_up(choice.backend.index);
-        let outgoing = Outgoing {
-            method: &forward.method,
-            uri: &forward.uri,
-            headers: &forward.headers,
-            upload: &forward.upload,
-            fresh,
-            deadline: forward.deadline,
-            body_idle: self.config.proxy.body_idle,
-            body_deadline: forward.began + self.config.proxy.body_total,
-            give_up: may_go_elsewhere.then_some(&choice.backend.health.fell_silent),
-        };
-        let upstream = Arc::clone(&choice.backend.upstream);
-        let mut result = upstream.exchange(outgoing).await;
-        // Becoming something else is fine only where it was asked for.
-        if matches!(&result, Ok((response, _)) if response.status() == StatusCode::SWITCHING_PROTOCOLS)
-            && forward.upgrade.is_none()
-        {
-            result = Err(AttemptError::Invalid);
-        }
-        let error = result.as_ref().err().copied();
-        meters::attempt(upstream.label, error.map_or("answered", AttemptError::word));
-        choice.record(error, Instant::now());
-        result
-    }
-
-    /// Hands an answer of a backend on.
-    fn pass(
-        &self,
-        forward: &mut Forward,
-        mut response: Response<Incoming>,
-        lease: Lease,
-        rung: Rung,
-        backend: usize,
-    ) -> Answer {
-        let upgraded = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
-            .then(|| forward.upgrade.take())
-            .flatten()
-            .map(|client| (client, hyper::upgrade::on(&mut response)));
-        headers::prepare_response(response.headers_mut(), upgraded.is_some());
-        *response.version_mut() = Version::HTTP_11;
-        let (mut parts, body) = response.into_parts();
-        parts.extensions.clear();
-        let response = match upgraded {
-            Some((client, upstream)) => {
-                let guard = (lease.into_in_flight(), self.tunnels.begin());
-                tokio::spawn(tunnel::run(client, upstream, self.config.backends.tunnel_idle, guard));
-                Response::from_parts(parts, ProxyBody::empty())
-            }
-            None => {
-                let body = Download::new(body, lease, self.config.backends.body_idle, forward.deadline);
-                Response::from_parts(parts, ProxyBody::Passed { body })
-            }
-        };
-        Answer { response, rung, backend: Some(backend) }
-    }
-}
-
-/// Whether a backend says that it did nothing because it could not: nothing that it looked up for this write.
-fn speaks_for_itself(response: &Response<Incoming>) -> bool {
-    let status = response.status();
-    (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS)
-        && response.headers().get(fallback::OUTCOME).is_some_and(|outcome| outcome == "rejected")
-}
-
-/// A failed attempt that was the client's doing is no outage.
-fn refused_or_failed(failure: Failure) -> Ended {
-    match failure {
-        Failure::Attempt(AttemptError::Upload(UploadError::TooLarge)) => {
-            Ended::Refused(Refusal::BodyTooLarge)
-        }
-        Failure::Attempt(AttemptError::Upload(_)) => Ended::Refused(Refusal::BodyBroken),
-        Failure::Attempt(AttemptError::UploadIdle) => Ended::Refused(Refusal::BodyTooSlow),
-        failure => Ended::Failed(failure),
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) enum Refusal {
     Loop,
     /// A path of the backends that stays inside.
     Hidden,
+    /// Only a kept answer was wanted, and there is none.
+    OnlyIfCached,
     /// More body than the limit.
     BodyTooLarge,
     /// The body stopped coming.

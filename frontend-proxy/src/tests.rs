@@ -4,11 +4,14 @@
 
 mod access;
 mod backends;
+mod cache;
 mod fallbacks;
 mod framing;
 mod harness;
 mod http2;
 mod http2_abuse;
+mod ladder;
 mod outage;
+mod private;
 mod streaming;
 mod tls;

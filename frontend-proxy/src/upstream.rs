@@ -17,6 +17,7 @@ use std::{
 
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
+use ridethrough::service::Interim;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -74,6 +75,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) body_idle: Duration,
     /// A request body that is not over by then is given up.
     pub(crate) body_deadline: Instant,
+    /// Takes the interim answers, where the client can.
+    pub(crate) interim: Option<&'a Interim>,
     /// Ends the wait for an answer: somebody else could give it, and this backend has fallen silent.
     pub(crate) give_up: Option<&'a Notify>,
 }
@@ -289,6 +292,13 @@ fn request(outgoing: &Outgoing<'_>, body: RequestBody) -> Request<RequestBody> {
     *request.uri_mut() = outgoing.uri.clone();
     *request.version_mut() = Version::HTTP_11;
     *request.headers_mut() = outgoing.headers.clone();
+    if let Some(interim) = outgoing.interim.cloned() {
+        hyper::ext::on_informational(&mut request, move |hints| {
+            let mut headers = hints.headers().clone();
+            headers::strip_hop_by_hop(&mut headers);
+            interim.send(hints.status(), &headers);
+        });
+    }
     request
 }
 

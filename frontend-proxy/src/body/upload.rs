@@ -106,6 +106,11 @@ impl Upload {
         Self(Some(Arc::new(Mutex::new(Shared::new(source, keep, bytes_max, now)))))
     }
 
+    /// Whether there is no body at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The body for the next attempt; what earlier attempts still read ends with an error.
     pub(crate) fn for_attempt(&self) -> RequestBody {
         match &self.0 {

@@ -43,6 +43,11 @@ pub(super) fn grpc_status(trouble: Trouble) -> &'static str {
     }
 }
 
+/// The error token of RFC 9209 for a failure.
+pub(crate) fn error_token(failure: Failure) -> &'static str {
+    describe_failure(failure).error
+}
+
 /// Nobody could be asked: 503. Asked, and no connection or no whole answer: 502. Our time ran out: 504.
 fn describe_failure(failure: Failure) -> Described {
     const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
@@ -129,24 +134,35 @@ fn describe_refusal(refusal: Refusal) -> Described {
             "there is nothing here",
             "this path is not served here",
         ),
-        Refusal::BodyTooLarge => {
-            (StatusCode::PAYLOAD_TOO_LARGE, WRONG, "body-too-large", "the request is too large", "send less")
-        }
-        Refusal::BodyTooSlow => (
-            StatusCode::REQUEST_TIMEOUT,
-            WRONG,
-            "body-too-slow",
-            "the request took too long",
-            "send it again",
+        Refusal::OnlyIfCached => (
+            StatusCode::GATEWAY_TIMEOUT,
+            DENIED,
+            "not-kept",
+            "no kept answer is there",
+            "ask without only-if-cached",
         ),
-        Refusal::BodyBroken => (
-            BAD,
-            WRONG,
+        Refusal::BodyTooLarge | Refusal::BodyTooSlow | Refusal::BodyBroken => {
+            return describe_body_refusal(refusal);
+        }
+    };
+    let closes = !matches!(refusal, Refusal::Hidden | Refusal::OnlyIfCached);
+    Described { status, slug, title, detail, error, closes }
+}
+
+fn describe_body_refusal(refusal: Refusal) -> Described {
+    let (status, slug, title, detail) = match refusal {
+        Refusal::BodyTooLarge => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the request is too large", "send less")
+        }
+        Refusal::BodyTooSlow => {
+            (StatusCode::REQUEST_TIMEOUT, "body-too-slow", "the request took too long", "send it again")
+        }
+        _ => (
+            StatusCode::BAD_REQUEST,
             "body-broken",
             "the request could not be read",
             "its body broke off or is not well framed",
         ),
     };
-    let closes = !matches!(refusal, Refusal::Hidden);
-    Described { status, slug, title, detail, error, closes }
+    Described { status, slug, title, detail, error: "http_request_error", closes: true }
 }

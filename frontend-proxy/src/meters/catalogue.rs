@@ -43,7 +43,21 @@ pub(crate) const CATALOGUE: &[Metric] = &[
     .by(&[BACKEND]),
 ];
 
-/// Passed and retried came from a backend, at the first attempt or a later one; fallback and refused were made here, because
-/// no backend answered or because of what the request was.
-const RUNG: Label = Label::one_of("rung", &["passed", "retried", "fallback", "refused"]);
+/// The first five are kept answers; passed and retried came from a backend, at the first attempt or a later one; the rest
+/// were made here, because no backend answered, because all have too much to do, or because of what the request was.
+const RUNG: Label = Label::one_of(
+    "rung",
+    &[
+        "fresh",
+        "revalidated",
+        "stale-while-revalidate",
+        "stale-if-error",
+        "max-stale",
+        "passed",
+        "retried",
+        "fallback",
+        "shed",
+        "refused",
+    ],
+);
 const BACKEND: Label = Label::named("backend", "`backend-0` for the first in the configuration, and so on");

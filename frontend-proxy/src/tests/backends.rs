@@ -47,12 +47,6 @@ fn cases() -> Vec<Case> {
         case("a status of two digits", "20 OK\r\nContent-Length: 2\r\n\r\nok", 502, ""),
         case("a head that breaks off", "200 OK\r\nContent-Le", 502, ""),
         case(
-            "early hints first",
-            "103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-            200,
-            "ok",
-        ),
-        case(
             "an invitation nobody asked for",
             "100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
             200,

@@ -66,6 +66,7 @@ pub(super) struct Seen {
     heads: Arc<Mutex<Vec<String>>>,
     connections: Arc<AtomicUsize>,
     is_frozen: Arc<AtomicBool>,
+    is_sick: Arc<AtomicBool>,
 }
 
 impl Seen {
@@ -84,6 +85,16 @@ impl Seen {
     /// From now on health checks get no answer.
     pub(super) fn freeze(&self) {
         self.is_frozen.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on health checks are told that it is not ready.
+    pub(super) fn sicken(&self) {
+        self.is_sick.store(true, Ordering::SeqCst);
+    }
+
+    /// Health checks are answered again.
+    pub(super) fn thaw(&self) {
+        self.is_frozen.store(false, Ordering::SeqCst);
     }
 
     pub(super) fn note(&self, head: &str) {
@@ -126,7 +137,9 @@ impl Stub {
                         return;
                     }
                     if head.starts_with("GET /readyz ") {
-                        let _ = stream.write_all(OK_CLOSE.as_bytes()).await;
+                        let is_sick = seen.is_sick.load(Ordering::SeqCst);
+                        let answer = if is_sick { NOT_READY } else { OK_CLOSE };
+                        let _ = stream.write_all(answer.as_bytes()).await;
                         return;
                     }
                     seen.connections.fetch_add(1, Ordering::SeqCst);
@@ -141,6 +154,25 @@ impl Stub {
     /// A backend that answers every request with `answer` and keeps its connections.
     pub(super) async fn answering(answer: &'static str) -> Self {
         Self::start(move |_, stream, seen| answer_all(answer, stream, seen)).await
+    }
+
+    /// A backend whose answers are made from the head of each request, on connections that it keeps.
+    pub(super) async fn scripted(answer: impl Fn(&str) -> String + Clone + Send + Sync + 'static) -> Self {
+        Self::start(move |first, mut stream, seen| {
+            let answer = answer.clone();
+            async move {
+                let mut head = first;
+                loop {
+                    if stream.write_all(answer(&head).as_bytes()).await.is_err() {
+                        return;
+                    }
+                    let Some(next) = read_head(&mut stream).await else { return };
+                    seen.note(&next);
+                    head = next;
+                }
+            }
+        })
+        .await
     }
 
     pub(super) fn stop(&mut self) {
@@ -159,6 +191,7 @@ pub(super) async fn answer_all(answer: &'static str, mut stream: TcpStream, seen
 }
 
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const NOT_READY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 pub(super) const OK_CLOSE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
 /// Reads up to the blank line after a head; `None` where the connection ends before.
@@ -183,6 +216,7 @@ pub(super) struct Running {
     pub(super) address: SocketAddr,
     pub(super) drain: Drain,
     pub(super) certificate: Option<Arc<Certificate>>,
+    pub(super) proxy: Arc<Proxy>,
     _tasks: JoinSet<()>,
 }
 
@@ -210,12 +244,13 @@ pub(super) async fn proxy(backends: &[SocketAddr], change: impl FnOnce(&mut Conf
     for backend in proxy.backends.iter() {
         tasks.spawn(health::watch(Arc::clone(backend), config.checks.clone()));
     }
+    let shown = Arc::clone(&proxy);
     tasks.spawn(async move {
         let handler = move |request| Arc::clone(&proxy).handle(request);
         let entrance = Entrance { listener, http2: config.listen.http2, tls };
         let _ = serve(entrance, handler, &config.limits, draining).await;
     });
-    Running { address, drain, certificate, _tasks: tasks }
+    Running { address, drain, certificate, proxy: shown, _tasks: tasks }
 }
 
 fn probes() -> Probes {

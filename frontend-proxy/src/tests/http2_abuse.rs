@@ -10,7 +10,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::harness::{OK, Stub, proxy, read_head, soon};
+use super::harness::{OK, Running, Stub, proxy, read_head, soon};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -123,6 +123,11 @@ async fn only_so_many_requests_at_once_are_allowed_on_a_connection() {
     assert_eq!((stream, code[3]), (7, 7), "REFUSED_STREAM");
 }
 
+/// A proxy in which no request waits for the answer to another one like it: each is one of the backend's.
+async fn uncached(stub: &Stub) -> Running {
+    proxy(&[stub.address], |config| config.cache.enabled = false).await
+}
+
 /// CVE-2023-44487: streams opened and given up at once cost the client a few bytes each.
 #[tokio::test]
 async fn a_client_that_opens_streams_and_gives_them_up_at_once_is_cut_off() {
@@ -130,7 +135,7 @@ async fn a_client_that_opens_streams_and_gives_them_up_at_once_is_cut_off() {
         let _ = read_head(&mut stream).await;
     })
     .await;
-    let proxy = proxy(&[stub.address], |_| {}).await;
+    let proxy = uncached(&stub).await;
     let mut raw = Raw::connect(proxy.address).await;
     for stream in (1..10_001).step_by(2) {
         let opened = raw.send(HEADERS, END_STREAM | END_HEADERS, stream, &block(GET)).await;
@@ -151,7 +156,7 @@ async fn a_client_that_gives_up_what_was_begun_is_cut_off_too() {
         let _ = read_head(&mut stream).await;
     })
     .await;
-    let proxy = proxy(&[stub.address], |_| {}).await;
+    let proxy = uncached(&stub).await;
     let mut raw = Raw::connect(proxy.address).await;
     for (begun, stream) in (1..2_001).step_by(2).enumerate() {
         if !raw.send(HEADERS, END_STREAM | END_HEADERS, stream, &block(GET)).await {
@@ -178,7 +183,7 @@ async fn a_client_that_makes_us_reset_streams_is_cut_off() {
         let _ = read_head(&mut stream).await;
     })
     .await;
-    let proxy = proxy(&[stub.address], |_| {}).await;
+    let proxy = uncached(&stub).await;
     let mut raw = Raw::connect(proxy.address).await;
     let too_wide = 0x7fff_ffff_u32.to_be_bytes();
     for stream in (1..2_001).step_by(2) {

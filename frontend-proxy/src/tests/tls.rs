@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
+use http_body_util::BodyExt as _;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tokio_rustls::{
     TlsConnector,
@@ -79,6 +80,36 @@ async fn what_is_spoken_over_tls_is_chosen_by_alpn() {
             head.contains("\r\nx-forwarded-proto: https\r\n") && head.contains(";proto=https\r\n"),
             "{head}"
         );
+    }
+}
+
+/// Interim answers are written beside the HTTP library. Below TLS they would break the connection, and in HTTP/2 they are
+/// no frames.
+#[tokio::test]
+async fn interim_answers_stand_above_tls_and_nowhere_in_http2() {
+    let hinting = |_: &str| {
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+            .to_owned()
+    };
+    let (stub, issued) = (Stub::scripted(hinting).await, Issued::new());
+    let proxy = issued.proxy(&stub).await;
+    let mut stream = issued.connect(&proxy, &["http/1.1"]).await.unwrap();
+    for _ in 0..2 {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let answer = soon("an answer", read_until(&mut stream, "\r\n\r\nok")).await.unwrap();
+        let early = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\n";
+        assert!(answer.starts_with(early), "{answer}");
+    }
+    let plain = super::harness::proxy(&[stub.address], |_| {}).await;
+    let over_tls = Client::over(issued.connect(&proxy, &["h2"]).await.unwrap()).await;
+    for mut client in [over_tls, Client::connect(plain.address).await] {
+        for _ in 0..2 {
+            let answer = client.send(get("https://a/")).await;
+            assert_eq!(answer.status(), StatusCode::OK);
+            let body = soon("the body", answer.into_body().collect()).await.unwrap().to_bytes();
+            assert_eq!(body, "ok");
+        }
+        assert!(!client.driver.is_finished());
     }
 }
 
