@@ -13,7 +13,7 @@ endif
 # The bench is a workspace of its own, so its programs are in a folder of its own.
 BENCH := $(CARGO) run --quiet --release --manifest-path bench/Cargo.toml --
 
-.PHONY: help setup build demo up test explore foreign-clients h2spec httplint schemathesis self-test soak soak-pairs soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
+.PHONY: help setup build demo up test cache-tests explore foreign-clients h2spec httplint schemathesis self-test soak soak-pairs soak-kill soak-outage fuzz bench bench-core example-sqlx fmt lint doc deny
 
 help: ## list the targets
 	@echo 'make TARGET [PG_BIN=/folder/with/postgres]'
@@ -44,6 +44,9 @@ httplint: build ## hold every answer that the proxy makes by itself against the 
 	@scripts/httplint.sh
 schemathesis: build ## hold the server against its OpenAPI document, with the database there and away; fetches schemathesis
 	@scripts/schemathesis.sh
+
+cache-tests: ## run the public tests for HTTP caches (cache-tests.fyi) against the proxy; needs node, fetches the suite into target/
+	@scripts/cache-tests.sh
 
 explore: build ## lose one write's connection at every message, in every way; table in target/explore (RAW=1: a plain driver)
 	@$(CHAOS) explore $(if $(RAW),--raw)
