@@ -4,6 +4,10 @@ use super::{entry::AGAIN, *};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+#[cfg_attr(
+    not(feature = "postgres"),
+    expect(clippy::needless_update, reason = "the field that is left out is there with the feature alone")
+)]
 fn cache() -> ReadCache {
     ReadCache::new(CacheConfig { bytes_max: 10_000, stale_max: SECOND * 60, ..CacheConfig::default() })
 }
