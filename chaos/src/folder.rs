@@ -1,9 +1,9 @@
 //! The run folder: the one place where everything of a run lies, locked while the run lives, removed at its end.
 //! It owns the guardian and sweeps what dead runs left; what is in the folder is up to `cluster.rs` and `stack.rs`.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -118,25 +118,26 @@ impl Drop for Inner {
 
 /// Makes the folder of a new run, and holds the base locked: until the run's own lock is taken it looks like a dead one.
 fn new_run_folder() -> Result<(PathBuf, File), Error> {
-    /// The last run to end removes the base, perhaps just now.
-    const TRIES: usize = 5;
+    let (base, lock) = locked_base()?;
+    sweep_locked(&base);
+    let name = format!("{PREFIX}{}-{:06x}", std::process::id(), fastrand::u32(..) & 0x00ff_ffff);
+    let path = base.join(name);
+    make_folder(&path, open_mode())?;
+    Ok((path, lock))
+}
 
-    let mut tries = 0;
-    loop {
-        tries += 1;
+/// The folder above all run folders, locked: nobody else makes, sweeps or removes there.
+fn locked_base() -> Result<(PathBuf, File), Error> {
+    /// The last run to end removes the base, perhaps just now.
+    const TRIES: usize = 50;
+
+    for _ in 1..TRIES {
         let base = base()?;
-        let made = lock_base(&base).and_then(|lock| {
-            sweep_locked(&base);
-            let name = format!("{PREFIX}{}-{:06x}", std::process::id(), fastrand::u32(..) & 0x00ff_ffff);
-            let path = base.join(name);
-            make_folder(&path, open_mode())?;
-            Ok((path, lock))
-        });
-        match made {
-            Err(_) if tries < TRIES && !base.exists() => {}
-            made => return made,
+        if let Some(lock) = lock_base(&base)? {
+            return Ok((base, lock));
         }
     }
+    Err(Error::state("lock the folder for runs", "other runs remove it again and again".to_owned()))
 }
 
 /// The folder above all run folders of this user.
@@ -150,10 +151,10 @@ pub(crate) fn base() -> Result<PathBuf, Error> {
     // PostgreSQL may run as another account, which must get through every folder above its own.
     let usable = fits && (!rustix::process::geteuid().is_root() || open_to_others(&temp));
     let base = if usable { temp } else { PathBuf::from("/tmp") }.join(name);
-    match DirBuilder::new().mode(open_mode()).create(&base) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(Error::io(format!("make the folder {}", base.display()))(error)),
+    if let Err(error) = make_mode(&base, open_mode())
+        && error.kind() != std::io::ErrorKind::AlreadyExists
+    {
+        return Err(Error::io(format!("make the folder {}", base.display()))(error));
     }
     let meta = base.symlink_metadata().map_err(Error::io(format!("look at {}", base.display())))?;
     if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() {
@@ -165,9 +166,8 @@ pub(crate) fn base() -> Result<PathBuf, Error> {
 
 /// Run folders in which a run is alive now.
 pub(crate) fn living() -> Result<Vec<PathBuf>, Error> {
-    let base = base()?;
-    // To look, the folder's lock is taken for a moment; a run that is just being made must not meet that.
-    let _lock = lock_base(&base)?;
+    // To look, a run's lock is taken for a moment; one that is just being made must not meet that.
+    let (base, _lock) = locked_base()?;
     let living = run_folders(&base).into_iter().filter(|path| !is_stale(path)).collect();
     let _ = std::fs::remove_dir(&base);
     Ok(living)
@@ -175,8 +175,7 @@ pub(crate) fn living() -> Result<Vec<PathBuf>, Error> {
 
 /// Removes what dead runs left; says how many folders.
 pub(crate) fn sweep() -> Result<usize, Error> {
-    let base = base()?;
-    let _lock = lock_base(&base)?;
+    let (base, _lock) = locked_base()?;
     let swept = sweep_locked(&base);
     let _ = std::fs::remove_dir(&base);
     Ok(swept)
@@ -204,16 +203,31 @@ fn is_stale(path: &Path) -> bool {
     }
 }
 
-/// Locks the folder itself, so that no lock file stays behind when the last run is over.
-fn lock_base(base: &Path) -> Result<File, Error> {
-    let folder = File::open(base).map_err(Error::io(format!("open {}", base.display())))?;
+/// Locks the folder itself, so that no lock file stays behind when the last run is over. None where that has removed the
+/// folder meanwhile.
+fn lock_base(base: &Path) -> Result<Option<File>, Error> {
+    let folder = match File::open(base) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(format!("open {}", base.display()))(error)),
+    };
     lock_within(&folder, BASE_LOCK_LIMIT)?;
-    Ok(folder)
+    Ok(is_that(&folder, base).then_some(folder))
 }
 
-/// Removes the folder above a run that has ended, if that was the last one.
+/// Whether what was opened still is what has the name: a lock on what is gone would hold nobody off from the next one.
+fn is_that(opened: &File, path: &Path) -> bool {
+    let place = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let (opened, named) = (opened.metadata().map(place), path.symlink_metadata().map(place));
+    matches!((opened, named), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Removes the folder above a run that has ended, if that was the last one. Who holds its lock goes on there, and removes it
+/// himself.
 pub(crate) fn remove_base_of(run: &Path) {
-    if let Some(base) = run.parent() {
+    let Some(base) = run.parent() else { return };
+    let Ok(folder) = File::open(base) else { return };
+    if folder.try_lock().is_ok() {
         // A base with other runs in it is not empty and stays.
         let _ = std::fs::remove_dir(base);
     }
@@ -242,10 +256,13 @@ fn new_file(path: &Path) -> Result<File, Error> {
 }
 
 fn make_folder(path: &Path, mode: u32) -> Result<(), Error> {
-    DirBuilder::new()
-        .mode(mode)
-        .create(path)
-        .map_err(Error::io(format!("make the folder {}", path.display())))
+    make_mode(path, mode).map_err(Error::io(format!("make the folder {}", path.display())))
+}
+
+/// The mode is set once more: the mask of a careful user would keep PostgreSQL's account out.
+fn make_mode(path: &Path, mode: u32) -> std::io::Result<()> {
+    DirBuilder::new().mode(mode).create(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 /// Root lets others through (not in), because PostgreSQL then runs as another account.
@@ -283,6 +300,35 @@ mod tests {
         assert_eq!(sweep_locked(base.path()), 2);
         assert!(!dead.exists() && !half_removed.exists());
         assert!(alive.exists() && other.exists());
+    }
+
+    /// A run that waited for the lock while the last one removed the folder once went on with the lock of what was gone: a
+    /// third, with the lock of the new folder, took its half-made run for a dead one and swept it away.
+    #[test]
+    fn the_lock_of_a_base_that_was_removed_and_made_again_is_no_lock() {
+        let temp = tempfile::tempdir().unwrap();
+        let base = temp.path().join("base");
+        std::fs::create_dir(&base).unwrap();
+        let waited_for = File::open(&base).unwrap();
+        assert!(is_that(&waited_for, &base));
+        std::fs::remove_dir(&base).unwrap();
+        assert!(!is_that(&waited_for, &base) && lock_base(&base).unwrap().is_none());
+        std::fs::create_dir(&base).unwrap();
+        assert!(!is_that(&waited_for, &base));
+        assert!(lock_base(&base).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_base_in_use_is_left_to_who_holds_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let base = temp.path().join("base");
+        std::fs::create_dir(&base).unwrap();
+        let holder = lock_base(&base).unwrap();
+        remove_base_of(&base.join("run-1-aaaaaa"));
+        assert!(base.exists());
+        drop(holder);
+        remove_base_of(&base.join("run-1-aaaaaa"));
+        assert!(!base.exists());
     }
 
     #[test]
