@@ -42,8 +42,10 @@ fetch() {
     mkdir -p "$folder"
     if [[ $(git -C "$suite" rev-parse HEAD 2>/dev/null) != "$COMMIT" ]]; then
         rm -rf "$suite"
-        timeout "$FETCH_SECONDS" git clone --quiet --no-checkout "${RIDETHROUGH_CACHE_TESTS:-$SUITE}" "$suite" &&
-            git -C "$suite" checkout --quiet "$COMMIT" || give_up 'the suite cannot be fetched' 3
+        if ! timeout "$FETCH_SECONDS" git clone --quiet --no-checkout "${RIDETHROUGH_CACHE_TESTS:-$SUITE}" "$suite" ||
+            ! git -C "$suite" checkout --quiet "$COMMIT"; then
+            give_up 'the suite cannot be fetched' 3
+        fi
     fi
     # Beside the suite, where node looks too: it stays as it was fetched.
     if [[ ! -e $folder/node_modules/undici ]]; then
